@@ -1,0 +1,47 @@
+# `make` alone lists what there is. Everything runs from .venv, made from the lock file; nothing needs root.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench serve lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+setup: $(STAMP)  ## make .venv from requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Fenliu needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing the locked packages into .venv (about a minute on first use)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP)  ## the whole loop on a synthetic bank; stays up until Ctrl-C (ARGS=--once ends by itself)
+	@$(BIN)/fenliu demo $(ARGS)
+
+test: $(STAMP)  ## every test: unit, contract, property, golden, parity, integration
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+check: $(STAMP)  ## ruff, mypy --strict, the direction of imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q tests/test_architecture.py
+
+bench: $(STAMP)  ## the benchmarks at their quick size (one: .venv/bin/fenliu bench NAME --help)
+	@$(BIN)/fenliu bench loop --quick
+	@$(BIN)/fenliu bench serve --quick
+
+serve: $(STAMP)  ## serve on Ray (ARGS=--local: one process); see `fenliu serve --help`
+	@$(BIN)/fenliu serve $(ARGS)
+
+lock:  ## rewrite requirements.lock from pyproject.toml (needs uv)
+	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	  --no-header --extra dev pyproject.toml -o requirements.lock --quiet
+
+clean:  ## remove what the targets made: .venv, caches, the demo's folder
+	@rm -rf .venv .fenliu .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
