@@ -1,0 +1,175 @@
+"""The event log on Valkey or Redis (6.2 and later): a stream per shard, a key per event-id mark.
+
+    log:{3}:stream     entries of shard 3: one field, the payload
+    log:{3}:m:<id>     the mark of an event id, for 48 hours
+    log:committed      shard -> offset that the lake has
+    log:name           made once: says that this is still the same store
+
+Everything of a shard carries its key tag, so the script that appends touches one slot of a cluster. Appends
+go over the service's multiplexed connection; reading, committing and trimming are batch work on a plain one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Self, cast
+
+from features.log import MARK_TTL_S, MAX_ENTRIES, SHARDS, START, Entry, LogFull, by_shard, order_of
+from features.redis_address import Refused, Reply, Wire, parse_address
+from features.redis_resp import RespLink, Script
+from features.store import StoreUnavailable
+
+# Room is checked for all before anything is written, and an entry is written before its mark: were the script
+# ever cut short in between, the entry would come twice, which the lake notices, and would not be lost.
+APPEND: Final = """
+local room = tonumber(ARGV[1]) - redis.call('XLEN', KEYS[1])
+local fresh = 0
+for i = 2, #KEYS do
+  if redis.call('EXISTS', KEYS[i]) == 0 then fresh = fresh + 1 end
+end
+if fresh > room then return redis.error_reply('LOGFULL no room for ' .. fresh .. ' entries') end
+local done = {}
+for i = 2, #KEYS do
+  if redis.call('EXISTS', KEYS[i]) == 0 then
+    redis.call('XADD', KEYS[1], '*', 'p', ARGV[i + 1])
+    redis.call('SET', KEYS[i], '1', 'EX', ARGV[2])
+    done[i - 1] = 1
+  else
+    done[i - 1] = 0
+  end
+end
+return done
+"""
+_APPEND: Final = Script(APPEND)
+_COMMITTED: Final = b"log:committed"
+_NAME: Final = b"log:name"
+
+
+class RedisLog:
+    """`link`: the service's connection to the same server, where it has one; it stays the service's to close."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        link: RespLink | None = None,
+        shards: int = SHARDS,
+        max_entries: int = MAX_ENTRIES,
+        mark_ttl_s: int = MARK_TTL_S,
+        read_timeout_s: float = 10.0,
+    ) -> None:
+        """`max_entries`: in each shard. Opens nothing; raises BadStoreUrl."""
+        self.address = parse_address(url)
+        self.shards = shards
+        self.max_entries = max_entries
+        self.mark_ttl_s = mark_ttl_s
+        self._link = link
+        self._owned = link is None
+        self._read_timeout_s = read_timeout_s
+        self._wire: Wire | None = None
+        self._name: str | None = None
+
+    async def append(self, entries: Sequence[Entry]) -> list[bool]:
+        accepted = [False] * len(entries)
+        parts = by_shard(entries, self.shards)
+        answers = await asyncio.gather(
+            *(self._append(shard, [entries[row] for row in rows]) for shard, rows in parts.items()),
+            return_exceptions=True,
+        )
+        for rows, answer in zip(parts.values(), answers, strict=True):
+            if isinstance(answer, BaseException):
+                raise answer
+            for row, new in zip(rows, answer, strict=True):
+                accepted[row] = bool(new)
+        return accepted
+
+    async def _append(self, shard: int, entries: list[Entry]) -> list[int]:
+        if self._link is None:
+            self._link = RespLink(self.address)
+        marks = (f"log:{{{shard}}}:m:{entry.event_id}".encode() for entry in entries)
+        payloads = (entry.payload for entry in entries)
+        try:
+            answer = await _APPEND.run(
+                self._link, (_stream(shard), *marks), self.max_entries, self.mark_ttl_s, *payloads
+            )
+            return cast("list[int]", answer)
+        except Refused as problem:
+            if problem.code == "LOGFULL":
+                raise LogFull(
+                    f"shard {shard} of the event log holds its {self.max_entries} entries: ingest it"
+                ) from None
+            if "OOM " in problem.text:  # older servers put their own words before it
+                raise LogFull(
+                    "the event log's store is out of memory: ingest it, or raise maxmemory"
+                ) from None
+            raise
+
+    @property
+    def name(self) -> str:
+        if self._name is None:
+            self._call(b"SET", _NAME, secrets.token_hex(8).encode(), b"NX")
+            self._name = f"stream:{cast('bytes', self._call(b'GET', _NAME)).decode()}"
+        return self._name
+
+    def read(self, shard: int, after: str, count: int) -> list[tuple[str, bytes]]:
+        order_of(after)
+        found: Any = self._call(
+            b"XRANGE", _stream(shard), b"(" + after.encode(), b"+", b"COUNT", b"%d" % count
+        )
+        return [(offset.decode(), fields[1]) for offset, fields in found]
+
+    def commit(self, offsets: Mapping[int, str]) -> None:
+        pairs = [part for shard, offset in offsets.items() for part in (b"%d" % shard, offset.encode())]
+        if pairs:
+            self._call(b"HSET", _COMMITTED, *pairs)
+
+    def committed(self) -> dict[int, str]:
+        flat = cast("list[bytes]", self._call(b"HGETALL", _COMMITTED))
+        known = {int(shard): offset.decode() for shard, offset in zip(flat[::2], flat[1::2], strict=True)}
+        return {shard: known.get(shard, START) for shard in range(self.shards)}
+
+    def trim(self, shard: int, upto: str) -> int:
+        high, low = min(order_of(upto), order_of(self.committed()[shard]))
+        return cast("int", self._call(b"XTRIM", _stream(shard), b"MINID", b"%d-%d" % (high, low + 1)))
+
+    def length(self, shard: int | None = None) -> int:
+        shards = range(self.shards) if shard is None else (shard,)
+        return sum(cast("int", self._call(b"XLEN", _stream(one))) for one in shards)
+
+    async def close(self) -> None:
+        self.close_reader()
+        if self._owned and self._link is not None:
+            await self._link.close()
+            self._link = None
+
+    def close_reader(self) -> None:
+        """Close the plain connection; it opens again when it is needed."""
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close_reader()
+
+    def _call(self, *parts: bytes) -> Reply:
+        if self._wire is None:
+            self._wire = Wire(self.address, self._read_timeout_s)
+        try:
+            return self._wire.call(*parts)
+        except Refused:
+            raise
+        except OSError as problem:
+            self.close_reader()
+            raise StoreUnavailable(f"the event log at {self.address.name} is away: {problem}") from problem
+
+
+def _stream(shard: int) -> bytes:
+    return b"log:{%d}:stream" % shard

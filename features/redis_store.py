@@ -1,0 +1,94 @@
+"""The feature store on Valkey or Redis: one MGET per tick of the event loop, whoever asks.
+
+Fetches that are started within one tick are put into one MGET, of at most 512 keys so that no caller waits
+for another's bulk read. Stores of several roles at one URL share a `Fetcher`, and so the MGET.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
+
+from features.redis_address import parse_address
+from features.redis_resp import RespLink, settle
+from features.store import FeatureStore, StoreUnavailable
+
+MGET_KEYS: Final = 512
+
+Found = list[bytes | None]
+_Waiter = tuple[asyncio.Future[Found], Sequence[bytes]]
+
+
+class Fetcher:
+    """Reads of one server, coalesced."""
+
+    def __init__(self, link: RespLink) -> None:
+        self.link = link
+        self._waiting: list[_Waiter] = []
+        self.commands = 0  # how many MGETs were sent; tests and the bench read it
+
+    async def fetch(self, keys: Sequence[bytes]) -> Found:
+        """Values in the order of the keys. Raises StoreUnavailable."""
+        if not keys:
+            return []
+        if len(keys) > MGET_KEYS:
+            parts = (keys[at : at + MGET_KEYS] for at in range(0, len(keys), MGET_KEYS))
+            return [value for part in parts for value in await self.fetch(part)]
+        await self.link.connected()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Found] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._send)
+        self._waiting.append((future, keys))
+        return await future
+
+    def _send(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        batch: list[_Waiter] = []
+        wanted: list[bytes] = []
+        for waiter in waiting:
+            if len(wanted) + len(waiter[1]) > MGET_KEYS:
+                self._mget(wanted, batch)
+                batch, wanted = [], []
+            batch.append(waiter)
+            wanted.extend(waiter[1])
+        self._mget(wanted, batch)
+        self.link.flush()
+
+    def _mget(self, keys: list[bytes], batch: list[_Waiter]) -> None:
+        self.commands += 1
+        self.link.send((b"MGET", *keys), partial(_share, batch))
+
+
+def _share(batch: list[_Waiter], reply: Any) -> None:
+    """Give each waiter its part of the reply, or what came in its place."""
+    if isinstance(reply, list):
+        at = 0
+        for future, keys in batch:
+            settle(future, reply[at : at + len(keys)])
+            at += len(keys)
+        return
+    failed = (
+        reply if isinstance(reply, StoreUnavailable) else StoreUnavailable("MGET was answered by no list")
+    )
+    for future, _ in batch:
+        settle(future, failed)
+
+
+class RedisStore(FeatureStore):
+    """Several stores may share a fetcher; `close` closes it for all of them."""
+
+    def __init__(self, fetcher: Fetcher) -> None:
+        self._fetcher = fetcher
+
+    @classmethod
+    def at(cls, url: str) -> RedisStore:
+        return cls(Fetcher(RespLink(parse_address(url))))
+
+    async def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return await self._fetcher.fetch(keys)
+
+    async def close(self) -> None:
+        await self._fetcher.link.close()

@@ -1,0 +1,165 @@
+"""Every store of one process, by role; roles at one URL share a connection, and one page's reads one MGET.
+
+`memory://` keeps a role in this process (roles with the same URL share it). Control is opened by the
+serving side on `control_link`: this package does not know its port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Self
+
+from features.customer import LATE_BLOB, Blobs
+from features.live_store import LiveStore, MemoryLiveStore, decision_key
+from features.log import EventLog, MemoryLog
+from features.redis_address import parse_address
+from features.redis_live import RedisLiveStore
+from features.redis_log import RedisLog
+from features.redis_resp import RespLink
+from features.redis_store import Fetcher, RedisStore
+from features.store import Clock, FeatureStore, MemoryBlobs, MemoryStore, StoreUnavailable, feature_key
+from features.views import MEMBERSHIP, PROFILE
+
+MEMORY: Final = "memory://"
+_BATCH: Final = (PROFILE.name, MEMBERSHIP.name)
+
+Found = list[bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUrls:
+    """One URL a role."""
+
+    features: str
+    live: str
+    log: str
+    control: str
+
+    @classmethod
+    def one(cls, url: str) -> Self:
+        """Every role at one server."""
+        return cls(url, url, url, url)
+
+
+class Fetched(NamedTuple):
+    """What was known of a customer. A late role's blobs are LATE_BLOB; `late` names the roles.
+
+    `visitor` (None: no visitor was asked for) holds the live blobs of the device beside a user's own.
+    `decision` is what was remembered for this decision id; None also when `live` is late.
+    """
+
+    blobs: Blobs
+    visitor: Blobs | None
+    decision: bytes | None
+    late: tuple[str, ...]
+
+
+class Stores:
+    """Belongs to one event loop. Made by `open`; nothing connects before the first command."""
+
+    def __init__(
+        self, features: FeatureStore, live: LiveStore, log: EventLog, links: dict[str, RespLink], control: str
+    ) -> None:
+        self.features = features
+        self.live = live
+        self.log = log
+        self._links = links
+        self._control = control
+        self._together = False  # whether features and live are one server
+
+    @classmethod
+    def open(
+        cls, urls: StoreUrls, *, clock: Clock = time.time, connect_s: float = 0.25, stall_s: float = 1.0
+    ) -> Stores:
+        """`clock` is for memory roles; servers have their own. Raises BadStoreUrl."""
+        links: dict[str, RespLink] = {}
+        for url in (urls.features, urls.live, urls.log, urls.control):
+            if not url.startswith(MEMORY) and url not in links:
+                links[url] = RespLink(parse_address(url), connect_s=connect_s, stall_s=stall_s)
+        fetchers = {url: Fetcher(link) for url, link in links.items()}
+        blobs = {url: MemoryBlobs(clock) for url in (urls.features, urls.live)}
+        stores = cls(
+            RedisStore(fetchers[urls.features])
+            if urls.features in links
+            else MemoryStore(blobs[urls.features]),
+            RedisLiveStore(fetchers[urls.live]) if urls.live in links else MemoryLiveStore(blobs[urls.live]),
+            RedisLog(urls.log, link=links[urls.log]) if urls.log in links else MemoryLog(clock),
+            links,
+            urls.control,
+        )
+        stores._together = urls.features == urls.live
+        return stores
+
+    @property
+    def control_link(self) -> RespLink | None:
+        """The connection for the control role; None when it is in memory."""
+        return self._links.get(self._control)
+
+    async def fetch_customer(
+        self,
+        subject: str,
+        visitor: str | None = None,
+        version: str | None = None,
+        decision_id: str | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> Fetched:
+        """Everything a decision reads, in one MGET per distinct server, in parallel.
+
+        `visitor` is a subject beside a user's; `version` None: no key space yet. A role that fails or takes
+        longer than `timeout_s` is late, and the other role's answer stands. Only users have batch records.
+        Raises nothing.
+        """
+        is_user = subject.startswith("u:") and version is not None
+        batch = [feature_key(version or "", name, subject[2:]) for name in _BATCH] if is_user else []
+        live = [*self.live.keys(subject)]
+        if visitor is not None:
+            live += self.live.keys(visitor)
+        if decision_id is not None:
+            live.append(decision_key(subject, decision_id))
+        known, recent = await self._read(batch, live, timeout_s)
+        return _fetched(
+            known if is_user else [None, None], recent, visitor is not None, decision_id is not None
+        )
+
+    async def _read(
+        self, batch: Sequence[bytes], live: Sequence[bytes], timeout_s: float | None
+    ) -> tuple[Found | None, Found | None]:
+        """Values by role; None where the role is late."""
+        if self._together or not batch:
+            found = await _in_time(self.live, [*batch, *live], timeout_s)
+            return (None, None) if found is None else (found[: len(batch)], found[len(batch) :])
+        known, recent = await asyncio.gather(
+            _in_time(self.features, batch, timeout_s), _in_time(self.live, live, timeout_s)
+        )
+        return known, recent
+
+    async def close(self) -> None:
+        await self.log.close()
+        for link in self._links.values():
+            await link.close()
+
+
+async def _in_time(
+    store: FeatureStore | LiveStore, keys: Sequence[bytes], timeout_s: float | None
+) -> Found | None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await store.fetch(keys)
+    except (StoreUnavailable, TimeoutError):
+        return None
+
+
+def _fetched(known: Found | None, recent: Found | None, visitor: bool, decision: bool) -> Fetched:
+    late = tuple(role for role, found in (("features", known), ("live", recent)) if found is None)
+    batch = [LATE_BLOB, LATE_BLOB] if known is None else known
+    live = [LATE_BLOB] * 6 if recent is None else recent
+    return Fetched(
+        Blobs(*batch, *live[:3]),
+        Blobs(None, None, *live[3:6]) if visitor else None,
+        recent[-1] if decision and recent is not None else None,
+        late,
+    )
