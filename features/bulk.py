@@ -23,8 +23,10 @@ Progress = Callable[[int], None]  # called with the number of records just writt
 
 PIECE_BYTES: Final = 1 << 18
 TTL_SPREAD: Final = 0.1
+TIMEOUT_S: Final = 60.0
 _OK: Final = b"+OK\r\n"
 _MARK: Final = b"\0"
+_CRLF: Final = b"\r\n"
 
 
 class BulkError(StoreUnavailable):
@@ -49,7 +51,7 @@ def bulk_write(
     values = _bytes_of(view, blobs, len(keys))
     seconds = _spread(view.ttl.total_seconds() if ttl_s is None else ttl_s, len(keys))
     written = pending = 0
-    with Wire(parse_address(url), timeout_s=60.0) as wire:
+    with Wire(parse_address(url), TIMEOUT_S) as wire:
         for piece, count in _pieces(keys, values, seconds):
             wire.send((piece,))
             written += _settle(wire, pending, progress)
@@ -70,7 +72,7 @@ def verify(
     """Count every key and re-read `sample` records bit for bit; how many were re-read. Raises BulkError."""
     keys = _keys(view, version, ids)
     values = _bytes_of(view, blobs, len(keys))
-    with Wire(parse_address(url), timeout_s=60.0) as wire:
+    with Wire(parse_address(url), TIMEOUT_S) as wire:
         held = sum(_exists(wire, keys[at : at + 1000]) for at in range(0, len(keys), 1000))
         if held != len(keys):
             raise BulkError(f"{view.name} of {version}: {len(keys)} records written, {held} found")
@@ -147,9 +149,10 @@ def _settle(wire: Wire, count: int, progress: Progress | None) -> int:
     """Read the replies of `count` writes."""
     answer = wire.exactly(len(_OK) * count)
     if answer != _OK * count:
-        refusal = answer[answer.index(b"-") :] if b"-" in answer else answer[:100]
-        text = refusal.split(b"\r\n")[0] if b"\r\n" in refusal else refusal + wire.line()
-        raise BulkError(f"the store refused a record: {text.decode(errors='replace')}")
+        refusal = answer[max(answer.find(b"-"), 0) :]
+        while _CRLF not in refusal:
+            refusal += wire.exactly(1)
+        raise BulkError(f"the store refused a record: {refusal.split(_CRLF)[0].decode(errors='replace')}")
     if progress is not None and count:
         progress(count)
     return count

@@ -51,13 +51,13 @@ def decisions_key(subject: str) -> bytes:
 
 
 class LiveStore(Protocol):
-    """Raises StoreUnavailable; the time allowed is the caller's (`asyncio.timeout`)."""
+    """Raises StoreUnavailable. The time allowed for a change is the caller's (`asyncio.timeout`)."""
 
     def keys(self, subject: str) -> LiveKeys:
         return live_keys(subject)
 
-    async def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """One round trip; concurrent fetches of one loop tick are coalesced into one MGET."""
+    async def fetch(self, keys: Sequence[bytes], timeout_s: float | None = None) -> list[bytes | None]:
+        """As a feature store's: one MGET a tick of the loop. StoreUnavailable also when the time is over."""
         ...
 
     async def append(self, subject: str, *, recent: bytes = b"", contact: bytes = b"") -> None:
@@ -127,7 +127,7 @@ class MemoryLiveStore(LiveStore):
         self.blobs = blobs
         self._decisions: dict[str, set[bytes]] = {}
 
-    async def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
+    async def fetch(self, keys: Sequence[bytes], timeout_s: float | None = None) -> list[bytes | None]:  # noqa: ARG002
         return [self.blobs.get(key) for key in keys]
 
     async def append(self, subject: str, *, recent: bytes = b"", contact: bytes = b"") -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
@@ -132,17 +133,20 @@ class Wire:
         return self.reply()
 
     def send(self, chunks: Iterable[bytes | memoryview]) -> None:
-        for chunk in chunks:
-            self._socket.sendall(chunk)
+        with _lost():
+            for chunk in chunks:
+                self._socket.sendall(chunk)
 
     def exactly(self, size: int) -> bytes:
-        data: bytes = self._stream.read(size)
+        with _lost():
+            data: bytes = self._stream.read(size)
         if len(data) < size:
             raise StoreUnavailable("the store closed the connection")
         return data
 
     def line(self) -> bytes:
-        line: bytes = self._stream.readline()
+        with _lost():
+            line: bytes = self._stream.readline()
         if not line.endswith(b"\r\n"):
             raise StoreUnavailable("the store closed the connection")
         return line[:-2]
@@ -175,6 +179,14 @@ class Wire:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextmanager
+def _lost() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreUnavailable(f"the connection to the store was lost: {error}") from error
 
 
 def _dial(address: Address, timeout_s: float) -> socket.socket:

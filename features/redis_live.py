@@ -29,8 +29,11 @@ from features.redis_resp import RespLink, Script
 from features.redis_store import Fetcher
 from features.store import StoreConflict
 
-# What both scripts share. A log is searched for an identity by plain find; a hit counts at the start of an
-# entry only. `whole` cuts the torn end of a log off.
+MANY: Final = 24  # more new entries than this are looked up in a table, made of the whole log first
+
+# What both scripts share. A log is searched for a few identities by plain find; a hit counts at the start
+# of an entry only. `whole` cuts the torn end of a log off. (A full contact log, server time: 1 entry 25 µs,
+# 40 130 µs.)
 _LOGS: Final = f"""
 local SIZE = {ENTRY_BYTES}
 local function whole(log)
@@ -44,12 +47,18 @@ local function holds(log, identity)
   return at
 end
 local function union(log, new, identity)
+  local seen, fresh, many = {{}}, {{}}, #new > {MANY * ENTRY_BYTES}
+  for at = 1, many and #log or 0, SIZE do
+    seen[string.sub(log, at, at + identity - 1)] = true
+  end
   for at = 1, #new, SIZE do
-    if not holds(log, string.sub(new, at, at + identity - 1)) then
-      log = log .. string.sub(new, at, at + SIZE - 1)
+    local own = string.sub(new, at, at + identity - 1)
+    if not seen[own] and (many or not holds(log, own)) then
+      seen[own] = true
+      fresh[#fresh + 1] = string.sub(new, at, at + SIZE - 1)
     end
   end
-  return log
+  return log .. table.concat(fresh)
 end
 local function keep(key, log, last)
   redis.call('SET', key, string.sub(log, -last * SIZE), 'EX', {LIVE_TTL_S})
@@ -144,8 +153,8 @@ class RedisLiveStore(LiveStore):
     def at(cls, url: str) -> RedisLiveStore:
         return cls(Fetcher(RespLink(parse_address(url))))
 
-    async def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        return await self._fetcher.fetch(keys)
+    async def fetch(self, keys: Sequence[bytes], timeout_s: float | None = None) -> list[bytes | None]:
+        return await self._fetcher.fetch(keys, timeout_s)
 
     async def append(self, subject: str, *, recent: bytes = b"", contact: bytes = b"") -> None:
         check_entries(recent)

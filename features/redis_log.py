@@ -49,7 +49,7 @@ _NAME: Final = b"log:name"
 
 
 class RedisLog:
-    """`link`: the service's connection to the same server, where it has one; it stays the service's to close."""
+    """`link`: the service's connection to the same server, where it has one; the service closes it."""
 
     def __init__(
         self,

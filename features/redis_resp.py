@@ -97,9 +97,14 @@ class RespLink:
         self._away_until = 0.0
         self._closed = False
 
+    @property
+    def up(self) -> bool:
+        return self._protocol is not None
+
     async def command(self, *parts: Part) -> Any:
         """One command and its reply. Raises Refused for an error reply, StoreUnavailable for none."""
-        await self.connected()
+        if self._protocol is None:
+            await self.connected()
         future = asyncio.get_running_loop().create_future()
         self.send(parts, partial(settle, future))
         return await future

@@ -9,16 +9,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from features.redis_address import parse_address
 from features.redis_resp import RespLink, settle
 from features.store import FeatureStore, StoreUnavailable
 
 MGET_KEYS: Final = 512
+_LATE: Final = "the store did not answer in time"
 
 Found = list[bytes | None]
-_Waiter = tuple[asyncio.Future[Found], Sequence[bytes]]
+
+
+class _Waiter(NamedTuple):
+    future: asyncio.Future[Found]
+    keys: Sequence[bytes]
+    timeout_s: float | None
 
 
 class Fetcher:
@@ -29,51 +35,70 @@ class Fetcher:
         self._waiting: list[_Waiter] = []
         self.commands = 0  # how many MGETs were sent; tests and the bench read it
 
-    async def fetch(self, keys: Sequence[bytes]) -> Found:
-        """Values in the order of the keys. Raises StoreUnavailable."""
+    async def fetch(self, keys: Sequence[bytes], timeout_s: float | None = None) -> Found:
+        """Values in the order of the keys. Raises StoreUnavailable, also when the time is over."""
         if not keys:
             return []
         if len(keys) > MGET_KEYS:
             parts = (keys[at : at + MGET_KEYS] for at in range(0, len(keys), MGET_KEYS))
-            return [value for part in parts for value in await self.fetch(part)]
-        await self.link.connected()
+            return [value for part in parts for value in await self.fetch(part, timeout_s)]
+        if not self.link.up:
+            await self._connect(timeout_s)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Found] = loop.create_future()
         if not self._waiting:
             loop.call_soon(self._send)
-        self._waiting.append((future, keys))
+        self._waiting.append(_Waiter(future, keys, timeout_s))
         return await future
+
+    async def _connect(self, timeout_s: float | None) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.link.connected()
+        except TimeoutError as error:
+            raise StoreUnavailable(_LATE) from error
 
     def _send(self) -> None:
         waiting, self._waiting = self._waiting, []
         batch: list[_Waiter] = []
         wanted: list[bytes] = []
         for waiter in waiting:
-            if len(wanted) + len(waiter[1]) > MGET_KEYS:
+            if len(wanted) + len(waiter.keys) > MGET_KEYS:
                 self._mget(wanted, batch)
                 batch, wanted = [], []
             batch.append(waiter)
-            wanted.extend(waiter[1])
+            wanted.extend(waiter.keys)
         self._mget(wanted, batch)
         self.link.flush()
 
     def _mget(self, keys: list[bytes], batch: list[_Waiter]) -> None:
         self.commands += 1
-        self.link.send((b"MGET", *keys), partial(_share, batch))
+        loop = asyncio.get_running_loop()
+        limits = {waiter.timeout_s for waiter in batch if waiter.timeout_s is not None}
+        timers = [loop.call_later(limit, _expire, batch, limit) for limit in limits]
+        self.link.send((b"MGET", *keys), partial(_share, batch, timers))
 
 
-def _share(batch: list[_Waiter], reply: Any) -> None:
+def _expire(batch: list[_Waiter], limit: float) -> None:
+    for waiter in batch:
+        if waiter.timeout_s == limit:
+            settle(waiter.future, StoreUnavailable(_LATE))
+
+
+def _share(batch: list[_Waiter], timers: list[asyncio.TimerHandle], reply: Any) -> None:
     """Give each waiter its part of the reply, or what came in its place."""
+    for timer in timers:
+        timer.cancel()
     if isinstance(reply, list):
         at = 0
-        for future, keys in batch:
+        for future, keys, _ in batch:
             settle(future, reply[at : at + len(keys)])
             at += len(keys)
         return
     failed = (
         reply if isinstance(reply, StoreUnavailable) else StoreUnavailable("MGET was answered by no list")
     )
-    for future, _ in batch:
+    for future, _, _ in batch:
         settle(future, failed)
 
 
@@ -87,8 +112,8 @@ class RedisStore(FeatureStore):
     def at(cls, url: str) -> RedisStore:
         return cls(Fetcher(RespLink(parse_address(url))))
 
-    async def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        return await self._fetcher.fetch(keys)
+    async def fetch(self, keys: Sequence[bytes], timeout_s: float | None = None) -> list[bytes | None]:
+        return await self._fetcher.fetch(keys, timeout_s)
 
     async def close(self) -> None:
         await self._fetcher.link.close()

@@ -37,10 +37,10 @@ def feature_key(version: str, view_name: str, entity_id: str, entity: Entity = "
 class FeatureStore(Protocol):
     """Role `features`: batch records, rebuilt by materialisation."""
 
-    async def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
+    async def fetch(self, keys: Sequence[bytes], timeout_s: float | None = None) -> list[bytes | None]:
         """One round trip; concurrent fetches of one loop tick are coalesced into one MGET.
 
-        Raises StoreUnavailable. The time allowed is the caller's (`asyncio.timeout`).
+        Raises StoreUnavailable, also when `timeout_s` is over: one timer a tick, cheaper than one a caller.
         """
         ...
 
@@ -78,8 +78,12 @@ class MemoryBlobs:
         self._held.pop(key, None)
         return live
 
-    def clear(self) -> None:
-        self._held.clear()
+    def expires(self, key: bytes) -> float:
+        """When the key dies, by the clock. KeyError when it is not held."""
+        return self._held[key][1]
+
+    def keys(self) -> list[bytes]:
+        return [key for key in tuple(self._held) if self.get(key) is not None]
 
 
 class MemoryStore(FeatureStore):
@@ -88,7 +92,7 @@ class MemoryStore(FeatureStore):
     def __init__(self, blobs: MemoryBlobs) -> None:
         self.blobs = blobs
 
-    async def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
+    async def fetch(self, keys: Sequence[bytes], timeout_s: float | None = None) -> list[bytes | None]:  # noqa: ARG002
         return [self.blobs.get(key) for key in keys]
 
     async def close(self) -> None:

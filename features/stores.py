@@ -27,6 +27,7 @@ MEMORY: Final = "memory://"
 _BATCH: Final = (PROFILE.name, MEMBERSHIP.name)
 
 Found = list[bytes | None]
+_NO_BATCH: Final[Found] = [None, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,22 +121,16 @@ class Stores:
             live += self.live.keys(visitor)
         if decision_id is not None:
             live.append(decision_key(subject, decision_id))
-        known, recent = await self._read(batch, live, timeout_s)
-        return _fetched(
-            known if is_user else [None, None], recent, visitor is not None, decision_id is not None
-        )
-
-    async def _read(
-        self, batch: Sequence[bytes], live: Sequence[bytes], timeout_s: float | None
-    ) -> tuple[Found | None, Found | None]:
-        """Values by role; None where the role is late."""
+        known: Found | None
+        recent: Found | None
         if self._together or not batch:
-            found = await _in_time(self.live, [*batch, *live], timeout_s)
-            return (None, None) if found is None else (found[: len(batch)], found[len(batch) :])
-        known, recent = await asyncio.gather(
-            _in_time(self.features, batch, timeout_s), _in_time(self.live, live, timeout_s)
-        )
-        return known, recent
+            found = await _in_time(self.live, batch + live, timeout_s)
+            known, recent = (None, None) if found is None else (found[: len(batch)], found[len(batch) :])
+        else:
+            known, recent = await asyncio.gather(
+                _in_time(self.features, batch, timeout_s), _in_time(self.live, live, timeout_s)
+            )
+        return _fetched(known if is_user else _NO_BATCH, recent, visitor is not None, decision_id is not None)
 
     async def close(self) -> None:
         await self.log.close()
@@ -147,9 +142,8 @@ async def _in_time(
     store: FeatureStore | LiveStore, keys: Sequence[bytes], timeout_s: float | None
 ) -> Found | None:
     try:
-        async with asyncio.timeout(timeout_s):
-            return await store.fetch(keys)
-    except (StoreUnavailable, TimeoutError):
+        return await store.fetch(keys, timeout_s)
+    except StoreUnavailable:
         return None
 
 

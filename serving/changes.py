@@ -1,0 +1,138 @@
+"""What the bank's systems change between two bundles: customers' fields, items, creatives.
+
+Everything is checked here, before it is written: a replica that takes it up must never find it wrong. Items
+and creatives travel through control's overlay and are in force everywhere within two seconds; the last write
+wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from features.fields import MAX_AMOUNT
+from features.ids import user_subject
+from features.live_store import LiveStore
+from features.patch import patched
+from features.schema import SchemaMismatch, Schemas
+from serving.catalogue import CatalogueError, Creative, Item, compile_items, parse_creative, parse_item
+from serving.control import Control, OverlayKind, Payload
+from serving.errors import FieldError, Problem
+from serving.intake import in_time
+from serving.items import CREATIVE_OF
+from serving.userfields import profile_changes
+from serving.wire import ItemsAsk, UserAsk, parse
+
+_AMOUNTS: Final = ("min_amount", "rate", "price", "cost")
+
+
+class Changes:
+    """Raises Problem for what may not be changed so, StoreUnavailable when it could not be written."""
+
+    def __init__(
+        self, control: Control, live: LiveStore, timeout_s: float, clock: Callable[[], float]
+    ) -> None:
+        self._control, self._live, self._timeout_s, self._clock = control, live, timeout_s, clock
+
+    async def put_user(self, user_id: str, raw: Any, schemas: Schemas | None) -> dict[str, Any]:
+        """Changes the fields that are named; what is not named stays."""
+        changes = profile_changes(parse(UserAsk, raw).profile)
+        now = self._clock()
+
+        def change(old: bytes | None) -> bytes:
+            return patched(old, changes, now, schemas=schemas)
+
+        try:
+            await in_time(self._live.patch(user_subject(user_id), change), self._timeout_s)
+        except SchemaMismatch as strange:
+            raise Problem(
+                "unreadable_record", f"what is stored for this customer cannot be read: {strange}"
+            ) from None
+        return {"user_id": user_id, "changed": sorted(changes)}
+
+    async def put_item(self, item_id: str, raw: Any) -> dict[str, Any]:
+        item = _item(_whole(raw, item_id, "id"))
+        return {"id": item_id, "overlay": await self._put([("item", item.id, _dumped(item))])}
+
+    async def put_items(self, raw: Any) -> dict[str, Any]:
+        """All of them, or none when one is wrong."""
+        asked = parse(ItemsAsk, raw).items
+        items, errors = [], []
+        for index, one in enumerate(asked):
+            try:
+                items.append(_parsed(one))
+            except CatalogueError as bad:
+                errors.append(_field_error(bad, "bad_item", f"items.{index}."))
+        if errors:
+            raise Problem("bad_item", f"{errors[0].field}: {errors[0].detail}", errors=errors[:50])
+        try:
+            compile_items(items)
+        except CatalogueError as bad:
+            raise _problem(bad, "bad_item") from None
+        return {"items": len(items), "overlay": await self._put([("item", i.id, _dumped(i)) for i in items])}
+
+    async def delete_item(self, item_id: str) -> dict[str, Any]:
+        """Withdrawn everywhere within two seconds; an id that nobody knows is fine: then it stays unknown."""
+        return {"id": item_id, "overlay": await self._put([("item", item_id, None)])}
+
+    async def put_creative(
+        self, creative_id: str, raw: Any, has_item: Callable[[str], bool]
+    ) -> dict[str, Any]:
+        """The body is a creative and the `item_id` it belongs to."""
+        whole = dict(_whole(raw, creative_id, "id"))
+        item_id = whole.pop(CREATIVE_OF, None)
+        if not isinstance(item_id, str):
+            wanted = FieldError(CREATIVE_OF, "missing_field", "say whose creative this is")
+            raise Problem("missing_field", f"{CREATIVE_OF}: {wanted.detail}", errors=[wanted])
+        try:
+            creative = parse_creative(whole, item_id)
+        except CatalogueError as bad:
+            raise _problem(bad, "bad_creative") from None
+        if not has_item(item_id):
+            raise Problem("unknown_item", f"there is no item {item_id[:80]!r}: put the item first")
+        payload = {CREATIVE_OF: item_id, **_dumped(creative)}
+        return {"id": creative_id, "overlay": await self._put([("creative", creative_id, payload)])}
+
+    async def _put(self, entries: Sequence[tuple[OverlayKind, str, Payload | None]]) -> int:
+        return await in_time(self._control.overlay_put(entries), self._timeout_s)
+
+
+def _whole(raw: Any, path_id: str, field: str) -> Mapping[str, Any]:
+    """The body as an object with the path's id. Raises Problem when it names another."""
+    if not isinstance(raw, dict):
+        raise Problem("invalid_field", "the body must be a JSON object")
+    if raw.get(field, path_id) != path_id:
+        wrong = FieldError(field, "id_mismatch", "the body names another id than the path")
+        raise Problem("id_mismatch", f"{field}: {wrong.detail}", errors=[wrong])
+    return {**raw, field: path_id}
+
+
+def _item(raw: Mapping[str, Any]) -> Item:
+    try:
+        item = _parsed(raw)
+        compile_items([item])
+    except CatalogueError as bad:
+        raise _problem(bad, "bad_item") from None
+    return item
+
+
+def _parsed(raw: Mapping[str, Any]) -> Item:
+    """An item whose amounts fit the columns they are kept in. Raises CatalogueError."""
+    item = parse_item(raw)
+    for field in _AMOUNTS:
+        if abs(getattr(item, field) or 0.0) > MAX_AMOUNT:
+            raise CatalogueError(item.id, field, f"lies beyond {MAX_AMOUNT:g}", "correct the value")
+    return item
+
+
+def _dumped(model: Item | Creative) -> dict[str, Any]:
+    return model.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+
+def _field_error(bad: CatalogueError, code: str, prefix: str = "") -> FieldError:
+    return FieldError(prefix + bad.field, code, f"{bad.problem}; {bad.remedy}"[:300])
+
+
+def _problem(bad: CatalogueError, code: str) -> Problem:
+    error = _field_error(bad, code)
+    return Problem(code, f"{error.field}: {error.detail}", errors=[error])

@@ -1,0 +1,268 @@
+"""Permission: one short class per rule, three-valued; what is not known denies.
+
+`rules_of` marks, per row, which rules it is subject to. A row under none of them is open: it may be shown to
+everybody, always. A filter is asked only about rows under its rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.events import WHAT
+from features.views import CONTACT_KEEP, HOLDINGS_KEPT
+from serving.domain import Facts, Mask
+from serving.pipeline import Filter, Page
+from serving.reasons import CUSTOMER, Drop
+
+COOLING_S: Final = 14 * 86_400.0
+
+
+def rules_of(table: NDArray[np.void], killed: Collection[int] = ()) -> NDArray[np.uint32]:
+    """Per ITEM row, a bit per rule it is subject to. `killed` are row numbers."""
+    rules = np.zeros(len(table), np.uint32)
+
+    def mark(rule: Drop, where: NDArray[Any]) -> None:
+        rules[where] |= np.uint32(rule.bit)
+
+    mark(Drop.CHANNEL, table["channels"] != 0)
+    mark(Drop.APP_VERSION, table["min_app"] != 0)
+    mark(Drop.REGION, (table["regions"] != 0).any(axis=1))
+    mark(Drop.DATES, (table["starts"] != 0) | (table["ends"] != 0))
+    mark(Drop.STOCK, (table["sold_out"] != 0) | (table["stock"] == 0))
+    mark(Drop.WITHDRAWN, table["withdrawn"] != 0)
+    mark(Drop.AUTH_LEVEL, table["auth_level"] != 0)
+    windowed = (table["creative_from"] != 0) | (table["creative_until"] != 0)
+    mark(Drop.CREATIVE, (table["approved"] == 0) | windowed)
+    mark(Drop.RISK, table["risk_class"] != 0)
+    mark(Drop.AGE, (table["min_age"] != 0) | (table["max_age"] != 0))
+    mark(Drop.CONSENT, table["consents"] != 0)
+    mark(Drop.NEEDS, (table["needs"] != 0).any(axis=1))
+    mark(Drop.EXCLUDES, (table["excludes"] != 0).any(axis=1))
+    mark(Drop.REPEAT, table["repeat"] != 0)
+    mark(Drop.AUDIENCE, table["audience"] != 0)
+    mark(Drop.COOLING, table["cooling"] != 0)
+    mark(Drop.BLOCKED, (rules & np.uint32(CUSTOMER)) != 0)
+    if killed:
+        rules[np.array(sorted(killed), np.intp)] |= np.uint32(Drop.KILLED.bit)
+    return rules
+
+
+class Channel(Filter):
+    rule = Drop.CHANNEL
+
+    def denies(self, page: Page, items: Facts) -> Mask | bool:
+        channel = page.query.context.channel
+        if not channel:
+            return True
+        mask: Mask = (items["channels"] & np.uint8(1 << (channel - 1))) == 0
+        return mask
+
+
+class AppVersion(Filter):
+    rule = Drop.APP_VERSION
+
+    def denies(self, page: Page, items: Facts) -> Mask | bool:
+        mask: Mask = items["min_app"] > page.query.context.app_version
+        return mask
+
+
+class Region(Filter):
+    """By the city of the request, else of the profile, and the areas that contain it."""
+
+    rule = Drop.REGION
+    views = ("profile",)
+
+    def denies(self, page: Page, items: Facts) -> Mask | bool:
+        if not page.city:
+            return True
+        mask: Mask = ~np.any(_any_of(items["regions"], np.array(page.areas, np.uint32)), axis=1)
+        return mask
+
+
+class Dates(Filter):
+    rule = Drop.DATES
+
+    def denies(self, page: Page, items: Facts) -> Mask | bool:
+        return _outside(items["starts"], items["ends"], page.query.now)
+
+
+class AuthLevel(Filter):
+    rule = Drop.AUTH_LEVEL
+
+    def denies(self, page: Page, items: Facts) -> Mask | bool:
+        mask: Mask = items["auth_level"] > page.query.context.auth_level
+        return mask
+
+
+class Approved(Filter):
+    """Some creative is live now; whether one suits the slot is seen when it is placed."""
+
+    rule = Drop.CREATIVE
+
+    def denies(self, page: Page, items: Facts) -> Mask | bool:
+        outside = _outside(items["creative_from"], items["creative_until"], page.query.now)
+        mask: Mask = outside | (items["approved"] == 0)
+        return mask
+
+
+class Risk(Filter):
+    rule = Drop.RISK
+    views = ("profile",)
+
+    def denies(self, page: Page, items: Facts) -> Mask | bool:
+        customer = page.query.customer
+        if not customer.knows("risk_level"):
+            return True
+        mask: Mask = items["risk_class"] > customer.get("risk_level")
+        return mask
+
+
+class Age(Filter):
+    rule = Drop.AGE
+    views = ("profile",)
+
+    def denies(self, page: Page, items: Facts) -> Mask | bool:
+        age = int(page.query.customer.get("age"))  # 0 when it is not known
+        if not age:
+            return True
+        above = (items["max_age"] != 0) & (items["max_age"] < age)
+        mask: Mask = above | (items["min_age"] > age)
+        return mask
+
+
+class Blocked(Filter):
+    """A blocked customer (frozen, in dispute, on a list) gets nothing that asks about the customer."""
+
+    rule = Drop.BLOCKED
+    views = ("profile",)
+
+    def denies(self, page: Page, items: Facts) -> Mask | bool:  # noqa: ARG002
+        customer = page.query.customer
+        return not customer.knows("blocked") or bool(customer.get("blocked"))
+
+
+class Consent(Filter):
+    rule = Drop.CONSENT
+    views = ("profile",)
+
+    def denies(self, page: Page, items: Facts) -> Mask | bool:
+        customer = page.query.customer
+        if not customer.knows("consents"):
+            return True
+        mask: Mask = (items["consents"] & ~customer.get("consents")) != 0
+        return mask
+
+
+class Needs(Filter):
+    """All of them must be held."""
+
+    rule = Drop.NEEDS
+    views = ("profile",)
+
+    def denies(self, page: Page, items: Facts) -> Mask | bool:
+        if not page.query.customer.knows("holdings"):
+            return True
+        needs = items["needs"]
+        mask: Mask = ~np.all(_any_of(needs, _holdings(page)) | (needs == 0), axis=1)
+        return mask
+
+
+class Excludes(Filter):
+    """Holding any of them forbids. A full list may have been cut: then it is not known what else is held."""
+
+    rule = Drop.EXCLUDES
+    views = ("profile",)
+
+    def denies(self, page: Page, items: Facts) -> Mask | bool:
+        held = _holdings(page)
+        if not page.query.customer.knows("holdings") or len(held) == HOLDINGS_KEPT:
+            return True
+        mask: Mask = np.any(_any_of(items["excludes"], held), axis=1)
+        return mask
+
+
+class Repeat(Filter):
+    """What is held, or was converted since the holdings were last known, is not offered again."""
+
+    rule = Drop.REPEAT
+    views = ("profile", "live")
+
+    def denies(self, page: Page, items: Facts) -> Mask | bool:
+        customer = page.query.customer
+        held = _holdings(page)
+        if not customer.knows("holdings") or len(held) == HOLDINGS_KEPT or customer.contact is None:
+            return True
+        bought = customer.contact["item"][customer.contact["what"] == WHAT["converted"]]
+        return _any_of(items["key"], np.concatenate((held, bought)))
+
+
+class Audience(Filter):
+    rule = Drop.AUDIENCE
+    views = ("membership",)
+
+    def denies(self, page: Page, items: Facts) -> Mask | bool:
+        audiences = page.query.customer.audiences
+        if audiences is None:
+            return True
+        return ~_any_of(items["audience"], audiences)
+
+
+class Cooling(Filter):
+    """Not within 14 days of any complaint, or of a dismissal of this item."""
+
+    rule = Drop.COOLING
+    views = ("live",)
+
+    def denies(self, page: Page, items: Facts) -> Mask | bool:
+        contact = page.query.customer.contact
+        if contact is None:
+            return True
+        since = page.query.now - COOLING_S
+        if len(contact) >= CONTACT_KEEP and contact["at"][0] > since:
+            return True  # the log was cut within the period
+        lately = contact[contact["at"] > since]
+        if (lately["what"] == WHAT["acted"]).any():  # of what customers do, contacts keep only complaints
+            return True
+        dismissed = lately["item"][lately["what"] == WHAT["dismissed"]]
+        return _any_of(items["key"], dismissed) if len(dismissed) else False
+
+
+FILTERS: Final[tuple[Filter, ...]] = (
+    Channel(),
+    AppVersion(),
+    Region(),
+    Dates(),
+    AuthLevel(),
+    Approved(),
+    Risk(),
+    Age(),
+    Blocked(),
+    Consent(),
+    Needs(),
+    Excludes(),
+    Repeat(),
+    Audience(),
+    Cooling(),
+)
+"""Every rule that depends on the request; sold out, withdrawn and killed rows are denied by their mark."""
+
+
+def _outside(starts: NDArray[Any], ends: NDArray[Any], now: float) -> Mask:
+    mask: Mask = (starts > now) | ((ends != 0) & (ends <= now))
+    return mask
+
+
+def _holdings(page: Page) -> NDArray[np.uint64]:
+    slots: NDArray[np.uint64] = page.query.customer.get("holdings")
+    held: NDArray[np.uint64] = slots[slots != 0]
+    return held
+
+
+def _any_of(values: NDArray[Any], wanted: NDArray[Any]) -> Mask:
+    """Which values are among the wanted, of which there are few: the shape of `values`."""
+    mask: Mask = (values[..., None] == wanted).any(axis=-1)
+    return mask

@@ -1,0 +1,160 @@
+"""What each path does: check the request, call the service, write the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from features.fields import Rejected
+from serving import openapi, wire
+from serving.asked import PageKind
+from serving.errors import Problem
+from serving.observe import CONTENT_TYPE
+from serving.service import Service
+from serving.wire import check_path_id, parse_json
+
+JSON: Final = b"application/json"
+BODY_LIMIT: Final = 256 * 1024
+CATALOGUE_LIMIT: Final = 4 * 1024 * 1024
+
+
+class Request(NamedTuple):
+    """What a handler may read: the id in the path, the query, the whole body, the client's request id."""
+
+    id: str
+    query: Mapping[str, str]
+    body: bytes
+    request_id: str | None
+    arrived: float  # monotonic
+
+
+class Answer(NamedTuple):
+    status: int
+    body: bytes
+    content_type: bytes = JSON
+
+
+Handler = Callable[[Request], Awaitable[Answer]]
+
+
+class Route(NamedTuple):
+    """`name` stands in metrics for all paths of one shape."""
+
+    name: str
+    methods: Mapping[str, Handler]
+    limit: int = BODY_LIMIT
+
+
+class Below(NamedTuple):
+    """Paths with an id in them: segments before it, segments after it."""
+
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    route: Route
+
+
+def routes(service: Service) -> tuple[dict[str, Route], tuple[Below, ...]]:
+    """All paths there are: exact ones, and those with an id."""
+
+    def on(handler: Callable[[Service, Request], Awaitable[Answer]]) -> Handler:
+        return partial(handler, service)
+
+    def page(kind: PageKind) -> Mapping[str, Handler]:
+        return {"POST": partial(_recommend, service, kind)}
+
+    exact = (
+        Route("/v1/recommend", page("page")),
+        Route("/v1/recommend/homepage", page("homepage")),
+        Route("/v1/recommend/banner", page("banner")),
+        Route("/v1/recommend/product", page("product")),
+        Route("/v1/events", {"POST": on(_events)}),
+        Route("/v1/outcomes", {"POST": on(_outcomes)}),
+        Route("/v1/items:batch", {"PUT": on(_items)}, CATALOGUE_LIMIT),
+        Route("/livez", {"GET": on(_livez)}),
+        Route("/readyz", {"GET": on(_readyz)}),
+        Route("/metrics", {"GET": on(_metrics)}),
+        Route("/openapi.json", {"GET": on(_openapi)}),
+    )
+    below = (
+        Below(("", "v1", "items"), ("similar",), Route("/v1/items/{id}/similar", {"GET": on(_similar)})),
+        Below(
+            ("", "v1", "items"),
+            (),
+            Route("/v1/items/{id}", {"PUT": on(_put_item), "DELETE": on(_delete_item)}),
+        ),
+        Below(("", "v1", "users"), (), Route("/v1/users/{id}", {"PUT": on(_put_user)})),
+        Below(("", "v1", "creatives"), (), Route("/v1/creatives/{id}", {"PUT": on(_put_creative)})),
+    )
+    return {route.name: route for route in exact}, below
+
+
+async def _recommend(service: Service, kind: PageKind, request: Request) -> Answer:
+    ask = wire.parse(wire.RecommendAsk, parse_json(request.body))
+    return Answer(200, await service.recommender.page(ask, kind, request.request_id, request.arrived))
+
+
+async def _events(service: Service, request: Request) -> Answer:
+    ask = wire.parse(wire.EventsAsk, parse_json(request.body))
+    return _json(await service.events(ask.events), 202)
+
+
+async def _outcomes(service: Service, request: Request) -> Answer:
+    raw = parse_json(request.body)
+    if isinstance(raw, dict) and "outcomes" in raw:
+        return _json(await service.outcomes(wire.parse(wire.OutcomesAsk, raw).outcomes), 202)
+    try:
+        return _json(await service.outcome(raw), 202)
+    except Rejected as bad:
+        code = bad.code if bad.code in ("missing_field", "unknown_field", "bad_id") else "invalid_field"
+        raise Problem(code, bad.detail) from None
+
+
+async def _similar(service: Service, request: Request) -> Answer:
+    item = check_path_id(request.id, "item id")
+    return Answer(200, await service.similar(item, wire.parse_similar(request.query)))
+
+
+async def _put_item(service: Service, request: Request) -> Answer:
+    item = check_path_id(request.id, "item id")
+    return _json(await service.changes.put_item(item, parse_json(request.body)))
+
+
+async def _delete_item(service: Service, request: Request) -> Answer:
+    return _json(await service.changes.delete_item(check_path_id(request.id, "item id")))
+
+
+async def _items(service: Service, request: Request) -> Answer:
+    return _json(await service.changes.put_items(parse_json(request.body)))
+
+
+async def _put_creative(service: Service, request: Request) -> Answer:
+    creative = check_path_id(request.id, "creative id")
+    return _json(await service.put_creative(creative, parse_json(request.body)))
+
+
+async def _put_user(service: Service, request: Request) -> Answer:
+    user = check_path_id(request.id, "user id")
+    return _json(await service.put_user(user, parse_json(request.body)))
+
+
+async def _livez(service: Service, request: Request) -> Answer:  # noqa: ARG001 - handlers have one shape
+    return _json({"status": "alive"})
+
+
+async def _readyz(service: Service, request: Request) -> Answer:  # noqa: ARG001
+    return _json({"status": "ready", **service.running()})
+
+
+async def _metrics(service: Service, request: Request) -> Answer:  # noqa: ARG001
+    return Answer(200, service.metrics.exposition(), CONTENT_TYPE)
+
+
+async def _openapi(service: Service, request: Request) -> Answer:  # noqa: ARG001
+    return Answer(200, openapi.document())
+
+
+def _json(value: Any, status: int = 200) -> Answer:
+    return Answer(status, orjson.dumps(value))

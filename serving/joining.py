@@ -1,0 +1,96 @@
+"""The customer's bytes with what is known to have happened: entries of this very request, and of a linked
+device.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from functools import partial
+from typing import Final
+
+import numpy as np
+
+from features.customer import LATE_BLOB, Blobs
+from features.events import Event, to_log
+from features.ids import key64
+from features.live_store import (
+    CONTACT_IDENTITY,
+    CONTACT_LAST,
+    RECENT_IDENTITY,
+    RECENT_LAST,
+    LiveStore,
+    appended,
+    merged,
+)
+from features.log import Entry
+from features.store import StoreUnavailable
+from features.token import PLACES
+from serving.intake import LiveBytes, in_time
+from serving.observe import Metrics
+from serving.publisher import Publisher
+
+PAIRS_KEPT: Final = 50_000
+
+
+class Links:
+    """Tells the store that a visitor is a user, once for each new state of the visitor's logs."""
+
+    def __init__(self, live: LiveStore, publisher: Publisher, metrics: Metrics) -> None:
+        self._live, self._publisher, self._metrics = live, publisher, metrics
+        self._told: OrderedDict[tuple[str, str], int] = OrderedDict()
+
+    async def joined(
+        self, visitor: str, user: str, own: Blobs, device: Blobs, *, now: float, timeout_s: float, dry: bool
+    ) -> Blobs:
+        """The user's blobs with the device's entries; both are subjects. `dry`: nothing is written."""
+        pair, state = (visitor, user), hash((device.recent, device.contact))
+        known = self._told.get(pair)
+        if known == state:
+            return own  # the store was told, so the entries are in the user's own logs
+        if not dry and LATE_BLOB not in (own.recent, device.recent):
+            await self._tell(visitor, user, timeout_s)
+            if known is None:
+                self._publisher.put(partial(_linked_entry, visitor, user, now))
+            self._told[pair] = state
+            if len(self._told) > PAIRS_KEPT:
+                self._told.popitem(last=False)
+        return with_device(own, device)
+
+    async def _tell(self, visitor: str, user: str, timeout_s: float) -> None:
+        try:
+            await in_time(self._live.link(visitor, user), timeout_s)
+        except StoreUnavailable:
+            self._metrics.store_error("link")
+            self._publisher.repair(partial(self._live.link, visitor, user))
+
+
+def with_entries(blobs: Blobs, entries: LiveBytes | None) -> Blobs:
+    """The blobs with entries that may not have reached the store yet. What is late stays unknown."""
+    if entries is None or LATE_BLOB in (blobs.recent, blobs.contact):
+        return blobs
+    return blobs._replace(
+        recent=appended(blobs.recent or b"", entries.recent, RECENT_IDENTITY, RECENT_LAST),
+        contact=appended(blobs.contact or b"", entries.contact, CONTACT_IDENTITY, CONTACT_LAST),
+    )
+
+
+def with_device(own: Blobs, device: Blobs) -> Blobs:
+    """What linking writes: each entry once, by time. What is late stays unknown."""
+    if LATE_BLOB in (own.recent, own.contact, device.recent, device.contact):
+        return own
+    recent, contact = own.recent, own.contact
+    if device.recent:
+        recent = merged(recent or b"", device.recent, RECENT_IDENTITY, RECENT_LAST, "<f8", 16)
+    if device.contact:
+        contact = merged(contact or b"", device.contact, CONTACT_IDENTITY, CONTACT_LAST, "<u4", 12)
+    return own._replace(recent=recent, contact=contact)
+
+
+def _linked_entry(visitor: str, user: str, now: float) -> Entry:
+    """The `linked` event that a request with both ids is worth; one identity for a pair."""
+    event_id = f"l:{key64(f'{visitor}|{user}'):016x}"
+    event = Event(
+        event_id, "linked", now, now, None, now, user, user[2:], visitor[2:], None, np.zeros(0, PLACES),
+        None, 0, None, None, None, 0, False, None,
+    )  # fmt: skip
+    return Entry(event_id, user, to_log(event))

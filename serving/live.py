@@ -1,0 +1,183 @@
+"""What the service is running by: a bundle, overlay, plan and kills, replaced together or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.ids import key32
+from serving.bundle import Bundle
+from serving.domain import Drops, Effort, Rows
+from serving.filters import rules_of
+from serving.items import Entry, Items, items_in_effect
+from serving.pipeline import Pipeline
+from serving.plan import CompiledPlan, Plan, Stock, compile_plan
+from serving.surfaces import pipelines
+from serving.texts import Texts
+
+
+class Switch(Protocol):
+    """`serving.control.Kill`."""
+
+    @property
+    def scope(self) -> str: ...
+    @property
+    def id(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Kills:
+    """What is stopped, at once and everywhere: keys (32 bits) of creatives and slots, item ids."""
+
+    everything: bool = False
+    items: frozenset[str] = frozenset()
+    creatives: frozenset[int] = frozenset()
+    slots: frozenset[str] = frozenset()
+    campaigns: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, kills: Iterable[Switch]) -> Kills:
+        named: dict[str, set[str]] = {"item": set(), "creative": set(), "slot": set(), "campaign": set()}
+        everything = False
+        for kill in kills:
+            if kill.scope in named:
+                named[kill.scope].add(kill.id)
+            else:  # `everything`, or a scope of a later version: what is not understood stops the most
+                everything = True
+        return cls(
+            everything,
+            frozenset(named["item"]),
+            frozenset(key32(name) for name in named["creative"]),
+            frozenset(named["slot"]),
+            frozenset(named["campaign"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Live:
+    """A consistent view. A request takes it once and uses nothing newer until it has answered."""
+
+    bundle: Bundle
+    plan: CompiledPlan
+    items: Items
+    kills: Kills
+    overlay_seq: int
+    rules: Drops  # (n rows,) which rules each row is subject to; 0 = open to everybody
+    ranked: Rows  # all rows, most popular first
+    keys: NDArray[np.uint64]  # (n rows,)
+    categories: NDArray[np.uint32]
+    pipelines: Mapping[Effort, Pipeline]
+    prices: None = None
+    features_version: str | None = None
+    materialised: frozenset[str] = frozenset()
+    problems: tuple[str, ...] = ()  # of the overlay and of the plan over it; nothing unsafe
+    _picks: dict[int, int] = field(default_factory=dict, repr=False)  # a memo: the same on every replica
+
+    @property
+    def texts(self) -> Texts:
+        return self.items.texts
+
+    @property
+    def table(self) -> NDArray[np.void]:
+        return self.items.table
+
+    def row(self, item_id: str) -> int | None:
+        """The row of an item, of the bundle or put since; None when there is none."""
+        return self.items.row(item_id)
+
+    def creative(self, row: int, layout: int, english: bool, now: float) -> int | None:
+        """What is rendered of a row in a layout code: `ItemText.pick`, remembered where it is timeless."""
+        at = (row << 5) | (layout << 1) | english
+        found = self._picks.get(at, -3)
+        if found == -3:
+            text = self.items.texts[row]
+            picked = text.pick(layout, "en" if english else "zh-CN", now, self.kills.creatives)
+            if not text.timeless:
+                return picked
+            found = self._picks[at] = -2 if picked is None else picked
+        return None if found == -2 else found
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+def build_live(
+    bundle: Bundle,
+    overlay: Sequence[Entry],
+    plan: Plan,
+    kills: Iterable[Switch] = (),
+    *,
+    overlay_seq: int | None = None,
+    features_version: str | None = None,
+    materialised: Iterable[str] = (),
+    strict: bool = True,
+) -> Live:
+    """Build a view aside; nothing is touched when it fails. Milliseconds for 3,000 items.
+
+    `overlay` holds every entry since the bundle, in any order. Raises PlanError when the plan does not fit
+    the bundle's items; when only the overlay or a kill makes it short (or `strict` is False, for a
+    preview), it stands and `problems` says so.
+    """
+    stopped = Kills.of(kills)
+    items = items_in_effect(bundle, overlay)
+    stock = _stock(items, stopped)
+    compiled = compile_plan(plan, stock, strict=False)
+    if strict and compiled.problems:
+        compile_for(plan, bundle)
+    table = items.table
+    return Live(
+        bundle=bundle,
+        plan=compiled,
+        items=items,
+        kills=stopped,
+        overlay_seq=overlay_seq if overlay_seq is not None else max((e.seq for e in overlay), default=0),
+        rules=stock.rules,
+        ranked=stock.ranked,
+        keys=np.ascontiguousarray(table["key"]),
+        categories=np.ascontiguousarray(table["category"]),
+        pipelines=pipelines(items, compiled, stock.rules, stock.ranked),
+        features_version=features_version,
+        materialised=frozenset(materialised),
+        problems=(*items.problems, *(str(problem) for problem in compiled.problems)),
+    )
+
+
+def compile_for(plan: Plan, bundle: Bundle) -> CompiledPlan:
+    """What `fenliu plan check` runs: the plan over a bundle alone. Raises PlanError."""
+    return compile_plan(plan, _stock(items_in_effect(bundle, ()), Kills()))
+
+
+def _stock(items: Items, kills: Kills) -> Stock:
+    table = items.table
+    killed = [row for row in (items.row(name) for name in kills.items) if row is not None]
+    return Stock(
+        row=items.row,
+        kinds=np.ascontiguousarray(table["kind"]),
+        layouts=items.layouts,
+        rules=rules_of(table, killed),
+        ranked=_ranked(items),
+    )
+
+
+def _ranked(items: Items) -> Rows:
+    """All rows by everybody's popularity; what nobody has touched, and what came since, by row."""
+    n = len(items.bundle)
+    share = np.zeros(len(items), np.float32)
+    share[:n] = items.bundle.popular.share(0, np.arange(n, dtype=np.int32))
+    return np.argsort(-np.nan_to_num(share), kind="stable").astype(np.int32)
+
+
+def describe(live: Live) -> dict[str, Any]:
+    """Versions and sizes, for health, metrics and logs."""
+    return {
+        "bundle": live.bundle.version,
+        "plan": live.plan.version,
+        "overlay_seq": live.overlay_seq,
+        "features": live.features_version,
+        "items": len(live),
+        "problems": len(live.problems),
+    }

@@ -1,0 +1,100 @@
+"""The whole service in one process: uvicorn in a thread, the embedded store beside it. For a laptop, and
+tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import uvicorn
+
+from serving.backing import backed
+from serving.security import check_binding, token_keys
+from serving.settings import Settings, SettingsError
+from serving.web import App
+
+START_S: Final = 60.0
+STOP_S: Final = 15.0
+
+
+class StartError(RuntimeError):
+    """The service did not come up; the text says why."""
+
+
+@contextmanager
+def serve_local(settings: Settings) -> Iterator[str]:
+    """Serves until the block ends; the value is the base URL. Port 0 is not a setting: ask `free_port` for
+    one.
+
+    Raises SettingsError before anything starts, StartError when the service does not come up.
+    """
+    check_binding(settings)
+    listener = _listen(settings)
+    with listener, backed(settings) as complete:
+        token_keys(complete)
+        server = uvicorn.Server(_config(App(complete)))
+        thread = threading.Thread(target=_run, args=(server, listener), name="fenliu-local", daemon=True)
+        thread.start()
+        try:
+            _wait_until_up(server, thread)
+            yield f"http://{_shown(settings.host)}:{settings.port}"
+        finally:
+            server.should_exit = True
+            thread.join(STOP_S)
+
+
+def free_port() -> int:
+    """A loopback port that nobody listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as taken:
+        listener.close()
+        raise SettingsError(
+            f"cannot listen on {settings.host}:{settings.port} ({taken.strerror}):"
+            " set FENLIU_PORT to a free port"
+        ) from None
+    return listener
+
+
+def _config(app: App) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
+
+
+def _run(server: uvicorn.Server, listener: socket.socket) -> None:
+    asyncio.run(server.serve(sockets=[listener]))
+
+
+def _wait_until_up(server: uvicorn.Server, thread: threading.Thread) -> None:
+    until = time.monotonic() + START_S
+    while not server.started:
+        if not thread.is_alive():
+            raise StartError("the service stopped while starting; its log says why")
+        if time.monotonic() > until:
+            raise StartError(f"the service did not start within {START_S:g} s")
+        time.sleep(0.01)
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

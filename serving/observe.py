@@ -1,0 +1,115 @@
+"""What the service says about itself at `/metrics`: one registry per process, children resolved once.
+
+Nothing here names a customer, an item or a path that a client made up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+LATENCY_BUCKETS: Final = (
+    0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06,
+    0.07, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0,
+)  # fmt: skip
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST.encode()
+
+
+class Metrics:
+    """The counters of one process. Methods are cheap enough for the request path."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"fenliu_{name}", text, labels, registry=self.registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"fenliu_{name}", text, labels, registry=self.registry)
+
+        self._requests = counter("requests_total", "requests by route and status", "route", "status")
+        self._seconds = Histogram(
+            "fenliu_request_seconds", "time from the first byte read to the last written", ("route",),
+            registry=self.registry, buckets=LATENCY_BUCKETS,
+        )  # fmt: skip
+        self._efforts = counter("decisions_total", "pages decided, by rung of the ladder", "effort")
+        self._degraded = counter("degraded_total", "pages made with something missing, by what", "cause")
+        self._places = counter("places_total", "places asked for and filled", "what")
+        self._drops = counter("drops_total", "candidates dropped, by rule", "rule")
+        self._events = counter("events_total", "client events, by what became of them", "result")
+        self._stores = counter("store_errors_total", "store calls that failed or were late", "what")
+        self.replayed = counter("replayed_total", "requests answered with the page decided before")
+        self.shed = counter("shed_total", "requests refused because too many were in flight")
+        self.failures = counter("failures_total", "unforeseen errors, by place", "where")
+        self.served_dropped = counter(
+            "served_dropped_total", "served records lost because their queue was full"
+        )
+        self.served_written = counter("served_written_total", "served records written to the log")
+        self.served_queue = gauge("served_queue", "served records waiting for the log")
+        self.in_flight = gauge("in_flight", "page requests being answered")
+        self.swaps = counter("swaps_total", "changes of what the service runs by", "result")
+        self.swap_seconds = Histogram(
+            "fenliu_swap_seconds", "time to build and check what replaces the running state",
+            registry=self.registry, buckets=(0.005, 0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30),
+        )  # fmt: skip
+        self._running = gauge("running_info", "what the service runs by", "bundle", "plan", "features")
+        self._overlay = gauge("overlay_seq", "sequence number of the last item change taken in")
+        self._polled = gauge("control_age_seconds", "time since control last answered")
+        self._features_age = gauge("features_age_seconds", "time since the watermark of a batch view", "view")
+        self._cache: dict[tuple[str, ...], Any] = {}
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        self._child(("requests", route, str(status)), lambda: self._requests.labels(route, str(status))).inc()
+        self._child(("seconds", route), lambda: self._seconds.labels(route)).observe(seconds)
+
+    def decided(
+        self, effort: str, degraded: Collection[str], asked: int, filled: int, drops: Mapping[str, int]
+    ) -> None:
+        self._child(("effort", effort), lambda: self._efforts.labels(effort)).inc()
+        self._child(("places", "asked"), lambda: self._places.labels("asked")).inc(asked)
+        self._child(("places", "filled"), lambda: self._places.labels("filled")).inc(filled)
+        for cause in degraded:
+            self._child(("degraded", cause), partial(self._degraded.labels, cause)).inc()
+        for rule, count in drops.items():
+            self._child(("drops", rule), partial(self._drops.labels, rule)).inc(count)
+
+    def events(self, result: str, count: int) -> None:
+        if count:
+            self._child(("events", result), lambda: self._events.labels(result)).inc(count)
+
+    def store_error(self, what: str) -> None:
+        self._child(("stores", what), lambda: self._stores.labels(what)).inc()
+
+    def running(self, bundle: str, plan: str, features: str, overlay: int) -> None:
+        self._running.clear()
+        self._running.labels(bundle, plan, features).set(1)
+        self._overlay.set(overlay)
+
+    def polled(self, clock: Callable[[], float]) -> None:
+        """Control answered: its age counts from now by `clock` (monotonic)."""
+        at = clock()
+        self._polled.set_function(lambda: clock() - at)
+
+    def watermarks(self, views: Mapping[str, float]) -> None:
+        """Time of the watermark of each batch view, POSIX seconds."""
+        self._features_age.clear()
+        for view, as_of in views.items():
+            self._features_age.labels(view).set_function(partial(_age, as_of))
+
+    def exposition(self) -> bytes:
+        return generate_latest(self.registry)
+
+    def _child(self, key: tuple[str, ...], make: Callable[[], Any]) -> Any:
+        child = self._cache.get(key)
+        if child is None:
+            child = self._cache[key] = make()
+        return child
+
+
+def _age(as_of: float) -> float:
+    return time.time() - as_of

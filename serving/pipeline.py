@@ -1,0 +1,250 @@
+"""Runs the stages of a decision over columns, once for the whole page.
+
+    understand -> propose -> merge -> permit -> hydrate -> score
+
+A stage returns only what it is responsible for: a source rows, a filter a mask, a hydrator columns, a scorer
+scores. So none of them can drop, reorder or invent a candidate by accident. Everything here is pure and
+synchronous: whatever had to be awaited was awaited before. Relevance fails open, permission never.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Final, ParamSpec, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.transforms import NO_HISTORY, History
+from serving.domain import (
+    NOTHING,
+    Candidates,
+    Column,
+    ContractError,
+    Drops,
+    Facts,
+    Index,
+    Mask,
+    Proposal,
+    Query,
+    Rows,
+    Scores,
+)
+from serving.reasons import STATIC, Drop
+from serving.taste import Taste
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Trace:
+    """What happened in one run: which stages failed open, and, where a timer is given, how long each took."""
+
+    timer: Callable[[], float] | None = None
+    steps: list[tuple[str, int, float]] = field(default_factory=list)  # stage, candidates met, seconds
+    failed: list[str] = field(default_factory=list)
+
+    def note(self, name: str, met: int, start: float) -> None:
+        if self.timer is not None:
+            self.steps.append((name, met, self.timer() - start))
+
+    def start(self) -> float:
+        return self.timer() if self.timer is not None else 0.0
+
+
+@dataclass(slots=True)
+class Page:
+    """What the stages of one decision share about the request. Made once, by `decide`."""
+
+    query: Query
+    demand: tuple[tuple[int, int], ...]  # (item kind, how many of it may be placed), by kind
+    segment: int
+    city: int  # key32, of the context or else the profile; 0 unknown
+    areas: tuple[int, ...]  # the city and the wider areas that contain it
+    cached: Rows | None = None
+    history: History = NO_HISTORY
+    taste: Taste | None = None
+    scores: Scores | None = None  # the model's score of every bundle row, when a source has computed them
+
+
+class Stage(ABC):  # noqa: B024 - what a step does is declared by the kinds of stage below
+    """A named step. When it fails it is skipped and counted, unless it says otherwise."""
+
+    fails_open: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    def enabled(self, page: Page) -> bool:  # noqa: ARG002 - stages that depend on the page override it
+        return True
+
+
+class Understanding(Stage):
+    @abstractmethod
+    def understand(self, page: Page) -> None:
+        """Set what later stages read from the page: the history and the taste."""
+
+
+class Source(Stage):
+    @abstractmethod
+    def propose(self, page: Page) -> Proposal:
+        """Rows, and the source's own score for each."""
+
+
+class Filter(Stage):
+    """One permission rule. Asked only where some candidate is subject to it."""
+
+    fails_open = False
+    rule: ClassVar[Drop]
+    views: ClassVar[tuple[str, ...]] = ()  # what it needs to know of the customer
+
+    @abstractmethod
+    def denies(self, page: Page, items: Facts) -> Mask | bool:
+        """True for each of the items that may not be shown, or one answer for all under the rule.
+
+        Unknown denies: what is not known is answered with True.
+        """
+
+
+class Hydrator(Stage):
+    @abstractmethod
+    def columns(self, page: Page, candidates: Candidates) -> Mapping[str, Column]:
+        """Columns to add, one entry per candidate."""
+
+
+class Scorer(Stage):
+    @abstractmethod
+    def score(self, page: Page, candidates: Candidates) -> Scores:
+        """The new score of each candidate; the one before is `candidates.score`."""
+
+    def terms(self, page: Page, candidates: Candidates) -> Mapping[str, Column]:  # noqa: ARG002
+        """What the score is made of, for `explain`."""
+        return {}
+
+
+class Selector(Stage):
+    """Orders what a slot may hold. `origins`: bits of the sources that count for its layout."""
+
+    fails_open = False
+    origins: int
+
+    @abstractmethod
+    def select(self, positions: list[int]) -> list[int]:
+        """Positions, best first, of what suits a slot, in the order to show it; none may be invented."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pipeline:
+    """The stages of one rung. `columns` (every ITEM field) and `rules` are those of all rows in effect."""
+
+    understanding: tuple[Understanding, ...]
+    sources: tuple[tuple[int, Source], ...]  # (origin bit, source)
+    filters: tuple[Filter, ...]
+    hydrators: tuple[Hydrator, ...]
+    scorers: tuple[Scorer, ...]
+    columns: Mapping[str, Column]
+    rules: NDArray[np.uint32]
+
+    def run(self, page: Page, trace: Trace) -> tuple[Candidates, Candidates, Drops]:
+        """(permitted and scored, everything proposed, what dropped each of the latter)."""
+        for u in self.understanding:
+            _attempt(trace, u, u.understand, None, page, 0, page)
+        proposals = [(bit, _attempt(trace, s, s.propose, NOTHING, page, 0, page)) for bit, s in self.sources]
+        start = trace.start()
+        found = self.merge(proposals)
+        drops = self.permit(page, found.rows)
+        trace.note("permit", len(found), start)
+        kept = found.take(drops == 0)
+        for h in self.hydrators:
+            kept = kept.widened(_attempt(trace, h, h.columns, _NO_COLUMNS, page, len(kept), page, kept))
+        for s in self.scorers:
+            kept = kept.scored(_attempt(trace, s, s.score, kept.score, page, len(kept), page, kept))
+        return kept, found, drops
+
+    def merge(self, proposals: Sequence[tuple[int, Proposal]]) -> Candidates:
+        """The union by ascending row. A row keeps its best score and the bits of all its sources."""
+        proposals = [(bit, p) for bit, p in proposals if len(p.rows)]
+        if not proposals:
+            return self.candidates(NOTHING.rows)
+        every = np.concatenate([p.rows for _, p in proposals])
+        bits = np.array([1 << bit for bit, _ in proposals], np.uint32)
+        bits = bits.repeat([len(p.rows) for _, p in proposals])
+        order = every.argsort(kind="stable")
+        every = every[order]
+        first = np.empty(len(every), np.bool_)
+        first[0] = True
+        np.not_equal(every[1:], every[:-1], out=first[1:])
+        starts = first.nonzero()[0]
+        score = np.concatenate([p.score for _, p in proposals])[order]
+        rows = every[starts]
+        if int(rows[0]) < 0 or int(rows[-1]) >= len(self.rules):
+            raise ContractError("a source proposed a row that does not exist")
+        origin = np.bitwise_or.reduceat(bits[order], starts)
+        best = np.fmax.reduceat(score, starts).astype(np.float32, copy=False)
+        return Candidates(rows, origin, best, Facts(self.columns, rows))
+
+    def candidates(self, rows: Rows) -> Candidates:
+        """Rows, ascending, that no source has proposed."""
+        n = len(rows)
+        return Candidates(rows, np.zeros(n, np.uint32), np.zeros(n, np.float32), Facts(self.columns, rows))
+
+    def permit(self, page: Page, rows: Rows) -> Drops:
+        """What drops each row, 0 for what may be shown. Every rung, and every back-fill, passes here."""
+        rules = self.rules[rows]
+        drops = rules & _STATIC
+        if not len(rows):
+            return drops
+        subject, items = int(np.bitwise_or.reduce(rules)), Facts(self.columns, rows)
+        for f in self.filters:
+            bit = f.rule.bit
+            if not subject & bit:
+                continue
+            denied = f.denies(page, items)
+            if isinstance(denied, bool):
+                drops |= np.uint32(bit if denied else 0)
+            elif len(denied) != len(rows):
+                raise ContractError(f"{f.name} answered {len(denied)} for {len(rows)} candidates")
+            else:
+                drops |= np.multiply(denied, np.uint32(bit), dtype=np.uint32)
+        drops &= rules  # a rule says nothing of rows that are not under it
+        return drops
+
+
+_STATIC: Final = np.uint32(STATIC)
+_NO_COLUMNS: Final[Mapping[str, Column]] = {}
+
+
+def best_first(score: Scores) -> Index:
+    """Positions by descending score. Ties keep their order; what is not finite goes last."""
+    return np.argsort(-np.where(np.isfinite(score), score, -np.inf), kind="stable")
+
+
+def _attempt(
+    trace: Trace,
+    stage: Stage,
+    step: Callable[P, T],
+    otherwise: T,
+    of: Page,
+    met: int,
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Run one step. The only place in a decision where an unknown exception may be swallowed."""
+    if not stage.enabled(of):
+        return otherwise
+    start = trace.start()
+    try:
+        result = step(*args, **kwargs)
+    except ContractError:
+        raise
+    except Exception:
+        if not stage.fails_open:
+            raise
+        trace.failed.append(stage.name)
+        result = otherwise
+    trace.note(stage.name, met, start)
+    return result

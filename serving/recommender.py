@@ -1,0 +1,344 @@
+"""The asynchronous shell around the pure core: events, one read, `decide`, remember, one hand-over to a
+queue.
+
+The shell looks at the clock and the load between calls and chooses the rung; a stage never does. A page is
+asked for again with the id the client gave it: then the page that was decided is returned, byte for byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.customer import Blobs, decode_customer
+from features.store import StoreUnavailable
+from features.stores import Stores
+from features.token import TokenSigner
+from serving import remembered, wire
+from serving.asked import Identity, PageKind, identity_of, slots_of
+from serving.decide import decide
+from serving.domain import Decision, Effort, Query, SlotRequest
+from serving.errors import Problem
+from serving.holder import Holder
+from serving.intake import Intake, Taken, in_time
+from serving.joining import Links, with_entries
+from serving.ladder import Ladder, below
+from serving.live import Live
+from serving.observe import Metrics
+from serving.publisher import Publisher
+from serving.remembered import Remembered
+from serving.served import served_entry
+from serving.settings import Settings
+from serving.standing import categories_of, may_stand
+from serving.wire import RecommendAsk
+
+LOG: Final = logging.getLogger("fenliu.recommender")
+ANSWER_S: Final = 0.001  # what is left to do after deciding: bytes, token, remembering
+LAST_PAGES: Final = 10_000  # pages kept for the cached rung
+LEAST_S: Final = 0.002
+MORE_S: Final = 0.01  # for remembering, even when the deadline has passed: a retry must find the page
+MOST_AGAIN: Final = 3
+
+Decide = Callable[..., Decision]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """One page request with what was resolved for it."""
+
+    live: Live
+    ask: RecommendAsk
+    who: Identity
+    surface: str
+    slots: tuple[SlotRequest, ...]
+    now: float
+    due: float  # monotonic
+
+    @property
+    def dry(self) -> bool:
+        return self.ask.options.dry_run
+
+
+class Recommender:
+    """One per process, on one event loop. `page` raises Problem and nothing else for what a client can do."""
+
+    def __init__(
+        self,
+        holder: Holder,
+        stores: Stores,
+        intake: Intake,
+        publisher: Publisher,
+        signer: TokenSigner,
+        metrics: Metrics,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        decide: Decide = decide,
+    ) -> None:
+        self._holder, self._stores, self._intake, self._publisher = holder, stores, intake, publisher
+        self._signer, self._metrics, self._settings = signer, metrics, settings
+        self._clock, self._monotonic, self._decide = clock, monotonic, decide
+        self._ladder = Ladder()
+        self._in_flight = 0
+        self._running: dict[tuple[str, str], asyncio.Task[bytes]] = {}
+        self._last: OrderedDict[tuple[str, str], NDArray[np.uint64]] = OrderedDict()
+        self._links = Links(stores.live, publisher, metrics)
+
+    async def page(self, ask: RecommendAsk, kind: PageKind, request_id: str | None, arrived: float) -> bytes:
+        """The body of the answer. `arrived` is monotonic: the deadline counts from it."""
+        live = self._holder.live  # taken once: nothing newer is seen by this request
+        who = identity_of(ask, request_id)
+        surface, slots = slots_of(live.plan, ask, kind)
+        deadline_s = (ask.options.deadline_ms or self._settings.deadline_ms) / 1000
+        asked = _Ask(live, ask, who, surface, slots, self._clock(), arrived + deadline_s)
+        if self._in_flight >= self._settings.max_in_flight:
+            self._metrics.shed.inc()
+            raise Problem(
+                "overloaded", f"{self._in_flight} page requests are being answered; try again shortly"
+            )
+        self._in_flight += 1
+        self._metrics.in_flight.set(self._in_flight)
+        try:
+            if who.retried and not asked.dry:
+                return await self._once(asked)
+            return await self._answer(asked)
+        finally:
+            self._in_flight -= 1
+            self._metrics.in_flight.set(self._in_flight)
+
+    async def _once(self, asked: _Ask) -> bytes:
+        """Requests of one id that overlap are one: the later ones wait for the first one's page."""
+        running = self._running.get(asked.who.key)
+        if running is None:
+            running = asyncio.create_task(self._answer(asked))
+            self._running[asked.who.key] = running
+            running.add_done_callback(partial(self._finished, asked.who.key))
+        return await asyncio.shield(running)
+
+    def _finished(self, key: tuple[str, str], task: asyncio.Task[bytes]) -> None:
+        self._running.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # seen: whoever waited has it, and nobody may wait any more
+
+    async def _answer(self, asked: _Ask) -> bytes:
+        taken = await self._events(asked)
+        customer_blobs, stands = await self._read(asked, taken)
+        again = 0
+        if stands is not None and not asked.dry:
+            if (body := self._replayed(asked, stands)) is not None:
+                return body
+            again = 1
+        decision = self._decided(asked, customer_blobs)
+        body = self._body(asked, decision, taken)
+        if asked.dry:
+            return body
+        if asked.who.retried:
+            body, again = await self._remember(asked, decision, body, again)
+            if again < 0:
+                return body
+        self._note(asked, decision, customer_blobs, again)
+        return body
+
+    # --- before the decision
+
+    async def _events(self, asked: _Ask) -> Taken | None:
+        raws = asked.ask.events
+        if not raws:
+            return None
+        rest: dict[str, Any] = {
+            "now": asked.now, "actions": asked.live.plan.actions, "categories": categories_of(asked.live),
+        }  # fmt: skip
+        if asked.dry:
+            return self._intake.preview(raws, **rest)
+        return await self._intake.take_inline(raws, timeout_s=self._left(asked) / 2, **rest)
+
+    def _left(self, asked: _Ask) -> float:
+        """Seconds until the deadline; never nothing, so that a store that answers at once is heard."""
+        return max(asked.due - self._monotonic(), LEAST_S)
+
+    async def _read(self, asked: _Ask, taken: Taken | None) -> tuple[Blobs, bytes | None]:
+        """The customer's bytes with everything that is known to have happened, and the remembered page."""
+        who = asked.who
+        found = await self._stores.fetch_customer(
+            who.subject,
+            who.visitor,
+            asked.live.features_version,
+            who.decision_id if who.retried and not asked.dry else None,
+            timeout_s=min(self._settings.read_timeout_s, self._left(asked)),
+        )
+        for role in found.late:
+            self._metrics.store_error(f"late_{role}")
+        blobs = found.blobs
+        if found.visitor is not None and who.visitor is not None:
+            blobs = await self._links.joined(
+                who.visitor,
+                who.subject,
+                blobs,
+                found.visitor,
+                now=asked.now,
+                timeout_s=self._left(asked),
+                dry=asked.dry,
+            )
+        if taken is not None:
+            for subject in (who.visitor, who.subject):
+                blobs = with_entries(blobs, taken.live.get(subject) if subject else None)
+        return blobs, found.decision
+
+    def _replayed(self, asked: _Ask, blob: bytes) -> bytes | None:
+        """The page decided before, unless something on it may not be shown any more."""
+        page = remembered.decode(blob)
+        if page is None:
+            return None
+        if page.asked != remembered.asked_for(asked.surface, asked.slots):
+            raise Problem(
+                "request_id_reused",
+                f"request id {asked.who.decision_id!r} was used for another page within 10 minutes",
+            )
+        if not may_stand(asked.live, page.items, page.creatives, page.slots):
+            return None
+        self._metrics.replayed.inc()
+        return page.body
+
+    # --- the decision
+
+    def _decided(self, asked: _Ask, blobs: Blobs) -> Decision:
+        live, options = asked.live, asked.ask.options
+        customer = decode_customer(
+            blobs,
+            now=asked.now,
+            profiling=options.profiling,
+            schemas=live.bundle.schemas,
+            materialised=live.materialised,
+        )
+        anchor = asked.ask.context.anchor_item
+        query = Query(
+            asked.who.decision_id,
+            asked.who.subject,
+            asked.surface,
+            asked.slots,
+            wire.context_of(asked.ask.context),
+            customer,
+            asked.now,
+            live.row(anchor) if anchor is not None else None,
+            customer.profiling,
+            options.explain,
+        )
+        decision = self._down_the_ladder(asked, query)
+        lost = decision.degraded
+        if anchor is not None and query.anchor_row is None:
+            lost = (*lost, "anchor_item")
+        if self._holder.stale:
+            lost = (*lost, "control")
+        return decision if lost == decision.degraded else replace(decision, degraded=lost)
+
+    def _down_the_ladder(self, asked: _Ask, query: Query) -> Decision:
+        """The best rung that the time allows; a rung that fails is left for the one below it."""
+        cached = self._cached(asked)
+        load = self._in_flight / self._settings.max_in_flight
+        left_s = asked.due - self._monotonic() - ANSWER_S
+        effort: Effort | None = self._ladder.choose(left_s, load, cached=cached is not None)
+        failed: tuple[str, ...] = ()
+        while effort is not None:
+            started = self._monotonic()
+            try:
+                decision = self._decide(query, asked.live, effort, cached if effort == "cached" else None)
+            except (
+                Exception
+            ):  # whatever is wrong on this rung, the customer gets the next one, and it is counted
+                LOG.exception("the rung %s failed", effort)
+                self._metrics.failures.labels(f"rung_{effort}").inc()
+                failed = (*failed, effort)
+                effort = below(effort, cached=cached is not None)
+                continue
+            self._ladder.took(effort, self._monotonic() - started)
+            return replace(decision, degraded=(*decision.degraded, *failed)) if failed else decision
+        raise Problem(
+            "not_ready", "no rung of the degradation ladder could make a page; the service's log says why"
+        )
+
+    def _cached(self, asked: _Ask) -> NDArray[np.int32] | None:
+        keys = self._last.get((asked.who.subject, asked.surface))
+        return None if keys is None else asked.live.items.rows_of_keys(keys)
+
+    # --- after the decision
+
+    def _body(self, asked: _Ask, decision: Decision, taken: Taken | None) -> bytes:
+        extra: dict[str, Any] = {}
+        if taken is not None:
+            extra["events"] = taken.answer()
+        if asked.ask.options.explain:
+            extra["effort"] = decision.effort
+        return wire.page_bytes(
+            decision,
+            asked.live.texts,
+            page_token=None if asked.dry else self._token(decision),
+            valid_until=decision.valid_until,
+            extra=extra,
+            explained=wire.explained_slots(decision, asked.live.texts)
+            if decision.explained is not None
+            else None,
+        )
+
+    def _token(self, decision: Decision) -> str:
+        query, placed = decision.query, decision.placements
+        return self._signer.sign(
+            query.decision_id,
+            query.subject,
+            query.now,
+            decision.valid_until,
+            query.context.channel,
+            [slot.spec.key for slot in query.slots],
+            np.array([place.slot for place in placed], np.uint8),
+            np.array([place.key for place in placed], np.uint64),
+            np.zeros(len(placed), np.uint32),
+            np.array([place.creative_key for place in placed], np.uint32),
+            np.array([place.flags for place in placed], np.uint8),
+        )
+
+    async def _remember(self, asked: _Ask, decision: Decision, body: bytes, again: int) -> tuple[bytes, int]:
+        """The body that stands under this id, and `again`; -1 when another replica's page stands."""
+        own = Remembered.of(decision, body).encode()
+        for turn in range(again, MOST_AGAIN + 1):
+            name = asked.who.decision_id + (f"#{turn}" if turn else "")
+            try:
+                timeout_s = min(self._settings.write_timeout_s, max(self._left(asked), MORE_S))
+                stands = await in_time(self._stores.live.remember(asked.who.subject, name, own), timeout_s)
+            except StoreUnavailable:
+                self._metrics.store_error("remember")
+                return body, again
+            if stands == own:
+                return body, turn
+            if (theirs := self._replayed(asked, stands)) is not None:
+                return theirs, -1
+        return body, MOST_AGAIN
+
+    def _note(self, asked: _Ask, decision: Decision, blobs: Blobs, again: int) -> None:
+        """Counted, kept for the cached rung, and queued for the log."""
+        wanted = sum(slot.count for slot in asked.slots)
+        self._metrics.decided(
+            decision.effort, decision.degraded, wanted, len(decision.placements), decision.drops
+        )
+        keys = np.array([place.key for place in decision.placements], np.uint64)
+        if decision.effort in ("full", "light"):
+            _keep(self._last, (asked.who.subject, asked.surface), keys, LAST_PAGES)
+        live = asked.live
+        self._publisher.put(
+            partial(served_entry, decision, blobs, asked.ask, live.texts, live.features_version or "", again)
+        )
+
+
+def _keep(held: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:
+    held[key] = value
+    held.move_to_end(key)
+    if len(held) > most:
+        held.popitem(last=False)

@@ -1,0 +1,322 @@
+"""Follows control: a new bundle, plan or key space, changed items and kills, by one poll twice a second.
+
+What is new is built and checked aside, in a thread, and swapped by one assignment. A bundle or plan that
+cannot run is refused and counted, and the old one stays; kills and withdrawals come into force whatever
+else is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from features.customer import NOTHING, decode_customer
+from features.ids import CHANNEL_CODE
+from features.keyspace import KeySpace, KeySpaceError
+from features.store import StoreUnavailable
+from serving.bundle import Bundle, BundleError, load
+from serving.control import Control, ControlError, ControlState, OverlayEntry
+from serving.decide import decide
+from serving.domain import Context, Query, SlotRequest
+from serving.holder import Holder
+from serving.live import Live, build_live
+from serving.observe import Metrics
+from serving.plan import Plan, PlanError, default_plan, load_plan
+from serving.plans import PlanShelf
+from serving.registry import Registry, RegistryError
+from serving.settings import Settings
+
+LOG: Final = logging.getLogger("fenliu.reload")
+POLL_TIMEOUT_S: Final = 2.0
+REFUSED_S: Final = 10.0  # what was refused is tried again: the registry may have been away
+LOOK_AGAIN_S: Final = 5.0  # at the registry's own pointer, while control names no bundle
+REFUSED: Final = (BundleError, PlanError, RegistryError, KeySpaceError, OSError, ValueError)
+
+
+class Bundles(Protocol):
+    """Where bundles come from; both calls block, and are made in a thread."""
+
+    def live(self) -> str | None:
+        """The version that the registry itself says is live."""
+        ...
+
+    def load(self, version: str) -> Bundle:
+        """Verified. Raises BundleError, RegistryError or OSError."""
+        ...
+
+
+class FromRegistry:
+    """Bundles fetched into a folder of this machine and memory-mapped from there."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._registry, self._folder = Registry(settings.registry_url), settings.bundles
+
+    def live(self) -> str | None:
+        return self._registry.live()
+
+    def load(self, version: str) -> Bundle:
+        return load(self._registry.fetch(version, self._folder))
+
+
+class Blank(ValueError):
+    """A bundle and plan that would leave a slot without a single item."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What control asks for; two equal values need no work."""
+
+    bundle: str
+    plan: str  # a version, or the state of the plan file, or "" for the plan that fits the bundle
+    features: str | None
+    overlay_seq: int
+    kills: tuple[tuple[str, str], ...]
+    epoch: str | None
+
+
+@dataclass(slots=True)
+class _Overlay:
+    """Every entry since the bundle, kept up by differences."""
+
+    seq: int = 0
+    entries: dict[tuple[str, str], OverlayEntry] = field(default_factory=dict)
+
+    def take(self, entries: Sequence[OverlayEntry]) -> None:
+        for entry in entries:
+            self.entries[entry.kind, entry.id] = entry
+            self.seq = max(self.seq, entry.seq)
+
+
+class Reloader:
+    """Owned by a Service. `poll` may be called at any time; polls do not overlap."""
+
+    def __init__(
+        self,
+        control: Control,
+        holder: Holder,
+        settings: Settings,
+        metrics: Metrics,
+        bundles: Bundles,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._control, self._holder, self._settings, self._metrics = control, holder, settings, metrics
+        self._clock = clock
+        self._bundles = bundles
+        self._plans = PlanShelf(settings.registry_url)
+        self._overlay = _Overlay()
+        self._bundle: Bundle | None = None
+        self._plan: tuple[str, Plan] | None = None
+        self._running: Wanted | None = None
+        self._refused: Wanted | None = None
+        self._refused_at = 0.0
+        self._registry_said: tuple[float, str | None] = (float("-inf"), None)
+        self._lock = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Loads what is live, if the stores answer, and follows from then on."""
+        await self.poll()
+        self._task = asyncio.create_task(self._follow(), name="fenliu-reload")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _follow(self) -> None:
+        jitter = random.Random()  # so that replicas do not ask all at once
+        while True:
+            await asyncio.sleep(self._settings.poll_s * jitter.uniform(0.8, 1.2))
+            await self.poll()
+
+    async def poll(self) -> bool:
+        """Ask control once and follow it; True when something was swapped in. Raises nothing."""
+        async with self._lock:
+            try:
+                return await self._poll()
+            except (StoreUnavailable, TimeoutError, ControlError) as away:
+                self._metrics.store_error("control")
+                self._complain(f"control did not answer: {away}")
+            except Exception as bug:  # following must go on: the next poll may find what can be run
+                LOG.exception("a poll failed")
+                self._metrics.failures.labels("reload").inc()
+                self._complain(f"the last poll failed: {bug}")
+            return False
+
+    async def _poll(self) -> bool:
+        async with asyncio.timeout(POLL_TIMEOUT_S):
+            state = await self._control.poll()
+            await self._follow_overlay(state)
+        self._metrics.polled(time.monotonic)
+        wanted = await asyncio.to_thread(self._wanted, state)
+        if wanted is None:
+            self._holder.reason = (
+                "no bundle is live: train one (fenliu train) or promote one (fenliu bundle promote)"
+            )
+            return False
+        swapped = False
+        again = wanted == self._refused and time.monotonic() > self._refused_at + REFUSED_S
+        if wanted != self._running and (wanted != self._refused or again):
+            swapped = await self._swap(wanted, state)
+        self._holder.polled()
+        return swapped
+
+    async def _follow_overlay(self, state: ControlState) -> None:
+        if state.overlay_seq == self._overlay.seq:
+            return
+        if state.overlay_seq < self._overlay.seq:  # the store was emptied: what it no longer says is not so
+            self._overlay = _Overlay()
+        self._overlay.take(await self._control.overlay_since(self._overlay.seq))
+        self._overlay.seq = max(self._overlay.seq, state.overlay_seq)
+
+    def _wanted(self, state: ControlState) -> Wanted | None:
+        bundle = state.bundle or self._registry_live()
+        if bundle is None:
+            return None
+        kills = tuple((kill.scope, kill.id) for kill in state.kills)
+        return Wanted(bundle, self._plan_wanted(state), state.features, self._overlay.seq, kills, state.epoch)
+
+    def _registry_live(self) -> str | None:
+        """The registry's pointer, looked at now and then: control's is the fast way."""
+        at, version = self._registry_said
+        if version is None or time.monotonic() - at > LOOK_AGAIN_S:
+            try:
+                version = self._bundles.live()
+            except (RegistryError, OSError) as away:
+                self._complain(f"the registry did not say which bundle is live: {away}")
+            self._registry_said = (time.monotonic(), version)
+        return version
+
+    def _plan_wanted(self, state: ControlState) -> str:
+        if self._settings.plan is None:
+            return state.plan or ""
+        try:
+            stat = self._settings.plan.stat()
+        except OSError:
+            return "file:missing"  # refused when it is loaded, which says why; kills still come
+        return f"file:{stat.st_mtime_ns}:{stat.st_size}"
+
+    async def _swap(self, wanted: Wanted, state: ControlState) -> bool:
+        entries = tuple(self._overlay.entries.values())
+        started = time.monotonic()
+        try:
+            live = await asyncio.to_thread(self._build, wanted, state, entries)
+        except REFUSED as problem:
+            self._refused, self._refused_at = wanted, time.monotonic()
+            self._metrics.swaps.labels("refused").inc()
+            self._complain(f"refused bundle {wanted.bundle}, plan {wanted.plan or 'default'}: {problem}")
+            LOG.error("%s", self._holder.reason)
+            return await self._keep_old(state, entries)
+        self._holder.swap(live)
+        self._running, self._refused = wanted, None
+        self._metrics.swaps.labels("done").inc()
+        self._metrics.swap_seconds.observe(time.monotonic() - started)
+        self._tell(live, state)
+        return True
+
+    async def _keep_old(self, state: ControlState, entries: Sequence[OverlayEntry]) -> bool:
+        """The running bundle, plan and key space with the newest kills and item changes."""
+        old = self._holder.current
+        if old is None:
+            return False
+        try:
+            live = await asyncio.to_thread(self._live, old.bundle, old.plan.plan, state, entries, old)
+        except REFUSED:
+            LOG.exception("kills and item changes could not be taken up over the running bundle")
+            self._metrics.failures.labels("reload").inc()
+            return False
+        self._holder.swap(live)
+        return True
+
+    def _build(self, wanted: Wanted, state: ControlState, entries: Sequence[OverlayEntry]) -> Live:
+        """In a thread. What a bundle says is checked by its digests, then by deciding with it."""
+        if self._bundle is None or self._bundle.version != wanted.bundle:
+            bundle = self._bundles.load(wanted.bundle)
+        else:
+            bundle = self._bundle
+        plan = self._plan_for(wanted, bundle)
+        live = self._live(bundle, plan, state, entries, None)
+        current = self._holder.current
+        if current is None or current.bundle is not bundle or current.plan.version != plan.version:
+            check(live, self._clock())
+        self._bundle, self._plan = bundle, (wanted.plan, plan)
+        return live
+
+    def _plan_for(self, wanted: Wanted, bundle: Bundle) -> Plan:
+        if not wanted.plan:
+            return default_plan(bundle.kind_counts())
+        if self._plan is not None and self._plan[0] == wanted.plan:
+            return self._plan[1]
+        if self._settings.plan is not None:
+            return load_plan(self._settings.plan)
+        return self._plans.fetch(wanted.plan)
+
+    def _live(
+        self,
+        bundle: Bundle,
+        plan: Plan,
+        state: ControlState,
+        entries: Sequence[OverlayEntry],
+        old: Live | None,
+    ) -> Live:
+        space = state.keyspace if old is None else None
+        return build_live(
+            bundle,
+            entries,
+            plan,
+            state.kills,
+            overlay_seq=self._overlay.seq,
+            features_version=_version(space) if old is None else old.features_version,
+            materialised=_materialised(space) if old is None else old.materialised,
+        )
+
+    def _tell(self, live: Live, state: ControlState) -> None:
+        version = live.features_version or "none"
+        LOG.info("running bundle %s, plan %s, features %s", live.bundle.version, live.plan.version, version)
+        for problem in live.problems:
+            LOG.warning("%s", problem)
+        self._metrics.running(live.bundle.version, live.plan.version, version, live.overlay_seq)
+        space = state.keyspace
+        views: Mapping[str, float] = (
+            {} if space is None else {name: v.as_of for name, v in space.views.items()}
+        )
+        self._metrics.watermarks(views)
+
+    def _complain(self, reason: str) -> None:
+        if self._holder.reason != reason:
+            LOG.warning("%s", reason)
+        self._holder.reason = reason
+
+
+def _version(space: KeySpace | None) -> str | None:
+    return None if space is None else space.version
+
+
+def _materialised(space: KeySpace | None) -> frozenset[str]:
+    return frozenset() if space is None else space.materialised
+
+
+def check(live: Live, now: float) -> None:
+    """Decide every surface for somebody of whom nothing is known. Raises Blank when a slot stays empty."""
+    stranger = decode_customer(NOTHING, now=now)
+    if live.kills.everything:
+        return
+    for surface, slots in live.plan.surfaces.items():
+        asked = tuple(SlotRequest(slot, slot.size) for slot in slots)
+        context = Context(channel=CHANNEL_CODE["app"])
+        query = Query("check", "v:check", surface, asked, context, stranger, now)
+        for effort in ("full", "fallback"):
+            made = decide(query, live, effort)
+            empty = [slot.name for slot, n in zip(slots, made.sizes, strict=True) if not n]
+            empty = [name for name in empty if name not in live.kills.slots]
+            if empty:
+                raise Blank(f"on surface {surface}, {', '.join(empty)} would stay empty ({effort})")

@@ -1,0 +1,79 @@
+"""The `served` record: the inputs of a decision and its choice, from the same object as the response.
+
+It holds what replay needs and nothing derived: the customer's bytes as they were read, the context as it
+was sent, the versions in force, the places with their propensities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.customer import Blobs
+from features.events import served_id, served_to_log
+from features.log import Entry
+from serving.domain import Decision
+from serving.texts import Texts
+from serving.wire import RecommendAsk
+
+
+def served_entry(
+    decision: Decision, blobs: Blobs, ask: RecommendAsk, texts: Texts, features: str, again: int
+) -> Entry:
+    """The log's entry. `again` counts how often a page was decided afresh under its id: 0 the first time."""
+    query = decision.query
+    identity = served_id(query.subject, query.decision_id) + (f"#{again}" if again else "")
+    return Entry(identity, query.subject, served_to_log(record(decision, blobs, ask, texts, features)))
+
+
+def record(
+    decision: Decision, blobs: Blobs, ask: RecommendAsk, texts: Texts, features: str
+) -> dict[str, Any]:
+    """The record's fields (features.events.SERVED_FIELDS). `sizes` are the places asked for, slot by slot."""
+    query, placed = decision.query, decision.placements
+    columns: dict[str, NDArray[Any]] = {
+        "place_slot": np.array([place.slot for place in placed], np.uint8),
+        "items": np.array([place.key for place in placed], np.uint64),
+        "campaigns": np.zeros(len(placed), np.uint32),
+        "creatives": np.array([place.creative_key for place in placed], np.uint32),
+        "scores": np.array([place.score for place in placed], np.float32),
+        "propensity": np.array([place.propensity for place in placed], np.float32),
+        "origins": np.array([place.origin for place in placed], np.uint32),
+        "reasons": np.array([place.reason for place in placed], np.uint8),
+    }
+    return {
+        "id": query.decision_id,
+        "subject": query.subject,
+        "at": query.now,
+        "surface": query.surface,
+        "bundle": decision.bundle,
+        "plan": decision.plan,
+        "overlay": decision.overlay_seq,
+        "prices": None,
+        "stats": decision.bundle,  # item statistics travel with the bundle
+        "features": features,
+        "context": _context(ask),
+        "blobs": list(blobs),
+        "slots": [slot.spec.name for slot in query.slots],
+        "sizes": [slot.count for slot in query.slots],
+        "item_ids": [texts[place.row].id for place in placed],
+        "effort": decision.effort,
+        "degraded": list(decision.degraded),
+        "arms": {},
+        "profiling": query.profiling,
+        **{name: column.tobytes() for name, column in columns.items()},
+    }
+
+
+def _context(ask: RecommendAsk) -> dict[str, Any]:
+    """What was sent about the page, without what was not said."""
+    context: dict[str, Any] = ask.context.model_dump(exclude_defaults=True)
+    if ask.session_id is not None:
+        context["session_id"] = ask.session_id
+    excluded: Mapping[str, list[str]] = {slot.slot: slot.exclude for slot in ask.slots or () if slot.exclude}
+    if excluded:
+        context["exclude"] = dict(excluded)
+    return context

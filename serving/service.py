@@ -1,0 +1,191 @@
+"""Everything one process needs to answer, wired together; started and stopped with the ASGI application."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from features.log import Entry
+from features.outcomes import Outcome, live_entries, outcome_to_log, parse_outcome, parse_outcomes
+from features.stores import MEMORY, Stores, StoreUrls
+from features.token import TokenSigner
+from serving.changes import Changes
+from serving.control import Control, MemoryControl
+from serving.decide import decide
+from serving.errors import Problem
+from serving.holder import Holder
+from serving.intake import Intake, in_time
+from serving.observe import Metrics
+from serving.publisher import Publisher
+from serving.recommender import Decide, Recommender
+from serving.redis_control import RedisControl
+from serving.reload import Bundles, FromRegistry, Reloader
+from serving.security import token_keys
+from serving.settings import Settings
+from serving.similar import similar_bytes
+from serving.standing import categories_of
+from serving.wire import SimilarAsk
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What lives on the event loop of a started service."""
+
+    stores: Stores
+    control: Control
+    publisher: Publisher
+    intake: Intake
+    recommender: Recommender
+    changes: Changes
+    reloader: Reloader
+
+
+class Service:
+    """`start` opens the stores and loads what is live; before that requests get `not_ready`.
+
+    `stores`, `control` and `bundles` may be handed in (tests, simulations); otherwise they follow the
+    settings, where a store role without a URL is kept in memory.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        stores: Stores | None = None,
+        control: Control | None = None,
+        bundles: Bundles | None = None,
+        clock: Callable[[], float] = time.time,
+        decide: Decide = decide,
+    ) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.holder = Holder()
+        self.signer = TokenSigner(token_keys(settings))
+        self._given = stores, control
+        self._bundles = bundles or FromRegistry(settings)
+        self._clock, self._decide = clock, decide
+        self._parts: _Parts | None = None
+
+    async def start(self) -> None:
+        """Raises nothing for a store or a registry that is away: they are tried again until they answer."""
+        parts = self._parts = self._wire()
+        await parts.publisher.start()
+        await parts.reloader.start()
+
+    async def stop(self) -> None:
+        """What was accepted is written, then everything is closed. Safe to call twice."""
+        parts, self._parts = self._parts, None
+        if parts is None:
+            return
+        await parts.reloader.stop()
+        await parts.publisher.stop()
+        if self._given[0] is None:
+            await parts.control.close()
+            await parts.stores.close()
+
+    def _wire(self) -> _Parts:
+        settings, metrics = self.settings, self.metrics
+        urls = {role: url or MEMORY for role, url in settings.store_urls.items()}
+        stores = self._given[0] or Stores.open(StoreUrls(**urls), clock=self._clock)
+        link = stores.control_link
+        control = self._given[1] or (MemoryControl() if link is None else RedisControl(link))
+        publisher = Publisher(stores.log, metrics, settings.served_queue)
+        intake = Intake(
+            stores.log, stores.live, publisher, metrics, self.signer.verify, settings.write_timeout_s
+        )
+        recommender = Recommender(
+            self.holder, stores, intake, publisher, self.signer, metrics, settings, clock=self._clock,
+            decide=self._decide,
+        )  # fmt: skip
+        changes = Changes(control, stores.live, settings.write_timeout_s, self._clock)
+        reloader = Reloader(control, self.holder, settings, metrics, self._bundles, clock=self._clock)
+        return _Parts(stores, control, publisher, intake, recommender, changes, reloader)
+
+    @property
+    def _started(self) -> _Parts:
+        if self._parts is None:
+            raise Problem("not_ready", self.holder.reason)
+        return self._parts
+
+    @property
+    def recommender(self) -> Recommender:
+        return self._started.recommender
+
+    @property
+    def changes(self) -> Changes:
+        return self._started.changes
+
+    @property
+    def control(self) -> Control:
+        return self._started.control
+
+    @property
+    def stores(self) -> Stores:
+        return self._started.stores
+
+    @property
+    def reloader(self) -> Reloader:
+        return self._started.reloader
+
+    @property
+    def publisher(self) -> Publisher:
+        return self._started.publisher
+
+    def running(self) -> dict[str, Any]:
+        """What the service runs by. Raises Problem `not_ready`."""
+        live = self.holder.live
+        return {
+            "bundle": live.bundle.version,
+            "plan": live.plan.version,
+            "features": live.features_version,
+            "overlay": live.overlay_seq,
+            "control": "stale" if self.holder.stale else "ok",
+        }
+
+    async def events(self, raws: Sequence[Any]) -> dict[str, Any]:
+        live = self.holder.live
+        taken = await self._started.intake.take(
+            raws, now=self._clock(), actions=live.plan.actions, categories=categories_of(live)
+        )
+        return taken.answer()
+
+    async def outcomes(self, raws: Sequence[Any]) -> dict[str, Any]:
+        """Each judged by itself, like events."""
+        good, rejected = parse_outcomes(list(raws), received_at=self._clock())
+        accepted = await self._report(good)
+        return {"accepted": accepted, "duplicates": len(good) - accepted, "rejected": rejected}
+
+    async def outcome(self, raw: Any) -> dict[str, Any]:
+        """A single one. Raises Rejected when it is refused."""
+        accepted = await self._report([parse_outcome(raw, received_at=self._clock())])
+        return {"accepted": accepted, "duplicates": 1 - accepted, "rejected": []}
+
+    async def _report(self, outcomes: Sequence[Outcome]) -> int:
+        """Into the log, and complaints into the contact history; how many were new."""
+        if not outcomes:
+            return 0
+        parts, live = self._started, self.holder.current
+        entries = [Entry(one.entry_id, one.subject, outcome_to_log(one)) for one in outcomes]
+        timeout_s = self.settings.write_timeout_s
+        fresh = await in_time(parts.stores.log.append(entries), timeout_s)
+        for outcome in outcomes:
+            recent, contact = live_entries(outcome, categories_of(live) if live is not None else None)
+            if contact:
+                await in_time(
+                    parts.stores.live.append(outcome.subject, recent=recent, contact=contact), timeout_s
+                )
+        return sum(fresh)
+
+    async def put_user(self, user_id: str, raw: Any) -> dict[str, Any]:
+        live = self.holder.current
+        return await self.changes.put_user(user_id, raw, live.bundle.schemas if live is not None else None)
+
+    async def put_creative(self, creative_id: str, raw: Any) -> dict[str, Any]:
+        await self._started.reloader.poll()  # an item put a moment ago counts
+        live = self.holder.live
+        return await self.changes.put_creative(creative_id, raw, lambda item: live.row(item) is not None)
+
+    async def similar(self, item_id: str, ask: SimilarAsk) -> bytes:
+        return similar_bytes(self.holder.live, item_id, ask, self._clock())

@@ -1,0 +1,199 @@
+"""What an operator may set, read once from the environment: nothing else is configured anywhere.
+
+Every refusal names the variable and says what to set. Secrets never appear in a message or in `repr`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+ROLES: Final = ("features", "live", "log", "control")
+MIN_APP_KEY_CHARS: Final = 16
+TokenKey = tuple[str, bytes]
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message says what to set."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One value for the whole process. Times in seconds unless the name says ms."""
+
+    home: Path = Path(".fenliu")
+    features_url: str | None = None  # None: the embedded store in `home`
+    live_url: str | None = None
+    log_url: str | None = None
+    control_url: str | None = None
+    registry: str = ""  # an fsspec URL or a folder; "" means home/registry
+    plan: Path | None = None  # a plan file that wins over the registry's pointer
+    app_key: str | None = field(default=None, repr=False)
+    token_keys: tuple[TokenKey, ...] = field(default=(), repr=False)
+    host: str = "127.0.0.1"
+    port: int = 8000
+    replicas: int = 1
+    read_timeout_s: float = 0.015
+    write_timeout_s: float = 0.25
+    deadline_ms: int = 80
+    poll_s: float = 0.5
+    max_in_flight: int = 64
+    served_queue: int = 20_000
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def registry_url(self) -> str:
+        return self.registry or str(self.home / "registry")
+
+    @property
+    def bundles(self) -> Path:
+        """Where bundles fetched from the registry are kept on this machine."""
+        return self.home / "bundles"
+
+    @property
+    def loopback(self) -> bool:
+        return is_loopback(self.host)
+
+    @property
+    def store_urls(self) -> dict[str, str | None]:
+        """URL by role; None where the embedded store is meant."""
+        return {role: getattr(self, f"{role}_url") for role in ROLES}
+
+    def with_store(self, url: str) -> Settings:
+        """The same with every role that has no URL of its own at `url` (the embedded store, once started)."""
+        urls: dict[str, Any] = {f"{role}_url": known or url for role, known in self.store_urls.items()}
+        return replace(self, **urls)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+        """From `FENLIU_*` and `REDIS_URL`; keyword arguments that are not None win. Raises SettingsError."""
+        found = _read(os.environ if env is None else env)
+        found.update({name: value for name, value in overrides.items() if value is not None})
+        return cls(**found)
+
+
+def is_loopback(host: str) -> bool:
+    """True for addresses that only this machine can reach."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _read(env: Mapping[str, str]) -> dict[str, Any]:
+    given = {name: value.strip() for name, value in env.items() if value.strip()}
+    found: dict[str, Any] = {}
+    default = given.get("REDIS_URL")
+    for role in ROLES:
+        name = f"FENLIU_{role.upper()}_URL"
+        if url := given.get(name, default):
+            found[f"{role}_url"] = _store_url(name if name in given else "REDIS_URL", url)
+    for field_name, (variable, convert) in _VARIABLES.items():
+        if variable in given:
+            found[field_name] = convert(variable, given[variable])
+    return found
+
+
+def _store_url(name: str, url: str) -> str:
+    if not url.startswith(("redis://", "rediss://", "unix://", "memory://")):
+        raise SettingsError(
+            f"{name} must be a store's URL, such as redis://127.0.0.1:6379/0 or unix:///run/v.sock"
+        )
+    return url
+
+
+def _path(_name: str, text: str) -> Path:
+    return Path(text)
+
+
+def _text(_name: str, text: str) -> str:
+    return text
+
+
+def _whole(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise SettingsError(f"{name} must be a whole number, not {text[:40]!r}") from None
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise SettingsError(f"{name} must be a number, not {text[:40]!r}") from None
+
+
+def _token_keys(name: str, text: str) -> tuple[TokenKey, ...]:
+    keys = []
+    for part in text.split(","):
+        key_id, colon, secret = part.strip().partition(":")
+        try:
+            value = bytes.fromhex(secret)
+        except ValueError:
+            value = b""
+        if not colon or not 1 <= len(key_id) <= 8 or not key_id.isascii() or not 16 <= len(value) <= 64:
+            raise SettingsError(
+                f"{name} must be one or two of ID:HEX joined by a comma, the ID of 1 to 8 characters, HEX of"
+                " 32 to 128 digits; make one with: python -c 'import secrets; print(secrets.token_hex(32))'"
+            )
+        keys.append((key_id, value))
+    return tuple(keys)
+
+
+_VARIABLES: Final = {
+    "home": ("FENLIU_HOME", _path),
+    "registry": ("FENLIU_REGISTRY", _text),
+    "plan": ("FENLIU_PLAN", _path),
+    "app_key": ("FENLIU_APP_KEY", _text),
+    "token_keys": ("FENLIU_TOKEN_KEYS", _token_keys),
+    "host": ("FENLIU_HOST", _text),
+    "port": ("FENLIU_PORT", _whole),
+    "replicas": ("FENLIU_REPLICAS", _whole),
+    "read_timeout_s": ("FENLIU_READ_TIMEOUT_S", _number),
+    "write_timeout_s": ("FENLIU_WRITE_TIMEOUT_S", _number),
+    "deadline_ms": ("FENLIU_DEADLINE_MS", _whole),
+    "poll_s": ("FENLIU_POLL_S", _number),
+    "max_in_flight": ("FENLIU_MAX_IN_FLIGHT", _whole),
+    "served_queue": ("FENLIU_SERVED_QUEUE", _whole),
+}
+
+_RANGES: Final = {
+    "port": (1, 65_535),
+    "replicas": (1, 256),
+    "read_timeout_s": (0.001, 1.0),
+    "write_timeout_s": (0.01, 5.0),
+    "deadline_ms": (5, 2_000),
+    "poll_s": (0.05, 10.0),
+    "max_in_flight": (1, 10_000),
+    "served_queue": (1, 1_000_000),
+}
+
+
+def _check(settings: Settings) -> None:
+    for name, (low, high) in _RANGES.items():
+        value = getattr(settings, name)
+        if not math.isfinite(value) or not low <= value <= high:
+            raise SettingsError(f"{_VARIABLES[name][0]} must lie from {low} to {high}, not {value}")
+    key = settings.app_key
+    if key is not None and (
+        len(key) < MIN_APP_KEY_CHARS or not key.isascii() or not key.isprintable() or " " in key
+    ):
+        raise SettingsError(
+            f"FENLIU_APP_KEY must have at least {MIN_APP_KEY_CHARS} printable ASCII characters without spaces"
+        )
+    if len(settings.token_keys) > 2 or len({name for name, _ in settings.token_keys}) < len(
+        settings.token_keys
+    ):
+        raise SettingsError(
+            "FENLIU_TOKEN_KEYS holds at most two keys, with different ids: the present and the former"
+        )

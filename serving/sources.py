@@ -1,0 +1,253 @@
+"""Where candidates come from. A source proposes once for the whole page, for each kind that is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import ClassVar, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.ids import KINDS
+from features.transforms import EventWeights, History, Lookup, history, tokens
+from serving.bundle import Neighbours, Popular, ServedModel
+from serving.domain import NOTHING, Proposal, Rows, Scores
+from serving.pipeline import Page, Source, Understanding
+from serving.tables import place_of
+
+EXACT_UP_TO: Final = 20_000  # items; above, the model's own index answers
+NEW_FOR_S: Final = 30 * 86_400.0
+NEW_KEPT: Final = 8  # of a kind, the latest
+CELLS: Final = (6, 5, 4)  # geohash prefixes tried, about 1 km, 5 km and 20 to 40 km wide
+
+
+@dataclass(frozen=True)
+class Taste(Understanding):
+    """The history from the live log, and what the model makes of it and of the profile.
+
+    The item that the customer is looking at counts as the last thing they did.
+    """
+
+    model: ServedModel
+    weights: EventWeights
+    lookup: Lookup
+
+    def understand(self, page: Page) -> None:
+        customer = page.query.customer
+        if customer.recent is not None and len(customer.recent):
+            page.history = history(customer.recent, self.lookup, page.query.now, self.weights)
+        page.history = _looking_at(page.history, page.query.anchor_row)
+        said = tokens(*customer.profile[:2]) if customer.profile is not None else _NO_TOKENS
+        page.taste = self.model.represent(page.history, said, page.segment)
+
+
+def _looking_at(past: History, anchor: int | None) -> History:
+    if anchor is None:
+        return past
+    before = past.rows != anchor
+    rows = np.append(past.rows[before], np.int32(anchor))
+    weights = np.append(past.weights[before], np.float32(1 + past.weights[~before].sum()))
+    return History(rows.astype(np.int32), weights.astype(np.float32))
+
+
+_NO_TOKENS: Final = np.empty(0, np.uint32)
+
+
+class _OfTaste(Source):
+    def enabled(self, page: Page) -> bool:
+        return page.taste is not None
+
+
+@dataclass(frozen=True)
+class NearestToCustomer(_OfTaste):
+    """The model's best of each kind: exactly below `EXACT_UP_TO` items, else by its index.
+
+    Items that nobody may be shown are not looked at.
+    """
+
+    model: ServedModel
+    by_kind: tuple[Rows, ...]  # the bundle's rows that somebody may be shown
+    _rows: Rows = field(init=False)
+    _ends: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_rows", np.concatenate(self.by_kind))
+        object.__setattr__(self, "_ends", tuple(np.cumsum([len(rows) for rows in self.by_kind]).tolist()))
+
+    def propose(self, page: Page) -> Proposal:
+        if page.taste is None:
+            return NOTHING
+        if self.model.n_items > EXACT_UP_TO:
+            return _joined(self.model.nearest(page.taste, k, kind) for kind, k in page.demand)
+        page.scores = scores = self.model.score_all(page.taste)
+        sorted_by_kind = scores[self._rows]
+        return _joined(self._best(sorted_by_kind, k, kind) for kind, k in page.demand)
+
+    def _best(self, scores: Scores, k: int, kind: int) -> Proposal:
+        start = self._ends[kind - 1] if kind else 0
+        mine = scores[start : self._ends[kind]]
+        if len(mine) > k:
+            at = np.argpartition(-mine, k)[:k]  # NaN sorts last
+            return Proposal(self._rows[start:][at], mine[at])
+        return Proposal(self._rows[start : self._ends[kind]], mine)
+
+
+@dataclass(frozen=True)
+class NearestToAnchor(Source):
+    """What goes with the item that the customer is looking at."""
+
+    neighbours: Neighbours
+    k: int = 60
+
+    def enabled(self, page: Page) -> bool:
+        return page.query.anchor_row is not None
+
+    def propose(self, page: Page) -> Proposal:
+        row = page.query.anchor_row
+        return NOTHING if row is None else self.neighbours.similar(row, self.k)
+
+
+@dataclass(frozen=True)
+class NearestToRecent(Source):
+    """What goes with the last few items that the customer was drawn to."""
+
+    neighbours: Neighbours
+    last: int = 3
+    k: int = 16
+
+    def enabled(self, page: Page) -> bool:
+        return len(page.history.rows) > 0
+
+    def propose(self, page: Page) -> Proposal:
+        recent = page.history.rows[-self.last :].tolist()
+        return _joined(self.neighbours.similar(row, self.k) for row in recent)
+
+
+class _Popular(Source):
+    """The head of a table (kinds, kept) of rows, best first, for every kind that is wanted."""
+
+    share: ClassVar[float] = 1.0  # of what is wanted
+
+    def __init__(self, popular: Popular) -> None:
+        self.popular = popular
+
+    def _head(self, page: Page, rows: Rows, scores: Scores) -> Proposal:
+        at = _heads(page.demand, self.share, rows.shape[1])
+        rows, scores = rows.ravel()[at], scores.ravel()[at]
+        there = rows >= 0
+        return Proposal(rows, scores) if there.all() else Proposal(rows[there], scores[there])
+
+
+class PopularInSegment(_Popular):
+    """Of everybody where the segment is not known."""
+
+    share = 0.5
+
+    def propose(self, page: Page) -> Proposal:
+        table = self.popular.row_of(page.segment) if page.segment else 0
+        return self._head(page, self.popular.top_rows[table], self.popular.top_scores[table])
+
+
+class PopularWithEverybody(_Popular):
+    """For the rung that does not look at the customer."""
+
+    def propose(self, page: Page) -> Proposal:
+        return self._head(page, self.popular.top_rows[0], self.popular.top_scores[0])
+
+
+class PopularInCity(_Popular):
+    share = 0.25
+
+    def enabled(self, page: Page) -> bool:
+        return page.city != 0 and len(self.popular.cities) > 0
+
+    def propose(self, page: Page) -> Proposal:
+        at = place_of(self.popular.cities, page.city)
+        if at < 0:
+            return NOTHING
+        return self._head(page, self.popular.city_rows[at], self.popular.city_scores[at])
+
+
+@lru_cache(maxsize=256)
+def _heads(demand: tuple[tuple[int, int], ...], share: float, kept: int) -> NDArray[np.intp]:
+    """Where the first few of each wanted kind stand in a raveled (kinds, kept) table."""
+    return np.concatenate(
+        [np.arange(kind * kept, kind * kept + min(kept, max(4, round(k * share)))) for kind, k in demand]
+        or [np.empty(0, np.intp)]
+    )
+
+
+class NearLocation(Source):
+    """Items in the same geohash cell, the smallest cell first; within a cell the most popular first."""
+
+    def __init__(self, ranked: Rows, locations: NDArray[np.bytes_], k: int = 20) -> None:
+        """`ranked`: the rows to consider, most popular first; `locations` of all rows."""
+        self._k = k
+        self._cells: dict[bytes, list[int]] = {}
+        placed = ranked[locations[ranked] != b""]
+        for row, place in zip(placed.tolist(), locations[placed].tolist(), strict=True):
+            for size in CELLS:
+                if len(place) >= size:
+                    self._cells.setdefault(place[:size], []).append(row)
+
+    def enabled(self, page: Page) -> bool:
+        return bool(self._cells) and page.query.context.location is not None
+
+    def propose(self, page: Page) -> Proposal:
+        here = (page.query.context.location or "").encode()
+        found: dict[int, float] = {}
+        for size in CELLS:
+            if len(here) >= size and len(found) < self._k:
+                for row in self._cells.get(here[:size], ())[: self._k]:
+                    found.setdefault(row, size / max(CELLS))
+        rows = list(found)[: self._k]
+        score = [found[row] for row in rows]
+        return Proposal(np.array(rows, np.int32), np.array(score, np.float32))
+
+
+class New(Source):
+    """Published in the last 30 days, or put since the bundle: what no history can speak for yet."""
+
+    def __init__(self, rows: Rows, kinds: NDArray[np.uint8], published: NDArray[np.float64]) -> None:
+        """`rows` to consider; `kinds` and `published` (POSIX seconds, infinite: just now) of all rows."""
+        latest = rows[np.argsort(-published[rows], kind="stable")]
+        kept = [latest[kinds[latest] == kind][:NEW_KEPT] for kind in range(len(KINDS))]
+        self._rows = np.concatenate(kept)
+        self._at = published[self._rows]
+        self._just_now = np.isinf(self._at)
+
+    def propose(self, page: Page) -> Proposal:
+        if not len(self._rows):
+            return NOTHING
+        now = page.query.now
+        there = ((self._at > now - NEW_FOR_S) & (self._at <= now)) | self._just_now
+        rows = self._rows[there]
+        freshness = 1 - (now - np.minimum(self._at[there], now)) / NEW_FOR_S
+        return Proposal(rows, freshness.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Cached(Source):
+    """The customer's last page, in its order."""
+
+    n_rows: int
+
+    def enabled(self, page: Page) -> bool:
+        return page.cached is not None
+
+    def propose(self, page: Page) -> Proposal:
+        cached = page.cached if page.cached is not None else NOTHING.rows
+        rows = cached[(cached >= 0) & (cached < self.n_rows)]
+        _, first = np.unique(rows, return_index=True)
+        rows = rows[np.sort(first)].astype(np.int32)
+        return Proposal(rows, np.linspace(1, 0.5, len(rows), dtype=np.float32))
+
+
+def _joined(parts: Iterable[Proposal | tuple[Rows, Scores]]) -> Proposal:
+    """Several proposals as one."""
+    parts = [part for part in parts if len(part[0])]
+    if not parts:
+        return NOTHING
+    return Proposal(np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts]))

@@ -1,0 +1,134 @@
+"""THE composition: what each rung of effort runs, and what each layout makes of it. Read this first.
+
+    rung      candidates                                       ranked by
+    full      every source                                     the bundle's blend
+    light     all but the model's own search                   the bundle's blend
+    cached    the customer's last page                         the order it had
+    popular   what is popular with everybody                   popularity
+    fallback  none: the operators' picks, then open items
+
+Every rung is filtered by every rule of `serving.filters.FILTERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.ids import KINDS
+from features.views import ITEM
+from serving.domain import Effort, Rows
+from serving.filters import FILTERS
+from serving.hydrators import Affinity, Fatigue, Popularity
+from serving.items import Items
+from serving.pipeline import Hydrator, Pipeline, Scorer, Source, Understanding
+from serving.plan import CompiledPlan
+from serving.scorers import Blended
+from serving.selectors import BestFirst
+from serving.sources import (
+    Cached,
+    NearestToAnchor,
+    NearestToCustomer,
+    NearestToRecent,
+    NearLocation,
+    New,
+    PopularInCity,
+    PopularInSegment,
+    PopularWithEverybody,
+    Taste,
+)
+
+SOURCES: Final = (
+    "nearest_to_customer",
+    "nearest_to_anchor",
+    "nearest_to_recent",
+    "popular_in_segment",
+    "popular_in_city",
+    "near_location",
+    "new",
+    "cached",
+    "popular_with_everybody",
+    "operator",  # a slot's fallback list in the plan
+    "backfill",  # the slot's popular items, when nothing else was left
+)
+"""A source's place here is its bit in a placement's origin."""
+
+BIT: Final[Mapping[str, int]] = {name: bit for bit, name in enumerate(SOURCES)}
+ALL: Final = (1 << len(SOURCES)) - 1
+
+
+def _all_but(*names: str) -> int:
+    return ALL & ~sum(1 << BIT[name] for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a layout is filled. Limits are preferences: they yield before a place stays empty."""
+
+    selector: BestFirst
+    per_category: int  # of one category path
+    per_kind: float = 1.0  # share of the slot, where it takes several kinds
+    reserved: tuple[int, ...] = ()  # sources whose best candidate gets the last place when none got one
+
+
+RECIPES: Final[Mapping[str, Recipe]] = {
+    "banner": Recipe(BestFirst(ALL), per_category=2, per_kind=0.6),
+    "icon_grid": Recipe(BestFirst(_all_but("new")), per_category=4),
+    "shelf": Recipe(BestFirst(ALL), per_category=3),
+    "popup": Recipe(BestFirst(_all_but("new")), per_category=1),
+    "feed": Recipe(BestFirst(ALL), per_category=3, per_kind=0.5, reserved=(BIT["near_location"], BIT["new"])),
+    "push": Recipe(BestFirst(_all_but("new")), per_category=1),
+    "search_hint": Recipe(BestFirst(ALL), per_category=2),
+}
+
+
+def pipelines(
+    items: Items, plan: CompiledPlan, rules: NDArray[np.uint32], ranked: Rows
+) -> dict[Effort, Pipeline]:
+    """The pipeline of each rung over the rows in effect; `ranked`: all rows, most popular first."""
+    bundle = items.bundle
+    shown = np.flatnonzero(plan.members != 0).astype(np.int32)  # rows that somebody may be shown somewhere
+    known = shown[shown < len(bundle)]
+    columns = {name: np.ascontiguousarray(items.table[name]) for name in ITEM.names}
+    kinds, published = columns["kind"], columns["published_at"].copy()
+    since = published[len(bundle) :]
+    since[since == 0] = np.inf  # put since the bundle, without a date of its own
+    by_kind = tuple(known[kinds[known] == kind] for kind in range(len(KINDS)))
+
+    taste = Taste(bundle.model, bundle.weights, items.rows_of_keys)
+    sources: dict[str, Source] = {
+        "nearest_to_customer": NearestToCustomer(bundle.model, by_kind),
+        "nearest_to_anchor": NearestToAnchor(bundle.neighbours),
+        "nearest_to_recent": NearestToRecent(bundle.neighbours),
+        "popular_in_segment": PopularInSegment(bundle.popular),
+        "popular_in_city": PopularInCity(bundle.popular),
+        "near_location": NearLocation(ranked[plan.members[ranked] != 0], columns["location"]),
+        "new": New(shown, kinds, published),
+        "cached": Cached(len(items)),
+        "popular_with_everybody": PopularWithEverybody(bundle.popular),
+    }
+    affinity, popularity = Affinity(bundle.model), Popularity(bundle.popular)
+    blended = Blended(bundle.blend)
+    used = np.bitwise_or.reduce(rules) if len(rules) else 0
+    filters = tuple(f for f in FILTERS if int(used) & f.rule.bit)
+
+    def rung(
+        understanding: tuple[Understanding, ...],
+        names: tuple[str, ...],
+        hydrators: tuple[Hydrator, ...],
+        scorers: tuple[Scorer, ...],
+    ) -> Pipeline:
+        chosen = tuple((BIT[name], sources[name]) for name in names)
+        return Pipeline(understanding, chosen, filters, hydrators, scorers, columns, rules)
+
+    return {
+        "full": rung((taste,), SOURCES[:7], (affinity, popularity, Fatigue()), (blended,)),
+        "light": rung((taste,), SOURCES[1:7], (affinity, popularity, Fatigue()), (blended,)),
+        "cached": rung((), ("cached",), (), ()),
+        "popular": rung((), ("popular_with_everybody",), (popularity,), (blended,)),
+        "fallback": rung((), (), (), ()),
+    }

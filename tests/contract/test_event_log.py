@@ -1,0 +1,266 @@
+"""The event log's contract, which every implementation inherits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from features.log import MARK_TTL_S, START, Entry, EventLog, LogFull, MemoryLog, order_of, shard_of
+from features.redis_address import Wire, parse_address
+from features.redis_log import RedisLog
+from features.store import StoreUnavailable
+
+Make = Callable[..., EventLog]
+
+
+def entry(number: int, subject: str = "u:ann", payload: bytes | None = None) -> Entry:
+    return Entry(f"e{number}", subject, b"p%d" % number if payload is None else payload)
+
+
+def everything(log: EventLog, count: int = 1000) -> dict[int, list[bytes]]:
+    return {shard: [payload for _, payload in log.read(shard, START, count)] for shard in range(log.shards)}
+
+
+def run(make: Make, work, **options) -> None:
+    """`work` on a fresh log, in one event loop, closed behind it."""
+
+    async def whole() -> None:
+        log = make(**options)
+        try:
+            await work(log)
+        finally:
+            await log.close()
+
+    asyncio.run(whole())
+
+
+class EventLogContract:
+    """Fixtures: `make(**options)` opens the log of one empty store, `pass_marks` lets the marks run out."""
+
+    def test_what_is_appended_is_read_in_order(self, make: Make):
+        async def work(log):
+            entries = [entry(i, f"u:{i % 7}", bytes([i, 0, 255, 13, 10])) for i in range(50)]
+            assert await log.append(entries) == [True] * 50
+            found = everything(log)
+            for subject in {one.subject for one in entries}:
+                mine = [one.payload for one in entries if one.subject == subject]
+                shard = found[shard_of(subject, log.shards)]
+                assert [payload for payload in shard if payload in mine] == mine
+            assert sum(map(len, found.values())) == log.length() == 50
+            assert sum(log.length(shard) for shard in range(log.shards)) == 50
+
+        run(make, work)
+
+    def test_an_empty_log(self, make: Make):
+        async def work(log):
+            assert await log.append([]) == []
+            assert log.length() == 0 and log.read(0, START, 10) == []
+            assert log.committed() == dict.fromkeys(range(log.shards), START)
+            assert log.trim(0, "5-0") == 0
+
+        run(make, work)
+
+    def test_reading_goes_on_behind_an_offset(self, make: Make):
+        async def work(log):
+            await log.append([entry(i) for i in range(25)])
+            shard = shard_of("u:ann", log.shards)
+            after, pages = START, []
+            while page := log.read(shard, after, 10):
+                pages.append([payload for _, payload in page])
+                offsets = [order_of(offset) for offset, _ in page]
+                assert offsets == sorted(set(offsets)) and offsets[0] > order_of(after)
+                after = page[-1][0]
+            assert [len(page) for page in pages] == [10, 10, 5]
+            assert [payload for page in pages for payload in page] == [b"p%d" % i for i in range(25)]
+            await log.append([entry(99)])
+            assert [payload for _, payload in log.read(shard, after, 10)] == [b"p99"]
+
+        run(make, work)
+
+    def test_an_id_counts_once(self, make: Make):
+        async def work(log):
+            assert await log.append([entry(1), entry(2), entry(1)]) == [True, True, False]
+            assert await log.append([entry(2), entry(3)]) == [False, True]
+            assert log.length() == 3
+
+        run(make, work)
+
+    def test_a_race_is_won_once(self, make: Make):
+        async def work(log):
+            entries = [entry(i, f"u:{i}") for i in range(20)]
+            answers = await asyncio.gather(*(log.append(entries) for _ in range(10)))
+            assert [sum(column) for column in zip(*answers, strict=True)] == [1] * 20
+            assert log.length() == 20
+
+        run(make, work)
+
+    def test_a_mark_runs_out(self, make: Make, pass_marks):
+        async def work(log):
+            assert await log.append([entry(1)]) == [True]
+            assert await log.append([entry(1)]) == [False]
+            pass_marks()
+            assert await log.append([entry(1)]) == [True]
+
+        run(make, work, short_marks=True)
+
+    def test_a_full_log_refuses_and_drops_nothing(self, make: Make):
+        async def work(log):
+            assert await log.append([entry(1), entry(2)]) == [True, True]
+            with pytest.raises(LogFull):
+                await log.append([entry(3), entry(4)])
+            assert await log.append([entry(1), entry(2)]) == [False, False]
+            assert await log.append([entry(3)]) == [True]
+            with pytest.raises(LogFull):
+                await log.append([entry(5)])
+            shard = shard_of("u:ann", log.shards)
+            assert [payload for _, payload in log.read(shard, START, 9)] == [b"p1", b"p2", b"p3"]
+            second = log.read(shard, START, 2)[-1][0]
+            log.commit({shard: second})
+            assert log.trim(shard, second) == 2
+            assert await log.append([entry(5)]) == [True]
+
+        run(make, work, max_entries=3)
+
+    def test_trimming_stops_at_what_is_committed(self, make: Make):
+        async def work(log):
+            await log.append([entry(i) for i in range(5)])
+            shard = shard_of("u:ann", log.shards)
+            offsets = [offset for offset, _ in log.read(shard, START, 9)]
+            assert log.trim(shard, offsets[-1]) == 0
+            log.commit({shard: offsets[1]})
+            assert log.trim(shard, offsets[-1]) == 2
+            assert log.trim(shard, offsets[0]) == 0
+            assert [offset for offset, _ in log.read(shard, START, 9)] == offsets[2:]
+            assert log.committed()[shard] == offsets[1]
+            log.commit({})
+            assert log.committed()[shard] == offsets[1]
+
+        run(make, work)
+
+    def test_offsets_go_on_after_everything_was_trimmed(self, make: Make):
+        async def work(log):
+            await log.append([entry(1)])
+            shard = shard_of("u:ann", log.shards)
+            ((offset, _),) = log.read(shard, START, 9)
+            log.commit({shard: offset})
+            log.trim(shard, offset)
+            await log.append([entry(2)])
+            assert [payload for _, payload in log.read(shard, offset, 9)] == [b"p2"]
+
+        run(make, work)
+
+    def test_an_offset_that_is_none_is_refused(self, make: Make):
+        async def work(log):
+            with pytest.raises(ValueError):
+                log.read(0, "yesterday", 1)
+
+        run(make, work)
+
+
+class TestMemoryLog(EventLogContract):
+    @pytest.fixture
+    def clock(self):
+        return [1_760_000_000.0]
+
+    @pytest.fixture
+    def make(self, clock) -> Make:
+        return lambda short_marks=False, **options: MemoryLog(lambda: clock[0], **options)
+
+    @pytest.fixture
+    def pass_marks(self, clock):
+        def passing() -> None:
+            clock[0] += MARK_TTL_S
+
+        return passing
+
+    def test_another_log_has_another_name(self, make: Make):
+        one, two = make(), make()
+        assert one.name != two.name and one.name == one.name
+
+
+class RedisLogContract(EventLogContract):
+    @pytest.fixture
+    def make(self, url) -> Make:
+        def opened(short_marks: bool = False, **options) -> RedisLog:
+            return RedisLog(url, **({"mark_ttl_s": 1} if short_marks else {}), **options)
+
+        return opened
+
+    @pytest.fixture
+    def pass_marks(self, url):
+        """The server's own clock cannot be moved: the marks are taken away as their TTL would."""
+
+        def passing() -> None:
+            with Wire(parse_address(url)) as wire:
+                marks = wire.call(b"KEYS", b"*:m:*")
+                assert marks and all(0 < wire.call(b"PTTL", mark) <= 1000 for mark in marks)
+                wire.call(b"DEL", *marks)
+
+        return passing
+
+    def test_the_name_stays_until_the_store_is_wiped(self, make: Make, url):
+        async def work(log):
+            with RedisLog(url) as other:
+                assert log.name == other.name
+            with Wire(parse_address(url)) as wire:
+                wire.call(b"FLUSHALL")
+            with RedisLog(url) as other:
+                assert other.name != log.name
+
+        run(make, work)
+
+    def test_a_mark_lives_for_two_days(self, make: Make, url):
+        async def work(log):
+            await log.append([entry(1)])
+            with Wire(parse_address(url)) as wire:
+                (mark,) = wire.call(b"KEYS", b"*:m:e1")
+                assert MARK_TTL_S - 60 < wire.call(b"TTL", mark) <= MARK_TTL_S
+
+        run(make, work)
+
+    def test_a_server_that_forgot_the_script_is_told_again(self, make: Make, url):
+        async def work(log):
+            assert await log.append([entry(1)]) == [True]
+            with Wire(parse_address(url)) as wire:
+                wire.call(b"SCRIPT", b"FLUSH")
+            assert await log.append([entry(1), entry(2)]) == [False, True]
+
+        run(make, work)
+
+    def test_a_server_without_memory_is_a_full_log(self, make: Make, url):
+        async def work(log):
+            with Wire(parse_address(url)) as wire:
+                wire.call(b"CONFIG", b"SET", b"maxmemory", b"1")
+                try:
+                    with pytest.raises(LogFull, match="memory"):
+                        await log.append([entry(1)])
+                finally:
+                    wire.call(b"CONFIG", b"SET", b"maxmemory", b"0")
+            assert await log.append([entry(1)]) == [True]
+
+        run(make, work)
+
+    def test_a_store_that_is_away(self, tmp_path):
+        async def work(log):
+            with pytest.raises(StoreUnavailable):
+                await log.append([entry(1)])
+            with pytest.raises(StoreUnavailable):
+                log.read(0, START, 1)
+
+        run(lambda: RedisLog(f"unix://{tmp_path}/none.sock"), work)
+
+
+@pytest.mark.integration
+class TestEmbeddedLog(RedisLogContract):
+    @pytest.fixture
+    def url(self, valkey_url) -> str:
+        return valkey_url
+
+
+@pytest.mark.integration
+class TestRedisServerLog(RedisLogContract):
+    @pytest.fixture
+    def url(self, redis_url) -> str:
+        return redis_url

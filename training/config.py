@@ -1,0 +1,155 @@
+"""What a training job may be told, typed; from YAML. The manifest of every bundle repeats it whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from features.transforms import EventWeights
+from training.als import ImplicitALS
+from training.evaluate import KS
+from training.model import Model
+from training.neighbours import NeighboursByProbability
+from training.popular import PopularByDecay
+
+MODELS = ("als", "neighbours", "popular")
+METRICS = ("recall", "recall_capped", "ndcg", "hr")
+
+
+class ConfigError(ValueError):
+    """A training configuration that cannot be used: the file, the field, what is wrong, what to write."""
+
+
+class _Typed(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Weights(_Typed):
+    """What one event of each type says, before decay. An action that is not named says nothing."""
+
+    clicked: float = 1.0
+    converted: float = 4.0
+    dismissed: float = -1.0
+    acted: dict[str, float] = Field(default_factory=lambda: dict(EventWeights().acted))
+
+    def event_weights(self, half_life_days: float) -> EventWeights:
+        return EventWeights(
+            self.clicked, self.converted, self.dismissed, dict(self.acted), half_life_days=half_life_days
+        )
+
+
+class AlsGrid(_Typed):
+    """`settings`: (regularization, alpha), a fit each; `strengths`: of the prior; `half_lives` in days."""
+
+    factors: int = Field(64, ge=1, le=1024)
+    iterations: int = Field(12, ge=1, le=200)
+    settings: tuple[tuple[float, float], ...] = ((10.0, 1.0), (100.0, 10.0))
+    strengths: tuple[float, ...] = (1.0, 3.0, 0.3)
+    half_lives: tuple[float, ...] = (365.0, 30.0)
+
+
+class NeighboursGrid(_Typed):
+    dampings: tuple[float, ...] = (0.3, 0.0)
+    shrinks: tuple[float, ...] = (10.0,)
+    pseudos: tuple[float, ...] = (0.05, 1.0, 10.0)
+    half_lives: tuple[float, ...] = (365.0, 30.0)
+
+
+class PopularGrid(_Typed):
+    half_lives: tuple[float, ...] = (90.0, 365.0, 30.0, 7.0, 3650.0, 1.0)
+    smoothings: tuple[float, ...] = (2000.0, 200.0)
+
+
+class Evaluation(_Typed):
+    """`repeats`: may a customer want an item again? `auto`: yes, where a fifth of what is held out is such.
+
+    `learn_from`: what the models that are tested learn from. `auto`: of a split that the source marks, only
+    the training part, so that figures compare with published ones; else the validation part as well.
+    """
+
+    protocol: Literal["auto", "temporal", "given", "leave_last_out"] = "auto"
+    repeats: Literal["auto", "mask", "keep"] = "auto"
+    learn_from: Literal["auto", "train", "train_and_valid"] = "auto"
+    tuning_customers: int = Field(1500, ge=10)
+    test_customers: int = Field(20_000, ge=10)
+    most_trials: int = Field(12, ge=1)
+
+
+class GateRules(_Typed):
+    """`margin`: how much worse, relative to the other's value, is not worse yet."""
+
+    metric: str = "recall@20"
+    margin: float = Field(0.02, ge=0, le=1)
+    index_recall: float = Field(0.99, ge=0, le=1)
+    fewest_customers: int = Field(20, ge=1)
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, metric: str) -> str:
+        known = [f"{name}@{k}" for name in METRICS for k in KS] + ["map", "mrr"]
+        if metric not in known:
+            raise ValueError(f"must be one of {', '.join(known)}")
+        return metric
+
+    def metric_for(self, n_items: int) -> str:
+        """The metric by which models are tuned, picked and judged over a catalogue of `n_items`.
+
+        As configured; unless nothing was configured and the default's 20 places are more than a quarter of
+        the catalogue: every ranking is then nearly right, and the reciprocal rank is what tells them apart.
+        """
+        if "metric" not in self.model_fields_set and n_items < 4 * 20:
+            return "mrr"
+        return self.metric
+
+
+class TrainConfig(_Typed):
+    """One training job. `threads` is part of what makes it repeatable; `window_days` None: all events."""
+
+    seed: int = Field(7, ge=0, lt=2**32)
+    threads: int = Field(2, ge=1, le=256)
+    window_days: float | None = Field(None, gt=0)
+    weights: Weights = Weights()
+    models: tuple[Literal["als", "neighbours", "popular"], ...] = MODELS  # type: ignore[assignment]  # the same names
+    als: AlsGrid = AlsGrid()
+    neighbours: NeighboursGrid = NeighboursGrid()
+    popular: PopularGrid = PopularGrid()
+    evaluation: Evaluation = Evaluation()
+    gate: GateRules = GateRules()
+
+    def build_models(self) -> dict[str, Model]:
+        """The models to try, by name; popularity always, as the baseline."""
+        made: dict[str, Model] = {
+            "als": ImplicitALS(**self.als.model_dump()),
+            "neighbours": NeighboursByProbability(**self.neighbours.model_dump()),
+            "popular": PopularByDecay(**self.popular.model_dump()),
+        }
+        return {name: made[name] for name in MODELS if name in self.models or name == "popular"}
+
+
+def read_config(path: Path | None) -> TrainConfig:
+    """The configuration in a YAML file; the defaults without one. Raises ConfigError."""
+    if path is None:
+        return TrainConfig()
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not YAML ({error})") from error
+    return parse_config({} if raw is None else raw, str(path))
+
+
+def parse_config(raw: Mapping[str, Any] | Any, where: str = "configuration") -> TrainConfig:
+    """Raises ConfigError naming the first field that is wrong."""
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{where}: must hold names and values, such as `seed: 7`")
+    try:
+        return TrainConfig.model_validate(dict(raw))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the whole"
+        raise ConfigError(f"{where}: {field}: {first['msg']}") from error

@@ -1,0 +1,223 @@
+"""`fenliu demo`: the whole loop on a synthetic bank, told as it happens.
+
+History -> training -> bundle -> Ray Serve -> three customers' pages -> what one of them does -> the next
+page -> a few hundred customers more -> ingest -> retraining -> hot swap under load -> how to go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import secrets
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+from rich.console import Console
+
+from serving.backing import backed
+from serving.settings import Settings
+from training import demo_client as client
+from training.bench import load
+from training.commands import ingest_now, train
+from training.config import TrainConfig
+from training.demo_pages import changes, homepage, introduce, next_steps
+from training.job import RunReport
+from training.lake import Lake
+from training.progress import counting
+from training.simulate import Simulation
+from training.world import World, Written
+
+DAY = 86_400.0
+VISITORS = 300
+LOAD_RATE = 40.0  # pages a second while the bundle is swapped
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What the acts share."""
+
+    args: argparse.Namespace
+    console: Console
+    settings: Settings
+    world: World
+    written: Written
+
+
+def run_demo(args: argparse.Namespace, console: Console) -> int:
+    """Exit status 0 when no request failed."""
+    began = time.monotonic()
+    over = threading.Event()
+    _end_on_signals(over)
+    with _prepared(args, console) as settings:
+        world, written = _history(args, console, settings)
+        stage = Stage(args, console, settings, world, written)
+        console.rule("training the first bundle")
+        first = _train(stage)
+        console.rule("serving")
+        with _serving(stage) as url:
+            console.print(f"[bold]{url}[/] answers, {time.monotonic() - began:.0f} s after the start")
+            failed = asyncio.run(_play(stage, url, first))
+            next_steps(console, url, settings, first.report, time.monotonic() - began)
+            if not args.once:
+                console.print("\n[bold]It stays up. Ctrl-C ends it.[/]")
+                over.wait()
+            console.print("shutting down …")
+    console.print("[bold]everything is shut down[/]" + ("" if not failed else f"; {failed} requests failed"))
+    return 0 if not failed else 1
+
+
+@contextmanager
+def _prepared(args: argparse.Namespace, console: Console) -> Iterator[Settings]:
+    """A fresh folder of the demo's own, a key of its own, and the store."""
+    settings = Settings.from_env(port=args.port)
+    home = settings.home / "demo"
+    if home.exists():
+        shutil.rmtree(home)
+    key = settings.app_key or secrets.token_hex(16)
+    settings = replace(settings, home=home, registry="", app_key=key)
+    console.print(f"everything lives in [bold]{home}[/]")
+    with backed(settings) as complete:
+        yield complete
+
+
+def _history(args: argparse.Namespace, console: Console, settings: Settings) -> tuple[World, Written]:
+    console.rule("a synthetic bank")
+    start = (time.time() // DAY - args.days) * DAY
+    world = World.create(args.seed, args.customers, args.items, start)
+    with counting(console, f"{args.days} days of {args.customers:,} customers") as tick:
+        written = world.write(
+            Lake(settings.home / "lake"), args.days, progress=lambda day, _: tick(day, args.days)
+        )
+    console.print(
+        f"{args.customers:,} customers, {args.items:,} items, {written.pages:,} pages,"
+        f" {written.events:,} events and {written.outcomes:,} outcomes of the core system"
+    )
+    return world, written
+
+
+def _train(stage: Stage) -> RunReport:
+    return train(stage.settings, None, TrainConfig(), by="demo", console=stage.console)
+
+
+def _serving(stage: Stage) -> AbstractContextManager[str]:
+    if stage.args.local:
+        from serving.local import serve_local
+
+        return serve_local(stage.settings)
+    from serving.app import serve_ray
+
+    with stage.console.status("starting Ray Serve with HAProxy …"):
+        return serve_ray(stage.settings)
+
+
+async def _play(stage: Stage, url: str, first: RunReport) -> int:
+    """The acts, in order; the number of failed requests."""
+    async with client.Client(url, stage.settings.app_key or "") as bank:
+        await bank.ready()
+        await _three_customers(stage, bank)
+        await _one_of_them_acts(stage, bank)
+        await _visitors(stage, bank)
+    return await _retrain_under_load(stage, url, first)
+
+
+async def _three_customers(stage: Stage, bank: client.Client) -> None:
+    stage.console.rule("the homepage of three customers")
+    for customer in client.contrasting(stage.world):
+        page = await bank.page(client.ask(stage.world, customer))
+        introduce(stage.console, stage.world, customer)
+        homepage(stage.console, stage.world, page)
+
+
+async def _one_of_them_acts(stage: Stage, bank: client.Client) -> None:
+    customer = client.contrasting(stage.world)[1]
+    stage.console.rule(f"customer {stage.world.customers.ids[customer]} looks, and taps")
+    before = await bank.page(client.ask(stage.world, customer))
+    tapped = await bank.look_and_tap(before, "home.shelf", taps=3)
+    stage.console.print(
+        "tapped: " + ", ".join(stage.world.items()[row].title["en"] for row in _rows(stage, tapped))
+    )
+    after = await bank.page(client.ask(stage.world, customer))
+    changes(stage.console, stage.world, before, after)
+
+
+async def _visitors(stage: Stage, bank: client.Client) -> None:
+    """A few hundred customers ask, look and act as the world has it."""
+    stage.console.rule(f"{VISITORS} more customers")
+    simulation = Simulation.start(stage.world, stage.written.respondent)
+    chosen = np.random.default_rng(stage.args.seed).choice(
+        len(stage.world.customers), VISITORS, replace=False
+    )
+    with stage.console.status("they ask, look and tap …"):
+        pages, sent = await bank.simulate(simulation, chosen)
+    stage.console.print(f"{pages} customers asked for their page; {sent:,} events came back")
+
+
+async def _retrain_under_load(stage: Stage, url: str, first: RunReport) -> int:
+    console, settings = stage.console, stage.settings
+    console.rule("retraining on what they did, and a hot swap under load")
+    taken = await asyncio.to_thread(ingest_now, settings)
+    console.print(
+        f"ingest: {taken.accepted:,} events from the log to Parquet, {taken.duplicates:,} duplicates"
+    )
+    stop = asyncio.Event()
+    shooting = asyncio.create_task(_load(stage, url, stop))
+    second = await asyncio.to_thread(_train, stage)
+    async with client.Client(url, settings.app_key or "") as bank:
+        waited = await bank.until_bundle(second.version) if second.promoted and second.version else None
+    await asyncio.sleep(1.0)
+    stop.set()
+    outcome = await shooting
+    if waited is None:
+        why = "; ".join(one.text for one in second.verdict.refusals)
+        console.print(f"the gate kept [bold]{first.version}[/] live: {why}")
+    else:
+        console.print(
+            f"[bold]{first.version}[/] -> [bold]{second.version}[/], live {waited:.1f} s after its promotion"
+        )
+    console.print(
+        f"meanwhile {sum(outcome.statuses.values()):,} pages were asked for at {LOAD_RATE:.0f} a second:"
+        f" [bold]{outcome.failed} failed[/], p50 {outcome.quantile(0.5) * 1e3:.1f} ms,"
+        f" p99 {outcome.quantile(0.99) * 1e3:.1f} ms (training shares the two cores)"
+    )
+    return outcome.failed
+
+
+async def _load(stage: Stage, url: str, stop: asyncio.Event) -> load.Outcome:
+    host, port = url.removeprefix("http://").rsplit(":", 1)
+    headers = {"x-api-key": stage.settings.app_key or ""}
+    bodies = [client.body(client.ask(stage.world, row)) for row in range(0, len(stage.world.customers), 97)]
+    requests = [
+        load.post("/v1/recommend/homepage", body, url.removeprefix("http://"), headers) for body in bodies
+    ]
+    total = load.Outcome()
+    while not stop.is_set():
+        part = await load.open_loop(host, int(port), requests, rate=LOAD_RATE, seconds=1.0, connections=8)
+        total.latencies += part.latencies
+        total.statuses += part.statuses
+        total.seconds += part.seconds
+    return total
+
+
+def _rows(stage: Stage, item_ids: list[str]) -> list[int]:
+    known = {item: row for row, item in enumerate(stage.world.catalogue.ids)}
+    return [known[item] for item in item_ids]
+
+
+def _end_on_signals(over: threading.Event) -> None:
+    """The first Ctrl-C ends the demo when it waits; before that it interrupts whatever runs."""
+
+    def stop(*_: object) -> None:
+        if over.is_set():
+            os._exit(130)
+        over.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)

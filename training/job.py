@@ -1,0 +1,433 @@
+"""One training run: ingest -> dataset -> models -> index -> evaluate -> materialise -> publish.
+
+Every step leaves its result and a marker in `home/work/{digest of all inputs}`; a run that was killed goes on
+behind the last step that ended, and a run over unchanged inputs does nothing again and says so. What depends
+on the live bundle (the evaluation, the gate) runs again when another bundle is live.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+import implicit
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from features.log import EventLog
+from features.tags import TagDictionary
+from features.transforms import EventWeights
+from serving.blend import Blend
+from serving.bundle import Bundle, BundleError, load
+from serving.catalogue import CompiledItems, compile_items, parse_item
+from serving.control import Control
+from serving.plan import Plan
+from serving.registry import Registry, RegistryError
+from training.appraise import appraise
+from training.config import TrainConfig
+from training.dataset import Dataset, build_dataset
+from training.dataset_files import load_dataset, save_dataset
+from training.gate import Comparison, Refusal, Verdict
+from training.index import IndexReport
+from training.ingest import ingest
+from training.lake import Lake
+from training.learn import Fitted, Prepared, fit_all, index_final, prepare
+from training.materialize import Aggregates, aggregate, point_at, swap_to, view_batches, write_features
+from training.progress import StepRecord, Telling
+from training.publish import Parts, put_and_promote, write_and_judge
+from training.report import Findings, write_report
+from training.shown import shown_in
+from training.source import Source, import_source
+from training.workspace import Workspace, digest_of, prune
+
+LEARNING = 1  # raise when the same inputs shall give another bundle
+KEPT_RUNS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """What a run did. `promoted`: its bundle is the live one now; `verdict` says why not.
+
+    `seconds` by step; `metrics` of every model; `report` the Markdown; `features` the key space written.
+    """
+
+    version: str | None
+    promoted: bool
+    chosen: str
+    verdict: Verdict
+    evaluation: Mapping[str, Any]
+    steps: tuple[StepRecord, ...]
+    report: Path
+    folder: Path
+    features: str | None = None
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return {step.name: step.seconds for step in self.steps}
+
+    @property
+    def metrics(self) -> dict[str, dict[str, float]]:
+        return {name: dict(one["metrics"]) for name, one in self.evaluation["models"].items()}
+
+
+def run_training(
+    home: Path,
+    source: Source | None = None,
+    config: TrainConfig | None = None,
+    *,
+    now: float,
+    registry: str | Path | None = None,
+    lake: str | Path | None = None,
+    features_url: str | None = None,
+    control: Control | str | None = None,
+    log: EventLog | None = None,
+    plan: Plan | None = None,
+    tags: TagDictionary | None = None,
+    force: bool = False,
+    by: str = "train",
+    console: Console | None = None,
+) -> RunReport:
+    """Train on the lake in `home` (after importing `source` and ingesting `log`, where given) and publish.
+
+    `registry` and `lake`: folders or fsspec URLs, by default inside `home`. Without `features_url` nothing is
+    materialised; `control` (the port, or a store's URL) is told of new features and bundles. `now` names
+    the time of the import only: what is learned depends on the data's own times. Call it outside any event
+    loop. Raises DataError, LakeError, StoreUnavailable, KeySpaceError; a bundle that must not serve is no
+    error but a verdict.
+    """
+    run = _Run(
+        home=home,
+        config=config or TrainConfig(),
+        lake=Lake(lake or home / "lake"),
+        registry=Registry(registry or home / "registry"),
+        telling=Telling(console),
+        plan=plan,
+        tags=tags,
+    )
+    run.ingest(source, log, now)
+    return run.rest(features_url, control, force=force, by=by)
+
+
+@dataclass
+class _Run:
+    home: Path
+    config: TrainConfig
+    lake: Lake
+    registry: Registry
+    telling: Telling
+    plan: Plan | None
+    tags: TagDictionary | None
+
+    def rest(
+        self, features_url: str | None, control: Control | str | None, *, force: bool, by: str
+    ) -> RunReport:
+        """Everything behind the import."""
+        self.make_dataset()
+        self.learn()
+        self.make_index()
+        evaluation = self.evaluate()
+        features = self.materialise(features_url, control)
+        report = self.publish(evaluation, control, features, force=force, by=by)
+        prune(self.home / "work", KEPT_RUNS)
+        return report
+
+    # what steps share, each made when it is first needed
+
+    @cached_property
+    def items(self) -> CompiledItems:
+        return compile_items([parse_item(raw) for raw in self.lake.read_items()])
+
+    @cached_property
+    def inputs(self) -> str:
+        """Names everything that the result follows from."""
+        return digest_of(
+            LEARNING,
+            package_version("fenliu"),
+            implicit.__version__,
+            np.__version__,
+            self.lake.manifest().files["events"],
+            self._catalogue("items.jsonl.zst"),
+            self._catalogue("users.parquet"),
+            self.config.model_dump(mode="json"),
+            self.plan.version if self.plan is not None else "default",
+        )
+
+    def _catalogue(self, name: str) -> bytes:
+        try:
+            held: bytes = self.lake.fs.cat_file(self.lake.path(f"catalogue/{name}"))
+        except FileNotFoundError:
+            return b""
+        return held
+
+    @cached_property
+    def work(self) -> Workspace:
+        return Workspace(self.home / "work" / self.inputs)
+
+    @cached_property
+    def weights(self) -> EventWeights:
+        """Without a setting's half-life: a dataset's weights are not decayed yet."""
+        return self.config.weights.event_weights(half_life_days=30.0)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return load_dataset(self.work.folder("dataset"), self.items, self.weights)
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        return prepare(self.dataset, self.config)
+
+    @cached_property
+    def fitted(self) -> Fitted:
+        return Fitted.read(self.work.folder("models"))
+
+    @cached_property
+    def aggregates(self) -> Aggregates:
+        return aggregate(self.lake, self.dataset)
+
+    # the steps
+
+    def ingest(self, source: Source | None, log: EventLog | None, now: float) -> None:
+        with self.telling.step("ingest") as step:
+            if source is not None:
+                brought = import_source(source, self.lake, quarantine_folder=self.home / "quarantine")
+                step.skipped = brought.already and log is None
+                counts = f"{brought.events:,} events, {brought.items:,} items, {brought.users:,} customers"
+                step.notes.append(f"{source.name}: {counts}" + (" (was there)" if brought.already else ""))
+                step.notes += source.notes
+                if brought.quarantined:
+                    step.notes.append(f"{source.quarantine.summary()} (see {brought.quarantine_file})")
+            if log is not None:
+                taken = ingest(log, self.lake, now=now)
+                step.notes.append(
+                    f"from the log: {taken.accepted:,} new, {taken.duplicates:,} known, "
+                    f"{taken.quarantined:,} set aside"
+                )
+
+    def make_dataset(self) -> None:
+        with self.telling.step("dataset") as step:
+            said = self.work.done("dataset", self.inputs)
+            if said is None:
+                folder = self.work.fresh("dataset")
+                window = self.config.window_days
+                dataset = build_dataset(
+                    self.lake,
+                    self.items,
+                    now=self._last_event(),
+                    weights=self.weights,
+                    window=None if window is None else window * 86_400.0,
+                    tags=self.tags,
+                )
+                save_dataset(dataset, folder)
+                self.__dict__["dataset"] = dataset
+                said = {
+                    "customers": dataset.n_users,
+                    "items": dataset.n_items,
+                    "events": len(dataset.interactions),
+                    "positives": int(dataset.interactions.positive.sum()),
+                }
+                self.work.finish("dataset", self.inputs, said)
+            else:
+                step.skipped = True
+            step.notes.append(", ".join(f"{value:,} {name}" for name, value in said.items()))
+
+    def _last_event(self) -> float:
+        """The data's own present: two runs over the same lake see the same one."""
+        files = self.lake.manifest().files["events"]
+        return max((float(file["high"]) for file in files), default=0.0)
+
+    def learn(self) -> None:
+        with self.telling.step("models") as step:
+            if self.work.done("models", self.inputs) is not None:
+                step.skipped = True
+                return
+            folder = self.work.fresh("models")
+            trials = fit_all(self.prepared, folder, step.notes.append)
+            best = {name: tried[0].value for name, tried in trials.items()}
+            self.work.finish("models", self.inputs, {"best": {k: repr(v) for k, v in best.items()}})
+
+    def make_index(self) -> None:
+        with self.telling.step("index") as step:
+            said = self.work.done("index", self.inputs)
+            step.skipped = said is not None
+            if said is None:
+                reports = index_final(self.prepared, self.fitted, self.work.fresh("index"))
+                said = {"reports": [report.to_json() for report in reports]}
+                self.work.finish("index", self.inputs, said)
+            for one in self.index_reports:
+                text = f"{one.kind}: {one.items:,} vectors, {one.form}, recall {one.recall:.4f}"
+                step.notes.append(text)
+
+    @property
+    def index_reports(self) -> tuple[IndexReport, ...]:
+        said = self.work.done("index", self.inputs) or {"reports": []}
+        return tuple(IndexReport(**one) for one in said["reports"])
+
+    def evaluate(self) -> Mapping[str, Any]:
+        """The evaluation, as JSON; the blend lies in the step's folder."""
+        with self.telling.step("evaluate") as step:
+            live = self._live_version()
+            said = self.work.done("evaluate", f"{self.inputs}:{live}")
+            if said is None and live is not None and self._is_mine(live):
+                said = self.work.last("evaluate")  # what is live is this very run's: nothing is new
+            step.skipped = said is not None
+            if said is None:
+                folder = self.work.fresh("evaluate")
+                found = appraise(self.prepared, self.fitted, self._live_bundle(step), self._shown())
+                found.blend.save(folder)
+                said = {"evaluation": dict(found.report), "live": live}
+                self.work.finish("evaluate", f"{self.inputs}:{live}", said)
+                said = json.loads(json.dumps(said))
+            evaluation: Mapping[str, Any] = said["evaluation"]
+            metric = evaluation["metric"]
+            for name, one in evaluation["models"].items():
+                mark = "  <- serves" if name == evaluation["chosen"] else ""
+                step.notes.append(f"{name}: {metric} {one['metrics'][metric]:.4f}{mark}")
+            return evaluation
+
+    def _shown(self) -> Any:
+        parts, window = self.prepared.split, self.prepared.valid
+        if not len(window.cases):
+            return None
+        return shown_in(self.lake, self.dataset, window.cases, parts.now_valid, parts.now_test)
+
+    def _live_version(self) -> str | None:
+        return self.registry.live()
+
+    def _live_bundle(self, step: StepRecord) -> Bundle | None:
+        """None where there is none, or it cannot be read; that is said, and popularity is the only bar."""
+        version = self._live_version()
+        if version is None:
+            return None
+        try:
+            return load(self.registry.fetch(version, self.home / "bundles"))
+        except (BundleError, RegistryError) as error:
+            step.notes.append(f"the live bundle cannot be compared with: {error}")
+            return None
+
+    def _is_mine(self, version: str) -> bool:
+        """Whether a published bundle was made from these very inputs."""
+        try:
+            return self.registry.show(version).get("inputs") == self.inputs
+        except RegistryError:
+            return False
+
+    def materialise(self, url: str | None, control: Control | str | None) -> str | None:
+        """Write the feature key space and point control at it; its version."""
+        with self.telling.step("materialise") as step:
+            if url is None:
+                step.notes.append("no feature store was named: nothing written")
+                return None
+            version = f"f{self.inputs[:14]}"
+            key = f"{self.inputs}:{url}"
+            said = self.work.done("materialise", key)
+            if said is not None and control is not None and said["pointed"]:
+                step.skipped = True
+                step.notes.append(f"{version} is there and in use")
+                return version
+            batches = view_batches(self.lake, self.dataset, self.aggregates, self.tags)
+            rng = np.random.default_rng(self.config.seed)
+            space = write_features(url, version, batches, rng=rng)
+            if control is not None:
+                swap_to(control, space)
+            counts = {name: view.count for name, view in space.views.items()}
+            self.work.finish("materialise", key, {"counts": counts, "pointed": control is not None})
+            step.notes.append(f"{version}: " + ", ".join(f"{n:,} {name}" for name, n in counts.items()))
+            return version
+
+    def publish(
+        self,
+        evaluation: Mapping[str, Any],
+        control: Control | str | None,
+        features: str | None,
+        *,
+        force: bool,
+        by: str,
+    ) -> RunReport:
+        """Assemble, gate, promote, report."""
+        before = self._live_version()
+        with self.telling.step("publish") as step:
+            parts = Parts(
+                prepared=self.prepared,
+                fitted=self.fitted,
+                index=self.work.folder("index"),
+                index_reports=self.index_reports,
+                chosen=evaluation["chosen"],
+                blend=Blend.load(self.work.folder("evaluate")),
+                evaluation=evaluation,
+                stats=self.aggregates.stats,
+                inputs=self.inputs,
+            )
+            folder = self.work.fresh("bundle")
+            comparisons = tuple(_comparison(one) for one in evaluation["comparisons"])
+            verdict, version = write_and_judge(parts, folder, self.plan, comparisons, force=force)
+            promoted = False
+            if version is not None:
+                version, promoted = put_and_promote(self.registry, folder, verdict, by=by)
+            if promoted and version is not None and control is not None:
+                point_at(control, "bundle", version)
+            step.notes += _outcome(version, verdict, promoted=promoted, before=before)
+        report = self._report(parts, verdict, version, before, promoted=promoted)
+        self.telling.line(f"report: {report}")
+        return RunReport(
+            version=version,
+            promoted=promoted,
+            chosen=evaluation["chosen"],
+            verdict=verdict,
+            evaluation=evaluation,
+            steps=tuple(self.telling.steps),
+            report=report,
+            folder=folder,
+            features=features,
+            numbers=self.work.done("dataset", self.inputs) or {},
+        )
+
+    def _report(
+        self, parts: Parts, verdict: Verdict, version: str | None, before: str | None, *, promoted: bool
+    ) -> Path:
+        indexed = parts.index / parts.chosen
+        findings = Findings(
+            version=version or f"none-{self.inputs[:10]}",
+            evaluation=parts.evaluation,
+            verdict=verdict,
+            promoted=promoted,
+            live_before=before,
+            data=self.work.done("dataset", self.inputs) or {},
+            index=parts.index_reports if indexed.exists() else (),
+            model=self.fitted.model("final", parts.chosen),
+            kinds=self.dataset.kinds,
+            popularity=_positives(self.dataset),
+            steps=self.telling.steps,
+            seed=self.config.seed,
+            threads=self.config.threads,
+        )
+        return write_report(findings, self.home / "runs" / findings.version)
+
+
+def _positives(dataset: Dataset) -> NDArray[np.float64]:
+    good = dataset.interactions.positives()
+    return np.bincount(good.item, minlength=dataset.n_items).astype(np.float64)
+
+
+def _comparison(said: Mapping[str, Any]) -> Comparison:
+    gap = said["difference"]
+    return Comparison(**{**said, "difference": (gap[0], gap[1], gap[2])})
+
+
+def _outcome(version: str | None, verdict: Verdict, *, promoted: bool, before: str | None) -> list[str]:
+    if promoted and version == before:
+        return [f"bundle {version} was live already"]
+    if promoted:
+        how = "" if verdict.passed else " by force, against:"
+        return [f"bundle {version} is live{how}", *_reasons(verdict.refusals)]
+    return [f"bundle {version or '(none)'} is not promoted:", *_reasons(verdict.refusals)]
+
+
+def _reasons(refusals: tuple[Refusal, ...]) -> list[str]:
+    return [f"{one.code}: {one.text}" for one in refusals]

@@ -1,0 +1,196 @@
+"""The step `models`: settings tried on the validation window, then fits for the test and for service."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.models import NeighbourModel, PopularModel, ServedModel, VectorModel, load_model
+from training.config import TrainConfig
+from training.dataset import Dataset
+from training.index import IndexReport, build_index
+from training.interactions import Interactions
+from training.model import Customers, Effort, Model, Params, TrainData
+from training.popular import build_popular
+from training.split import Split, split
+from training.tuning import Notice, Trial, Window, tune
+from training.windows import behaviour_of, cases_of, customers_of, masks, train_data
+
+PHASES = ("train", "test", "final")
+"""What a model was fitted on: up to validation, up to the test, and everything there is (to serve)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A dataset cut into windows: `valid` to tune on, `test` to judge by, `final` to serve from."""
+
+    dataset: Dataset
+    split: Split
+    customers: Customers
+    config: TrainConfig
+    metric: str
+    valid: Window
+    test: Window
+    final: TrainData
+    metric_note: str
+    masked: bool  # items liked before are left out of the test's ranking
+    learned_from: str
+
+    @property
+    def tested_on_train(self) -> bool:
+        """Whether the models that are tested are those that were tuned."""
+        return self.learned_from == "train"
+
+
+def prepare(dataset: Dataset, config: TrainConfig) -> Prepared:
+    """Split and cut. Raises DataError where a part comes out empty."""
+    parts = split(dataset, config.evaluation.protocol)
+    customers = customers_of(dataset)
+    rng = np.random.default_rng(config.seed)
+    asked = config.evaluation.learn_from
+    from_train = asked == "train" or (asked == "auto" and parts.protocol == "given")
+    before = parts.train if from_train else parts.train_and_valid()
+
+    def window(past: Interactions, later: Interactions, now: float, most: int) -> Window:
+        repeats = config.evaluation.repeats
+        cases = cases_of(dataset, past, later, repeats=repeats, most=most, rng=rng)
+        return Window(train_data(dataset, customers, past, now), cases, behaviour_of(cases, past, now))
+
+    metric = config.gate.metric_for(dataset.n_items)
+    gate = config.gate.model_copy(update={"metric": metric})
+    return Prepared(
+        dataset=dataset,
+        split=parts,
+        customers=customers,
+        config=config.model_copy(update={"gate": gate}),
+        metric=metric,
+        metric_note="" if metric == config.gate.metric else _NEARLY_ALL.format(items=dataset.n_items),
+        valid=window(parts.train, parts.valid, parts.now_valid, config.evaluation.tuning_customers),
+        test=window(before, parts.test, parts.now_test, config.evaluation.test_customers),
+        final=train_data(dataset, customers, dataset.interactions, dataset.now),
+        masked=masks(before, parts.test, dataset.n_items, config.evaluation.repeats),
+        learned_from="train" if from_train else "train and valid",
+    )
+
+
+_NEARLY_ALL = (
+    "with {items} items, 20 places hold much of the catalogue and Recall@20 tells nothing apart: "
+    "models are tuned, chosen and judged by the reciprocal rank (configure gate.metric to change that)"
+)
+
+
+def fit_all(prepared: Prepared, folder: Path, notice: Notice) -> dict[str, tuple[Trial, ...]]:
+    """Tune, fit for every phase, and save to `folder/{phase}/{model}`; the trials to `folder/trials.json`."""
+    config = prepared.config
+    models = config.build_models()
+    trials = tune(models, prepared.valid, config, notice)
+    (folder / "trials.json").write_text(json.dumps(trials_json(trials), indent=1, sort_keys=True) + "\n")
+    windows = {"train": prepared.valid.data, "test": prepared.test.data, "final": prepared.final}
+    if prepared.tested_on_train:
+        del windows["train"]
+    for phase, data in windows.items():
+        for name, model in models.items():
+            served = fit_one(model, data, trials[name][0].params, config, cities=phase == "final")
+            served.save(folder / phase / name)
+    return trials
+
+
+def fit_one(
+    model: Model, data: TrainData, params: Params, config: TrainConfig, *, cities: bool = False
+) -> ServedModel:
+    """One fit; popularity with its tables by city when it is to be served."""
+    if cities and model.name == PopularModel.name:
+        return PopularModel(build_popular(data, params), data.kinds)
+    return model.fit(data, params, Effort(config.seed, config.threads))
+
+
+def trials_json(trials: Mapping[str, tuple[Trial, ...]]) -> dict[str, Any]:
+    """Without the seconds, which differ from run to run."""
+    return {
+        name: [{"params": dict(trial.params), "value": _number(trial.value)} for trial in tried]
+        for name, tried in trials.items()
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """The models as the step left them on disk."""
+
+    folder: Path
+    params: Mapping[str, Params]
+
+    @classmethod
+    def read(cls, folder: Path) -> Fitted:
+        trials = json.loads((folder / "trials.json").read_text())
+        return cls(folder, {name: tried[0]["params"] for name, tried in trials.items()})
+
+    def model(self, phase: str, name: str) -> ServedModel:
+        """Of `train`, the model of `test` where both are one."""
+        folder = self.folder / phase / name
+        return load_model(folder if folder.exists() else self.folder / "test" / name)
+
+    def popular(self, phase: str) -> PopularModel:
+        found = self.model(phase, PopularModel.name)
+        assert isinstance(found, PopularModel)
+        return found
+
+    def neighbours(self) -> NeighbourModel | None:
+        if NeighbourModel.name not in self.params:
+            return None
+        found = self.model("final", NeighbourModel.name)
+        assert isinstance(found, NeighbourModel)
+        return found
+
+
+def index_final(prepared: Prepared, fitted: Fitted, folder: Path) -> tuple[IndexReport, ...]:
+    """The step `index`: the served vectors with their index, saved to `folder/als`; nothing without any."""
+    if VectorModel.name not in fitted.params:
+        return ()
+    model = fitted.model("final", VectorModel.name)
+    assert isinstance(model, VectorModel)
+    config = prepared.config
+    queries = customer_vectors(model, prepared, fitted.params[VectorModel.name])
+    index, reports = build_index(
+        np.asarray(model.vectors),
+        model.kinds.codes,
+        queries,
+        seed=config.seed,
+        wanted=config.gate.index_recall,
+    )
+    VectorModel(
+        model.vectors,
+        model.kinds.codes,
+        model.prior,
+        regularization=model.regularization,
+        tau=model.tau,
+        alpha=model.alpha,
+        index=index,
+        gram=model.gram,
+        solved=model.solved,
+    ).save(folder / VectorModel.name)
+    return reports
+
+
+def customer_vectors(
+    model: VectorModel, prepared: Prepared, params: Params, most: int = 256
+) -> NDArray[np.float32]:
+    """Vectors of test customers as the service would make them: what the index will be asked with."""
+    window = prepared.test
+    past = window.past(prepared.config, params)
+    cases = np.linspace(0, len(window.cases) - 1, min(most, len(window.cases))).astype(int)
+    found = []
+    for case in np.unique(cases).tolist():
+        user = int(window.cases.users[case])
+        tokens, segment = prepared.customers.tokens_of(user), int(prepared.customers.segment[user])
+        found.append(model.represent(past.of(case), tokens, segment).values)
+    return np.stack(found) if found else np.zeros((0, model.width), np.float32)

@@ -1,0 +1,131 @@
+"""From a dataset and its split to what models are fitted on and asked: windows, cases, histories."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.transforms import EventWeights, histories
+from features.views import RECENT_KEEP
+from training.dataset import Dataset, Interactions
+from training.evaluate import Cases, Lists, Past
+from training.model import Customers, Positives, TrainData
+
+Repeats = Literal["auto", "mask", "keep"]
+REPEATED_SHARE = 0.2  # of held-out positives: from here on a customer may well want the same item again
+
+
+def customers_of(dataset: Dataset) -> Customers:
+    indptr, tokens = dataset.tokens
+    return Customers(np.asarray(indptr, np.int64), tokens, dataset.segments, dataset.cities)
+
+
+def train_data(dataset: Dataset, customers: Customers, events: Interactions, now: float) -> TrainData:
+    """The positives among `events`, as one window that ends at `now`."""
+    good = events.positives()
+    positives = Positives(good.user, good.item, good.at, good.weight)
+    return TrainData(positives, customers, dataset.kinds, now)
+
+
+def cases_of(
+    dataset: Dataset,
+    before: Interactions,
+    later: Interactions,
+    *,
+    repeats: Repeats,
+    most: int,
+    rng: np.random.Generator,
+) -> Cases:
+    """Customers with later positives (a sample of at most `most`), what those are, and what is not ranked.
+
+    Not ranked is what the customer holds and cannot take again; with `mask`, all that they liked before.
+    """
+    users = np.unique(later.user)
+    if len(users) > most:
+        users = np.sort(rng.choice(users, most, replace=False))
+    held = _lists(users, later)
+    out = dataset.held(before)
+    owner = np.repeat(np.arange(dataset.n_users, dtype=np.int32), np.diff(out.indptr))
+    pairs = [(owner, out.items)]
+    if masks(before, later, dataset.n_items, repeats):
+        good = before.positives()
+        pairs.append((good.user, good.item))
+    user = np.concatenate([pair[0] for pair in pairs])
+    item = np.concatenate([pair[1] for pair in pairs])
+    seen = _grouped(users, user, item)
+    return Cases(users.astype(np.int32), held, _without(seen, held, dataset.n_items), dataset.n_items)
+
+
+def masks(before: Interactions, later: Interactions, n_items: int, repeats: Repeats) -> bool:
+    """Whether items liked before are left out of the ranking."""
+    if repeats != "auto":
+        return repeats == "mask"
+    good = before.positives()
+    had = np.unique(good.user.astype(np.int64) * n_items + good.item)
+    wanted = later.user.astype(np.int64) * n_items + later.item
+    return bool(np.isin(wanted, had).mean() < REPEATED_SHARE) if len(wanted) else True
+
+
+def _lists(users: NDArray[np.int32], events: Interactions) -> Lists:
+    return _grouped(users, events.user, events.item)
+
+
+def _grouped(users: NDArray[np.int32], user: NDArray[np.int32], item: NDArray[np.int32]) -> Lists:
+    """Items by case; users that are no case are left out."""
+    case, known = _case_of(users, user)
+    return Lists.group(case[known], item[known], len(users))
+
+
+def _case_of(users: NDArray[np.int32], user: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    at = np.minimum(np.searchsorted(users, user), max(len(users) - 1, 0))
+    known = users[at] == user if len(users) else np.zeros(len(user), np.bool_)
+    return at, known
+
+
+def _without(lists: Lists, other: Lists, n_items: int) -> Lists:
+    """`lists` less the items of `other`, case by case: what is asked for must be rankable."""
+    owner = np.repeat(np.arange(len(lists)), lists.lengths)
+    theirs = np.repeat(np.arange(len(other)), other.lengths)
+    kept = ~np.isin(owner * n_items + lists.items, theirs * n_items + other.items)
+    return Lists.group(owner[kept], lists.items[kept], len(lists))
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """The latest events of each case before the cut: at most as many as the service keeps, oldest first."""
+
+    case: NDArray[np.int32]
+    events: Interactions
+    now: float
+    n_cases: int
+
+    def past(self, weights: EventWeights, rows: NDArray[np.int32] | None = None) -> Past:
+        """Histories at the cut. `rows` translates item rows into another bundle's (-1: not in it)."""
+        events = self.events
+        item = events.item if rows is None else rows[events.item]
+        found = histories(self.case, item, events.what, events.action, events.at, self.now, weights)
+        indptr = np.searchsorted(found.users, np.arange(self.n_cases + 1)).astype(np.int64)
+        return Past(indptr, found.rows, found.weights)
+
+
+def behaviour_of(cases: Cases, before: Interactions, now: float, keep: int = RECENT_KEEP) -> Behaviour:
+    """The last `keep` events of each case in `before` (which is ordered by time)."""
+    case, known = _case_of(cases.users, before.user)
+    rows = np.flatnonzero(known)
+    case = case[rows]
+    order = np.argsort(case, kind="stable")
+    case, rows = case[order], rows[order]
+    ends = np.searchsorted(case, np.arange(len(cases)), side="right")
+    kept = ends[case] - np.arange(len(case)) <= keep
+    return Behaviour(case[kept].astype(np.int32), before.take(rows[kept]), now, len(cases))
+
+
+def had_share(data: TrainData) -> NDArray[np.float64]:
+    """(n_items,) the share of users with a positive who had each item."""
+    p = data.positives
+    cell = np.unique(p.user.astype(np.int64) * data.n_items + p.item)
+    counts = np.bincount(cell % data.n_items, minlength=data.n_items)
+    return counts / max(len(np.unique(p.user)), 1)

@@ -1,0 +1,73 @@
+"""The folder of one run: a step that ended leaves a marker with what it was made from, and is not redone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+
+def digest_of(*parts: object) -> str:
+    """Sixteen hex digits of JSON-able parts (bytes as they are); order of mapping keys does not matter."""
+    state = blake2b(digest_size=8)
+    for part in parts:
+        raw = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, default=str).encode()
+        state.update(len(raw).to_bytes(8, "little") + raw)
+    return state.hexdigest()
+
+
+class Workspace:
+    """`root` is named after the digest of the run's inputs. Results appear under their step's name."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def folder(self, step: str) -> Path:
+        return self.root / step
+
+    def done(self, step: str, key: str) -> Mapping[str, Any] | None:
+        """What the step reported when it ended with this key; None when it must run."""
+        try:
+            said = json.loads(self._marker(step).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        result: Mapping[str, Any] | None = said["result"] if said.get("key") == key else None
+        return result
+
+    def last(self, step: str) -> Mapping[str, Any] | None:
+        """What the step reported when it last ended, whatever its key was."""
+        try:
+            said: Mapping[str, Any] = json.loads(self._marker(step).read_text(encoding="utf-8"))["result"]
+        except (OSError, ValueError, KeyError):
+            return None
+        return said
+
+    def fresh(self, step: str) -> Path:
+        """An empty folder for a step that begins: what a killed run left is removed."""
+        self._marker(step).unlink(missing_ok=True)
+        folder = self.folder(step)
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        return folder
+
+    def finish(self, step: str, key: str, result: Mapping[str, Any]) -> None:
+        """Mark the step as done, in one rename."""
+        draft = self._marker(step).with_suffix(".draft")
+        text = json.dumps({"key": key, "result": result}, indent=1, sort_keys=True)
+        draft.write_text(text + "\n", encoding="utf-8")
+        draft.replace(self._marker(step))
+
+    def _marker(self, step: str) -> Path:
+        return self.root / f"{step}.done.json"
+
+
+def prune(root: Path, keep: int) -> None:
+    """Remove all but the `keep` runs touched last."""
+    runs = sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    for path in runs[:-keep] if keep else runs:
+        shutil.rmtree(path)
