@@ -1,8 +1,8 @@
 """The same ASGI application under Ray Serve: one ingress deployment behind HAProxy. The only file that
 imports ray.
 
-Ray's own ports take pickles, so they listen on loopback and ask for a token that is made anew at every
-start; HAProxy binds its statistics everywhere, so it is started through a line of shell that binds them to
+Ray's own ports take pickles, so they listen on loopback and ask for a token of this process's
+own; HAProxy binds its statistics everywhere, so it is started through a line of shell that binds them to
 loopback as well.
 """
 
@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,43 +82,72 @@ class Pages:
 
 
 @contextmanager
-def serve_ray(settings: Settings) -> Iterator[str]:
+def serve_ray(settings: Settings, pages: type = Pages) -> Iterator[str]:
     """Serves until the block ends, then stops everything it started; the value is the base URL.
+
+    `pages`: another class of Pages' shape, to be run by the same flags (benchmarks compare with an empty
+    one).
 
     Raises SettingsError before anything starts, RuntimeError when Ray was imported before its flags were set.
     """
     check_binding(settings)
     with tempfile.TemporaryDirectory(prefix="fenliu-") as scratch, backed(settings) as complete:
         token_keys(complete)  # made once, before the replicas ask for it
-        before = dict(os.environ)
-        os.environ.update(_environment(complete, Path(scratch)))
-        import ray
-        from ray import serve
-        from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
-        from ray.serve.config import HTTPOptions
-
-        if not RAY_SERVE_ENABLE_HA_PROXY:
-            raise RuntimeError("ray was imported before its flags were set: let serving.app import it first")
-        try:
-            ray.init(
-                num_cpus=max(2, round(complete.replicas * CPUS + 1)),
-                include_dashboard=False,
-                log_to_driver=False,
-                configure_logging=False,
-                object_store_memory=100_000_000,
-            )
-            options = HTTPOptions(host=complete.host, port=complete.port, request_timeout_s=REQUEST_TIMEOUT_S)
-            serve.start(http_options=options)
-            serve.run(application(complete), name=NAME, route_prefix="/")
+        with _flags(_environment(complete, Path(scratch))), _ray(complete):
+            _serve(complete, pages)
             yield f"http://{complete.host}:{complete.port}"
-        finally:
+
+
+@contextmanager
+def _flags(flags: dict[str, str]) -> Iterator[None]:
+    """Ray's processes inherit the environment; ours is as it was afterwards."""
+    before = {name: os.environ.get(name) for name in flags}
+    os.environ.update(flags)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _ray(settings: Settings) -> Iterator[None]:
+    """A cluster of this machine only, stopped with everything in it."""
+    import ray
+    from ray import serve
+    from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
+
+    if not RAY_SERVE_ENABLE_HA_PROXY:
+        raise RuntimeError("ray was imported before its flags were set: let serving.app import it first")
+    ray.init(
+        num_cpus=max(2, round(settings.replicas * CPUS + 1)),
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+        object_store_memory=100_000_000,
+    )
+    try:
+        yield
+    finally:
+        try:
             serve.shutdown()  # type: ignore[no-untyped-call]  # ray is typed in part
+        finally:
             ray.shutdown()
-            os.environ.clear()
-            os.environ.update(before)
 
 
-def application(settings: Settings) -> Any:
+def _serve(settings: Settings, pages: type) -> None:
+    from ray import serve
+    from ray.serve.config import HTTPOptions
+
+    options = HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=REQUEST_TIMEOUT_S)
+    serve.start(http_options=options)
+    serve.run(application(settings, pages), name=NAME, route_prefix="/")
+
+
+def application(settings: Settings, pages: type = Pages) -> Any:
     """The Serve application of one deployment: no hop between deployments on the request's path."""
     from ray import serve
 
@@ -129,7 +159,7 @@ def application(settings: Settings) -> Any:
         health_check_period_s=5,
         logging_config={"log_level": "WARNING", "enable_access_log": False},
     )
-    return deployment(serve.ingress(None)(Pages)).bind(settings)
+    return deployment(serve.ingress(None)(pages)).bind(settings)
 
 
 def _environment(settings: Settings, scratch: Path) -> dict[str, str]:
@@ -142,11 +172,17 @@ def _environment(settings: Settings, scratch: Path) -> dict[str, str]:
         flags["RAY_AUTH_MODE"] == "token"
         and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
     ):
-        flags["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        flags["RAY_AUTH_TOKEN"] = _token()
     if "RAY_SERVE_HAPROXY_BINARY_PATH" not in os.environ and sys.platform == "linux":
         ports = [flags["RAY_SERVE_HAPROXY_METRICS_PORT"], flags["RAY_SERVE_HAPROXY_STATS_PORT"]]
         flags["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(_discreet_haproxy(scratch / "haproxy", ports))
     return flags
+
+
+@cache
+def _token() -> str:
+    """Ray reads its token once in a process, so one lasts as long as the process."""
+    return secrets.token_hex(32)
 
 
 def _discreet_haproxy(path: Path, ports: list[str]) -> Path:

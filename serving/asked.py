@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
 from features.ids import key64, user_subject, visitor_subject
@@ -69,8 +70,13 @@ def slots_of(plan: CompiledPlan, ask: RecommendAsk, kind: PageKind) -> tuple[str
                 "surface", "no_such_layout", f"{surface} has no slot of layout {' or '.join(sorted(layouts))}"
             )
     if ask.slots is None:
-        return surface, tuple(SlotRequest(slot, slot.size) for slot in known)
+        return surface, _whole(known)
     return surface, _chosen(surface, known, ask.slots)
+
+
+@lru_cache(256)  # most requests want the same whole page
+def _whole(slots: tuple[CompiledSlot, ...]) -> tuple[SlotRequest, ...]:
+    return tuple(SlotRequest(slot, slot.size) for slot in slots)
 
 
 def _chosen(surface: str, known: Sequence[CompiledSlot], asked: Sequence[SlotAsk]) -> tuple[SlotRequest, ...]:

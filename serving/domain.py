@@ -85,14 +85,15 @@ NOTHING: Final = Proposal(np.empty(0, np.int32), np.empty(0, np.float32))
 class Facts:
     """The ITEM columns of some rows, gathered one by one as they are asked for: `facts["risk_class"]`."""
 
-    __slots__ = ("_columns", "rows")
+    __slots__ = ("_at", "_columns")
 
     def __init__(self, columns: Mapping[str, Column], rows: Rows) -> None:
         """`columns`: every ITEM field of all rows, contiguous."""
-        self._columns, self.rows = columns, rows
+        self._columns = columns
+        self._at = rows.astype(np.intp)  # NumPy gathers by its own index type twice as fast
 
     def __getitem__(self, field: str) -> Column:
-        gathered: Column = self._columns[field][self.rows]
+        gathered: Column = self._columns[field].take(self._at, axis=0)
         return gathered
 
     def of(self, rows: Rows) -> Facts:

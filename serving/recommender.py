@@ -243,32 +243,29 @@ class Recommender:
 
     def _down_the_ladder(self, asked: _Ask, query: Query) -> Decision:
         """The best rung that the time allows; a rung that fails is left for the one below it."""
-        cached = self._cached(asked)
+        last = self._last.get((asked.who.subject, asked.surface))  # keys of the customer's last page
         load = self._in_flight / self._settings.max_in_flight
         left_s = asked.due - self._monotonic() - ANSWER_S
-        effort: Effort | None = self._ladder.choose(left_s, load, cached=cached is not None)
+        effort: Effort | None = self._ladder.choose(left_s, load, cached=last is not None)
         failed: tuple[str, ...] = ()
         while effort is not None:
             started = self._monotonic()
             try:
-                decision = self._decide(query, asked.live, effort, cached if effort == "cached" else None)
-            except (
-                Exception
-            ):  # whatever is wrong on this rung, the customer gets the next one, and it is counted
+                cached = last if effort == "cached" else None
+                rows = None if cached is None else asked.live.items.rows_of_keys(cached)
+                decision = self._decide(query, asked.live, effort, rows)
+            except Exception:
+                # Whatever is wrong on this rung, the customer gets the next one, and it is counted.
                 LOG.exception("the rung %s failed", effort)
                 self._metrics.failures.labels(f"rung_{effort}").inc()
                 failed = (*failed, effort)
-                effort = below(effort, cached=cached is not None)
+                effort = below(effort, cached=last is not None)
                 continue
             self._ladder.took(effort, self._monotonic() - started)
             return replace(decision, degraded=(*decision.degraded, *failed)) if failed else decision
         raise Problem(
             "not_ready", "no rung of the degradation ladder could make a page; the service's log says why"
         )
-
-    def _cached(self, asked: _Ask) -> NDArray[np.int32] | None:
-        keys = self._last.get((asked.who.subject, asked.surface))
-        return None if keys is None else asked.live.items.rows_of_keys(keys)
 
     # --- after the decision
 

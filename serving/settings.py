@@ -42,7 +42,7 @@ class Settings:
     write_timeout_s: float = 0.25
     deadline_ms: int = 80
     poll_s: float = 0.5
-    max_in_flight: int = 64
+    max_in_flight: int = 100
     served_queue: int = 20_000
 
     def __post_init__(self) -> None:

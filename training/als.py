@@ -122,14 +122,14 @@ def factorise(
     matrix: sparse.csr_matrix, params: Params, effort: Effort
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The ALS step, matrix in memory to (user, item) factors: timed by `fenliu bench loop`."""
-    fitting = AlternatingLeastSquares(
-        factors=width_of(params, *matrix.shape),
-        regularization=params["regularization"],
-        alpha=1.0,  # the matrix holds confidences already
-        iterations=int(params["iterations"]),
-        num_threads=effort.threads,
-        random_state=effort.seed,
-    )
-    with threadpool_limits(limits=1, user_api="blas"):
+    with threadpool_limits(limits=1, user_api="blas"):  # implicit's own threads do the work
+        fitting = AlternatingLeastSquares(
+            factors=width_of(params, *matrix.shape),
+            regularization=params["regularization"],
+            alpha=1.0,  # the matrix holds confidences already
+            iterations=int(params["iterations"]),
+            num_threads=effort.threads,
+            random_state=effort.seed,
+        )
         fitting.fit(matrix, show_progress=False)
     return np.asarray(fitting.user_factors, np.float32), np.asarray(fitting.item_factors, np.float32)

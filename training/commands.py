@@ -16,6 +16,7 @@ from serving.plan import Plan
 from serving.plans import PlanShelf
 from serving.redis_control import RedisControl
 from serving.settings import Settings
+from training.backfill import backfill
 from training.config import TrainConfig
 from training.ingest import IngestReport, ingest
 from training.job import RunReport, run_training
@@ -40,7 +41,7 @@ def train(
     """
     if fresh:
         shutil.rmtree(settings.home / "work", ignore_errors=True)
-    return run_training(
+    report = run_training(
         settings.home,
         source,
         config,
@@ -54,6 +55,10 @@ def train(
         by=by,
         console=console,
     )
+    filled = backfill(settings.live_url or "", lake_of(settings))
+    if filled and console is not None:
+        console.print(f"live views: the imported history of {filled:,} customers", highlight=False)
+    return report
 
 
 def live_plan(settings: Settings) -> Plan | None:

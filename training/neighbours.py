@@ -112,7 +112,7 @@ def build_neighbours(
     """The `top` neighbours of each item by weight, best first."""
     n_items = had.shape[1]
     users = np.bincount(had.indices, minlength=n_items).astype(np.float64)
-    probability = users / max(had.shape[0], 1)
+    probability = users / max(int((np.diff(had.indptr) > 0).sum()), 1)
     row = np.repeat(np.arange(n_items), np.diff(together.indptr))
     column = together.indices
     weight = together.data / (users[row] + shrink)

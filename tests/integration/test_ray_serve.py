@@ -155,6 +155,20 @@ def test_nothing_listens_beyond_loopback_that_does_not_ask_for_a_token(both: Bot
     assert os.environ["RAY_AUTH_MODE"] == "token" and len(os.environ["RAY_AUTH_TOKEN"]) == 64
 
 
+def test_ray_may_be_started_twice_in_one_process(both: Both, tmp_path: Path) -> None:
+    """Ray reads its token once in a process; each start has its own ports, and leaves the environment as it
+    was.
+    """
+    from serving.app import _environment, _flags
+
+    flags = _environment(Settings(home=tmp_path), tmp_path)
+    assert flags["RAY_AUTH_TOKEN"] == os.environ["RAY_AUTH_TOKEN"]
+    before = dict(os.environ)
+    with _flags({"FENLIU_TEST_FLAG": "1", "RAY_AUTH_MODE": "other"}):
+        assert os.environ["FENLIU_TEST_FLAG"] == "1" and os.environ["RAY_AUTH_MODE"] == "other"
+    assert dict(os.environ) == before
+
+
 def test_probes(both: Both) -> None:
     assert httpx.get(f"{both.ray}/readyz").json()["bundle"] == "b-ray"
     assert "fenliu_decisions_total" in httpx.get(f"{both.ray}/metrics").text

@@ -1,0 +1,104 @@
+"""Imported history, packed offline, is byte for byte what the service writes when the same events come in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import redis
+
+from features.events import live_entries, parse_event, to_log
+from features.ids import key32, key64
+from features.token import TokenSigner
+from features.views import CONTACT, CONTACT_KEEP, RECENT, RECENT_KEEP
+from training.backfill import backfill, live_logs
+from training.lake import Lake
+from training.log_rows import build, decode
+
+NOW = 1_790_000_000.0
+SIGNER = TokenSigner([("k1", b"k" * 32)])
+CATEGORY = key32("wealth/fund")
+
+
+def categories(keys):
+    return np.where(keys == 0, 0, CATEGORY).astype(np.uint32)
+
+
+def token(user: str, decided_at: float) -> str:
+    return SIGNER.sign(
+        f"d-{user}-{decided_at}", f"u:{user}", decided_at, decided_at + 600, 1,
+        [key32("home.shelf")], np.zeros(3, np.uint8),
+        np.array([key64("p1"), key64("p2"), key64("p3")], np.uint64),
+        np.zeros(3, np.uint32), np.zeros(3, np.uint32), np.zeros(3, np.uint8),
+    )  # fmt: skip
+
+
+def happenings(user: str, n: int) -> list[dict]:
+    """`n` pages: displayed, one tap, one dismissal, something done outside a page, and a complaint."""
+    raws = []
+    for i in range(n):
+        at = NOW - 86_400 + 60 * i
+        page = token(user, at)
+        when = lambda s, at=at: np.datetime64(int((at + s) * 1000), "ms").astype(str) + "Z"  # noqa: E731
+        raws += [
+            {"event_id": f"{user}-{i}-s", "type": "displayed", "occurred_at": when(1), "page_token": page, "seen": [0, 1, 2]},
+            {"event_id": f"{user}-{i}-c", "type": "clicked", "occurred_at": when(2), "page_token": page, "index": 1,
+             "value": {"amount": 12.5, "currency": "CNY"}},
+            {"event_id": f"{user}-{i}-d", "type": "dismissed", "occurred_at": when(3), "page_token": page, "index": 2},
+            {"event_id": f"{user}-{i}-v", "type": "acted", "action": "viewed", "user_id": user, "item_id": "p9",
+             "occurred_at": when(4), "channel": "app"},
+        ]  # fmt: skip
+    raws.append(
+        {"event_id": f"{user}-x", "type": "acted", "action": "complained", "user_id": user, "item_id": "p2",
+         "occurred_at": "2026-09-21T14:13:00Z", "channel": "app"}
+    )  # fmt: skip
+    return raws
+
+
+def events_of(user: str, n: int):
+    return [parse_event(raw, received_at=NOW, verify=SIGNER.verify) for raw in happenings(user, n)]
+
+
+def table_of(events):
+    decoded = decode([(0, str(i), to_log(event)) for i, event in enumerate(events)])
+    tables, good, bad = build(decoded, np.arange(len(decoded.rows)))
+    assert not bad
+    return tables["events"]
+
+
+@pytest.mark.parametrize("pages", [1, 3, 120])
+def test_packed_offline_as_the_service_writes_it(pages):
+    people = {user: events_of(user, pages) for user in ("ann", "bo")}
+    logs = {one.subject: one for one in live_logs(table_of([e for es in people.values() for e in es]), categories)}
+    assert set(logs) == {"u:ann", "u:bo"}
+    for user, events in people.items():
+        pairs = [live_entries(event, categories) for event in sorted(events, key=lambda event: event.at)]
+        recent = b"".join(pair[0] for pair in pairs)[-RECENT_KEEP * RECENT.itemsize :]
+        contact = b"".join(pair[1] for pair in pairs)[-CONTACT_KEEP * CONTACT.itemsize :]
+        assert logs[f"u:{user}"].recent == recent
+        assert logs[f"u:{user}"].contact == contact
+
+
+@pytest.mark.integration
+def test_only_what_is_missing_is_written_and_once(tmp_path, valkey_url):
+    lake = Lake(tmp_path / "lake")
+    lake.write_items([{"id": f"p{i}", "kind": "product", "category": "wealth/fund"} for i in range(10)])
+    imported = table_of(events_of("ann", 2) + events_of("bo", 2))
+    at = imported.schema.get_field_index("source")
+    lake.append_events(imported.set_column(at, "source", [["past"] * imported.num_rows]), "past-1")
+    with redis.Redis.from_url(valkey_url) as client:
+        client.set(b"lv:{u:ann}:recent", b"what she did since")
+        assert backfill(valkey_url, lake) == 2
+        assert client.get(b"lv:{u:ann}:recent") == b"what she did since"
+        filled = client.get(b"lv:{u:bo}:recent")
+        assert len(filled) == 7 * RECENT.itemsize and 0 < client.ttl(b"lv:{u:bo}:recent") <= 180 * 86_400
+        client.delete(b"lv:{u:bo}:recent")
+        assert backfill(valkey_url, lake) == 0
+        assert client.get(b"lv:{u:bo}:recent") is None
+
+
+@pytest.mark.integration
+def test_what_the_service_took_in_itself_is_left_alone(tmp_path, valkey_url):
+    lake = Lake(tmp_path / "lake")
+    lake.write_items([{"id": "p1", "kind": "product"}])
+    lake.append_events(table_of(events_of("ann", 1)), "from-the-log")
+    assert backfill(valkey_url, lake) == 0
