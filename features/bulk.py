@@ -1,4 +1,4 @@
-"""Bulk load of packed records: RESP built column-wise, written in large pieces on a plain socket.
+"""Bulk load of packed records: RESP built column-wise, sent in large pieces over one redis-py connection.
 
 Within a group of ids of one length (and TTLs of one number of digits) every command has the same layout, so
 a group is one NumPy byte matrix: a template row, and three columns written into it. While the server works
@@ -14,7 +14,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from features.redis_address import Wire, pack, parse_address
+from features.redis_address import Refused
+from features.redis_plain import Pipe, opened, piped
+from features.redis_resp import packed
 from features.schema import View
 from features.store import StoreUnavailable, feature_key
 
@@ -24,9 +26,7 @@ Progress = Callable[[int], None]  # called with the number of records just writt
 PIECE_BYTES: Final = 1 << 18
 TTL_SPREAD: Final = 0.1
 TIMEOUT_S: Final = 60.0
-_OK: Final = b"+OK\r\n"
 _MARK: Final = b"\0"
-_CRLF: Final = b"\r\n"
 
 
 class BulkError(StoreUnavailable):
@@ -51,12 +51,12 @@ def bulk_write(
     values = _bytes_of(view, blobs, len(keys))
     seconds = _spread(view.ttl.total_seconds() if ttl_s is None else ttl_s, len(keys))
     written = pending = 0
-    with Wire(parse_address(url), TIMEOUT_S) as wire:
+    with piped(url, TIMEOUT_S) as pipe:
         for piece, count in _pieces(keys, values, seconds):
-            wire.send((piece,))
-            written += _settle(wire, pending, progress)
+            pipe.send(piece)
+            written += _settle(pipe, pending, progress)
             pending = count
-        written += _settle(wire, pending, progress)
+        written += _settle(pipe, pending, progress)
     return written
 
 
@@ -72,13 +72,14 @@ def verify(
     """Count every key and re-read `sample` records bit for bit; how many were re-read. Raises BulkError."""
     keys = _keys(view, version, ids)
     values = _bytes_of(view, blobs, len(keys))
-    with Wire(parse_address(url), TIMEOUT_S) as wire:
-        held = sum(_exists(wire, keys[at : at + 1000]) for at in range(0, len(keys), 1000))
+    with opened(url, TIMEOUT_S) as store:
+        held = sum(store.exists(*keys[at : at + 1000].tolist()) for at in range(0, len(keys), 1000))
         if held != len(keys):
             raise BulkError(f"{view.name} of {version}: {len(keys)} records written, {held} found")
         rows = np.sort(rng.choice(len(keys), min(sample, len(keys)), replace=False))
         for at in range(0, len(rows), 500):
-            _compare(wire, view, keys, values, rows[at : at + 500])
+            some = rows[at : at + 500]
+            _compare(view, keys[some], values[some], store.mget(keys[some].tolist()))
     return len(rows)
 
 
@@ -137,7 +138,7 @@ def _characters(texts: NDArray[np.bytes_] | NDArray[np.int64], width: int) -> ND
 
 def _template(key: int, value: int, ttl: int) -> tuple[NDArray[np.uint8], tuple[slice, slice, slice]]:
     """One `SET key value EX seconds` with blanks, and where the three blanks are."""
-    command = pack(b"SET", bytes(key), bytes(value), b"EX", bytes(ttl))
+    command = packed((b"SET", bytes(key), bytes(value), b"EX", bytes(ttl)))
     first = command.index(b"\0")
     second = first + key + len(b"\r\n$%d\r\n" % value)
     third = len(command) - 2 - ttl
@@ -145,31 +146,20 @@ def _template(key: int, value: int, ttl: int) -> tuple[NDArray[np.uint8], tuple[
     return np.frombuffer(command, np.uint8), spots
 
 
-def _settle(wire: Wire, count: int, progress: Progress | None) -> int:
+def _settle(pipe: Pipe, count: int, progress: Progress | None) -> int:
     """Read the replies of `count` writes."""
-    answer = wire.exactly(len(_OK) * count)
-    if answer != _OK * count:
-        refusal = answer[max(answer.find(b"-"), 0) :]
-        while _CRLF not in refusal:
-            refusal += wire.exactly(1)
-        raise BulkError(f"the store refused a record: {refusal.split(_CRLF)[0].decode(errors='replace')}")
+    try:
+        pipe.settle(count)
+    except Refused as refused:
+        raise BulkError(f"the store refused a record: {refused.text}") from refused
     if progress is not None and count:
         progress(count)
     return count
 
 
-def _exists(wire: Wire, keys: NDArray[np.bytes_]) -> int:
-    found = wire.call(b"EXISTS", *keys.tolist())
-    return found if isinstance(found, int) else 0
-
-
-def _compare(
-    wire: Wire, view: View, keys: NDArray[np.bytes_], values: NDArray[np.uint8], rows: NDArray[np.int64]
-) -> None:
-    read = wire.call(b"MGET", *keys[rows].tolist())
-    held = read if isinstance(read, list) else []
-    for row, blob in zip(rows, held, strict=True):
-        if blob != values[row].tobytes():
+def _compare(view: View, keys: NDArray[np.bytes_], values: NDArray[np.uint8], held: Sequence[object]) -> None:
+    for key, value, blob in zip(keys, values, held, strict=True):
+        if blob != value.tobytes():
             raise BulkError(
-                f"{view.name}: {keys[row].decode(errors='replace')} re-read differs from what was written"
+                f"{view.name}: {key.decode(errors='replace')} re-read differs from what was written"
             )

@@ -29,7 +29,8 @@ from types import TracebackType
 from typing import Final, Self, TextIO
 from urllib.parse import quote
 
-from features.redis_address import Refused, Wire, parse_address
+from features.redis_address import parse_address
+from features.redis_plain import opened
 from features.store import StoreUnavailable
 
 LONGEST_SOCKET_PATH: Final = 100  # the kernel's own limit is 107 bytes
@@ -260,11 +261,10 @@ def _find_running(folder: Path) -> str | None:
     try:
         raw = json.loads((folder / STATE).read_text())
         pid, url = int(raw["pid"]), str(raw["url"])
-        with Wire(parse_address(url), timeout_s=2.0) as wire:
-            about = wire.call(b"INFO", b"server")
+        with opened(url, timeout_s=2.0) as store:
+            return url if store.info("server")["process_id"] == pid else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return url if isinstance(about, bytes) and b"process_id:%d\r\n" % pid in about else None
 
 
 def _spawn(command: list[str], lock: int) -> subprocess.Popen[bytes]:
@@ -299,14 +299,13 @@ def _spawn(command: list[str], lock: int) -> subprocess.Popen[bytes]:
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, folder: Path, timeout_s: float) -> None:
     until = time.monotonic() + timeout_s
-    address = parse_address(url)
     while time.monotonic() < until:
         if process.poll() is not None:
             raise EmbeddedError(
                 f"the embedded store ended at its start (exit {process.returncode}): {_log(folder)}"
             )
-        with contextlib.suppress(Refused, StoreUnavailable), Wire(address, timeout_s=2.0) as wire:
-            wire.call(b"PING")  # refused with LOADING while the append-only file is being read
+        with contextlib.suppress(StoreUnavailable), opened(url, timeout_s=2.0) as store:
+            store.ping()  # refused with LOADING while the append-only file is being read
             return
         time.sleep(0.01)
     raise EmbeddedError(f"the embedded store did not answer within {timeout_s:g} s: {_log(folder)}")
@@ -322,11 +321,8 @@ def _log(folder: Path) -> str:
 
 
 def _shut_down(process: subprocess.Popen[bytes], url: str, timeout_s: float) -> None:
-    with (
-        contextlib.suppress(StoreUnavailable, Refused),
-        Wire(parse_address(url), timeout_s=timeout_s) as wire,
-    ):
-        wire.call(b"SHUTDOWN")  # closes the connection when it succeeds
+    with contextlib.suppress(StoreUnavailable), opened(url, timeout_s) as store:
+        store.shutdown()
     for sign in (None, signal.SIGTERM, signal.SIGKILL):
         if sign is not None and process.poll() is None:
             process.send_signal(sign)

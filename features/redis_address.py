@@ -1,4 +1,4 @@
-"""Where a store is: its URL read once, and a plain blocking connection for bulk writes and process control.
+"""Where a store is: its URL, as redis-py reads it, less what the service would not heed.
 
 `redis://[user:password@]host:port/db`, `rediss://…` (TLS) and `unix://[user:password@]/path?db=n`; query
 parameters of TLS: `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs=none`. Passwords never
@@ -7,18 +7,19 @@ reach a message.
 
 from __future__ import annotations
 
-import socket
 import ssl
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Final, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlsplit
+
+from redis.connection import parse_url
 
 from features.store import StoreUnavailable
 
 DEFAULT_PORT: Final = 6379
+_OPTIONS: Final = frozenset(("db", "username", "password"))
+_TLS: Final = frozenset(("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs"))
+_FORM: Final = "a store URL reads redis://, rediss:// or unix://, [user:password@]host:port/db-number"
 
 
 class BadStoreUrl(ValueError):
@@ -79,131 +80,17 @@ def parse_address(url: str) -> Address:
     """Raises BadStoreUrl, without repeating the URL: it may hold a password."""
     try:
         parts = urlsplit(url)
-        options = dict(parse_qsl(parts.query))
-        username = unquote(parts.username) if parts.username else None
-        password = unquote(parts.password) if parts.password is not None else None
-        if parts.scheme == "unix":
-            if not parts.path:
-                raise BadStoreUrl("a unix:// store URL names the socket's path: unix:///folder/valkey.sock")
-            return Address(
-                path=unquote(parts.path), db=int(options.get("db", "0")), username=username, password=password
-            )
-        if parts.scheme not in ("redis", "rediss"):
-            raise BadStoreUrl(f"a store URL begins with redis://, rediss:// or unix://, not {parts.scheme!r}")
-        return Address(
-            host=parts.hostname or "127.0.0.1",
-            port=parts.port or DEFAULT_PORT,
-            db=int(parts.path.strip("/") or options.get("db", "0")),
-            username=username,
-            password=password,
-            tls=tuple(sorted(options.items())) if parts.scheme == "rediss" else None,
-        )
-    except BadStoreUrl:
-        raise
-    except ValueError as error:
-        raise BadStoreUrl("a store URL reads redis://[user:password@]host:port/db-number") from error
-
-
-def pack(*parts: bytes) -> bytes:
-    """One command in RESP."""
-    return b"".join((b"*%d\r\n" % len(parts), *(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)))
-
-
-Reply = bytes | int | list["Reply"] | None
-
-
-class Wire:
-    """A blocking connection. For batch work and process control; never on an event loop."""
-
-    def __init__(self, address: Address, timeout_s: float = 10.0) -> None:
-        try:
-            self._socket = _dial(address, timeout_s)
-            self._stream = self._socket.makefile("rb", 1 << 16)
-            for command in address.greeting:
-                self.call(*command)
-        except Refused:
-            self.close()
-            raise
-        except OSError as error:
-            raise StoreUnavailable(f"no store at {address.name}: {error}") from error
-
-    def call(self, *parts: bytes) -> Reply:
-        """Raises Refused when the answer is an error."""
-        self.send((pack(*parts),))
-        return self.reply()
-
-    def send(self, chunks: Iterable[bytes | memoryview]) -> None:
-        with _lost():
-            for chunk in chunks:
-                self._socket.sendall(chunk)
-
-    def exactly(self, size: int) -> bytes:
-        with _lost():
-            data: bytes = self._stream.read(size)
-        if len(data) < size:
-            raise StoreUnavailable("the store closed the connection")
-        return data
-
-    def line(self) -> bytes:
-        with _lost():
-            line: bytes = self._stream.readline()
-        if not line.endswith(b"\r\n"):
-            raise StoreUnavailable("the store closed the connection")
-        return line[:-2]
-
-    def reply(self) -> Reply:
-        line = self.line()
-        kind, rest = line[:1], line[1:]
-        if kind == b"+":
-            return rest
-        if kind == b"-":
-            raise Refused(rest.decode(errors="replace"))
-        if kind == b":":
-            return int(rest)
-        if kind == b"$":
-            return None if rest == b"-1" else self.exactly(int(rest) + 2)[:-2]
-        if kind == b"*":
-            return None if rest == b"-1" else [self.reply() for _ in range(int(rest))]
-        raise StoreUnavailable(f"not a store: it answered {line[:40]!r}")
-
-    def close(self) -> None:
-        if hasattr(self, "_stream"):
-            self._stream.close()
-        if hasattr(self, "_socket"):
-            self._socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-@contextmanager
-def _lost() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreUnavailable(f"the connection to the store was lost: {error}") from error
-
-
-def _dial(address: Address, timeout_s: float) -> socket.socket:
-    if address.path is not None:
-        link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        link.settimeout(timeout_s)
-        try:
-            link.connect(address.path)
-        except OSError:
-            link.close()
-            raise
-        return link
-    link = socket.create_connection((address.host, address.port), timeout_s)
-    try:
-        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        context = address.tls_context()
-        return link if context is None else context.wrap_socket(link, server_hostname=address.host)
-    except OSError:
-        link.close()
-        raise
+        known: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]  # redis-py's has no types
+    except ValueError:
+        raise BadStoreUrl(_FORM) from None  # not `from` it: its text may be a part of the URL
+    folder = parts.path.strip("/")
+    if parts.scheme == "unix" and not folder:
+        raise BadStoreUrl("a unix:// store URL names the socket's path: unix:///folder/valkey.sock")
+    if parts.scheme != "unix" and folder and not folder.isdecimal():
+        raise BadStoreUrl(_FORM)
+    tls = parts.scheme == "rediss"
+    if unknown := dict(parse_qsl(parts.query)).keys() - (_OPTIONS | _TLS if tls else _OPTIONS):
+        raise BadStoreUrl(f"a {parts.scheme}:// store URL has no option {', '.join(sorted(unknown))}")
+    options = tuple(sorted((name, known.pop(name)) for name in _TLS & known.keys()))
+    known.pop("connection_class", None)
+    return Address(**known, tls=options if tls else None)

@@ -6,21 +6,24 @@
     log:name           made once: says that this is still the same store
 
 Everything of a shard carries its key tag, so the script that appends touches one slot of a cluster. Appends
-go over the service's multiplexed connection; reading, committing and trimming are batch work on a plain one.
+go over the service's multiplexed connection; reading, committing and trimming are batch work on plain ones.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
+from redis import Redis
+
 from features.log import MARK_TTL_S, MAX_ENTRIES, SHARDS, START, Entry, LogFull, by_shard, order_of
-from features.redis_address import Refused, Reply, Wire, parse_address
+from features.redis_address import Refused, parse_address
+from features.redis_plain import TIMEOUT_S, plain_client, told
 from features.redis_resp import RespLink, Script
-from features.store import StoreUnavailable
 
 # Room is checked for all before anything is written, and an entry is written before its mark: were the script
 # ever cut short in between, the entry would come twice, which the lake notices, and would not be lost.
@@ -59,7 +62,7 @@ class RedisLog:
         shards: int = SHARDS,
         max_entries: int = MAX_ENTRIES,
         mark_ttl_s: int = MARK_TTL_S,
-        read_timeout_s: float = 10.0,
+        read_timeout_s: float = TIMEOUT_S,
     ) -> None:
         """`max_entries`: in each shard. Opens nothing; raises BadStoreUrl."""
         self.address = parse_address(url)
@@ -68,8 +71,7 @@ class RedisLog:
         self.mark_ttl_s = mark_ttl_s
         self._link = link
         self._owned = link is None
-        self._read_timeout_s = read_timeout_s
-        self._wire: Wire | None = None
+        self._plain = plain_client(url, read_timeout_s)
         self._name: str | None = None
 
     async def append(self, entries: Sequence[Entry]) -> list[bool]:
@@ -110,34 +112,37 @@ class RedisLog:
     @property
     def name(self) -> str:
         if self._name is None:
-            self._call(b"SET", _NAME, secrets.token_hex(8).encode(), b"NX")
-            self._name = f"stream:{cast('bytes', self._call(b'GET', _NAME)).decode()}"
+            with self._reading() as store:
+                store.set(_NAME, secrets.token_hex(8), nx=True)
+                self._name = f"stream:{cast('bytes', store.get(_NAME)).decode()}"
         return self._name
 
     def read(self, shard: int, after: str, count: int) -> list[tuple[str, bytes]]:
         order_of(after)
-        found: Any = self._call(
-            b"XRANGE", _stream(shard), b"(" + after.encode(), b"+", b"COUNT", b"%d" % count
-        )
-        return [(offset.decode(), fields[1]) for offset, fields in found]
+        with self._reading() as store:
+            found: Any = store.xrange(_stream(shard), min=f"({after}", count=count)
+        return [(offset.decode(), fields[b"p"]) for offset, fields in found]
 
     def commit(self, offsets: Mapping[int, str]) -> None:
-        pairs = [part for shard, offset in offsets.items() for part in (b"%d" % shard, offset.encode())]
-        if pairs:
-            self._call(b"HSET", _COMMITTED, *pairs)
+        if offsets:
+            with self._reading() as store:
+                store.hset(_COMMITTED, mapping={str(shard): offset for shard, offset in offsets.items()})
 
     def committed(self) -> dict[int, str]:
-        flat = cast("list[bytes]", self._call(b"HGETALL", _COMMITTED))
-        known = {int(shard): offset.decode() for shard, offset in zip(flat[::2], flat[1::2], strict=True)}
+        with self._reading() as store:
+            held: Any = store.hgetall(_COMMITTED)
+        known = {int(shard): offset.decode() for shard, offset in held.items()}
         return {shard: known.get(shard, START) for shard in range(self.shards)}
 
     def trim(self, shard: int, upto: str) -> int:
         high, low = min(order_of(upto), order_of(self.committed()[shard]))
-        return cast("int", self._call(b"XTRIM", _stream(shard), b"MINID", b"%d-%d" % (high, low + 1)))
+        with self._reading() as store:
+            return store.xtrim(_stream(shard), minid=f"{high}-{low + 1}", approximate=False)
 
     def length(self, shard: int | None = None) -> int:
         shards = range(self.shards) if shard is None else (shard,)
-        return sum(cast("int", self._call(b"XLEN", _stream(one))) for one in shards)
+        with self._reading() as store:
+            return sum(store.xlen(_stream(one)) for one in shards)
 
     async def close(self) -> None:
         self.close_reader()
@@ -146,10 +151,8 @@ class RedisLog:
             self._link = None
 
     def close_reader(self) -> None:
-        """Close the plain connection; it opens again when it is needed."""
-        if self._wire is not None:
-            self._wire.close()
-            self._wire = None
+        """Close the plain connections; they open again when they are needed."""
+        self._plain.close()
 
     def __enter__(self) -> Self:
         return self
@@ -159,16 +162,10 @@ class RedisLog:
     ) -> None:
         self.close_reader()
 
-    def _call(self, *parts: bytes) -> Reply:
-        if self._wire is None:
-            self._wire = Wire(self.address, self._read_timeout_s)
-        try:
-            return self._wire.call(*parts)
-        except Refused:
-            raise
-        except OSError as problem:
-            self.close_reader()
-            raise StoreUnavailable(f"the event log at {self.address.name} is away: {problem}") from problem
+    @contextmanager
+    def _reading(self) -> Iterator[Redis]:
+        with told(f"the event log at {self.address.name} is away"):
+            yield self._plain
 
 
 def _stream(shard: int) -> bytes:

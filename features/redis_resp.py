@@ -118,7 +118,7 @@ class RespLink:
         protocol.pending.append(sink)
         if not self._out:
             asyncio.get_running_loop().call_soon(self.flush)
-        self._out.append(_packed(parts))
+        self._out.append(packed(parts))
 
     def flush(self) -> None:
         """Write what is queued."""
@@ -211,7 +211,8 @@ class Script:
         return await link.command(b"EVAL", self._text, len(keys), *keys, *arguments)
 
 
-def _packed(parts: tuple[Part, ...]) -> bytes:
+def packed(parts: tuple[Part, ...]) -> bytes:
+    """One command in RESP."""
     command: bytes = hiredis.pack_command(parts)  # type: ignore[arg-type]  # stub: a tuple of one
     return command
 
@@ -220,7 +221,7 @@ async def _greet(protocol: _Protocol, greeting: tuple[tuple[bytes, ...], ...]) -
     for command in greeting:
         future = asyncio.get_running_loop().create_future()
         protocol.pending.append(partial(settle, future))
-        protocol.write(_packed(command))
+        protocol.write(packed(command))
         await future
 
 

@@ -12,6 +12,7 @@ Arrays are plain `.npy`, memory-mapped. Nothing in a bundle is about any single 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,6 +84,11 @@ class Bundle:
     def weights(self) -> EventWeights:
         """What training weighed events by; the history is built with the same."""
         return EventWeights(**self.manifest.get("event_weights", {}))
+
+    @property
+    def trained_until(self) -> float:
+        """POSIX seconds of the last event it learned from; without end where the manifest does not say."""
+        return float(self.manifest.get("trained_until", math.inf))
 
     def kind_counts(self) -> dict[str, int]:
         counts = np.bincount(self.compiled.table["kind"], minlength=len(KINDS))

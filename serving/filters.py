@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from features.events import WHAT
 from features.views import CONTACT_KEEP, HOLDINGS_KEPT
+from serving.catalogue import REPEATS
 from serving.domain import Facts, Mask
 from serving.pipeline import Filter, Page
 from serving.reasons import CUSTOMER, Drop
 
+NEVER: Final = REPEATS.index("never")
 COOLING_S: Final = 14 * 86_400.0
 
 
@@ -42,7 +44,7 @@ def rules_of(table: NDArray[np.void], killed: Collection[int] = ()) -> NDArray[n
     mark(Drop.CONSENT, table["consents"] != 0)
     mark(Drop.NEEDS, (table["needs"] != 0).any(axis=1))
     mark(Drop.EXCLUDES, (table["excludes"] != 0).any(axis=1))
-    mark(Drop.REPEAT, table["repeat"] != 0)
+    mark(Drop.REPEAT, table["repeat"] == NEVER)
     mark(Drop.AUDIENCE, table["audience"] != 0)
     mark(Drop.COOLING, table["cooling"] != 0)
     mark(Drop.BLOCKED, (rules & np.uint32(CUSTOMER)) != 0)

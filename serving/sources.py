@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -27,17 +28,20 @@ CELLS: Final = (6, 5, 4)  # geohash prefixes tried, about 1 km, 5 km and 20 to 4
 class Taste(Understanding):
     """The history from the live log, and what the model makes of it and of the profile.
 
-    The item that the customer is looking at counts as the last thing they did.
+    The item that the customer is looking at counts as the last thing they did. What they did decays up to
+    the end of what the bundle learned from, not beyond: a bundle of old data serves as well as a fresh one.
     """
 
     model: ServedModel
     weights: EventWeights
     lookup: Lookup
+    until: float = math.inf  # POSIX seconds
 
     def understand(self, page: Page) -> None:
         customer = page.query.customer
         if customer.recent is not None and len(customer.recent):
-            page.history = history(customer.recent, self.lookup, page.query.now, self.weights)
+            now = min(page.query.now, self.until)
+            page.history = history(customer.recent, self.lookup, now, self.weights)
         page.history = _looking_at(page.history, page.query.anchor_row)
         said = tokens(*customer.profile[:2]) if customer.profile is not None else _NO_TOKENS
         page.taste = self.model.represent(page.history, said, page.segment)

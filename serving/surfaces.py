@@ -27,7 +27,7 @@ from serving.hydrators import Affinity, Fatigue, Popularity
 from serving.items import Items
 from serving.pipeline import Hydrator, Pipeline, Scorer, Source, Understanding
 from serving.plan import CompiledPlan
-from serving.scorers import Blended
+from serving.scorers import AFTER_MATURITY, Blended, HeldLast
 from serving.selectors import BestFirst
 from serving.sources import (
     Cached,
@@ -99,7 +99,7 @@ def pipelines(
     since[since == 0] = np.inf  # put since the bundle, without a date of its own
     by_kind = tuple(known[kinds[known] == kind] for kind in range(len(KINDS)))
 
-    taste = Taste(bundle.model, bundle.weights, items.rows_of_keys)
+    taste = Taste(bundle.model, bundle.weights, items.rows_of_keys, bundle.trained_until)
     sources: dict[str, Source] = {
         "nearest_to_customer": NearestToCustomer(bundle.model, by_kind),
         "nearest_to_anchor": NearestToAnchor(bundle.neighbours),
@@ -112,7 +112,7 @@ def pipelines(
         "popular_with_everybody": PopularWithEverybody(bundle.popular),
     }
     affinity, popularity = Affinity(bundle.model), Popularity(bundle.popular)
-    blended = Blended(bundle.blend)
+    scorers = (Blended(bundle.blend), *((HeldLast(),) if (columns["repeat"] == AFTER_MATURITY).any() else ()))
     used = np.bitwise_or.reduce(rules) if len(rules) else 0
     filters = tuple(f for f in FILTERS if int(used) & f.rule.bit)
 
@@ -126,9 +126,9 @@ def pipelines(
         return Pipeline(understanding, chosen, filters, hydrators, scorers, columns, rules)
 
     return {
-        "full": rung((taste,), SOURCES[:7], (affinity, popularity, Fatigue()), (blended,)),
-        "light": rung((taste,), SOURCES[1:7], (affinity, popularity, Fatigue()), (blended,)),
+        "full": rung((taste,), SOURCES[:7], (affinity, popularity, Fatigue()), scorers),
+        "light": rung((taste,), SOURCES[1:7], (affinity, popularity, Fatigue()), scorers),
         "cached": rung((), ("cached",), (), ()),
-        "popular": rung((), ("popular_with_everybody",), (popularity,), (blended,)),
+        "popular": rung((), ("popular_with_everybody",), (popularity,), scorers),
         "fallback": rung((), (), (), ()),
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from features.embedded import EmbeddedValkey
-from features.redis_address import Wire, parse_address
+from features.redis_plain import opened
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +41,6 @@ def redis_url(redis_server: EmbeddedValkey) -> str:
 
 
 def emptied(url: str) -> str:
-    with Wire(parse_address(url)) as wire:
-        wire.call(b"FLUSHALL")
+    with opened(url) as store:
+        store.flushall()
     return url

@@ -41,8 +41,8 @@ class ImplicitALS:
 
     factors: int = 64
     iterations: int = 12
-    settings: tuple[tuple[float, float], ...] = ((10.0, 1.0), (100.0, 10.0), (30.0, 5.0))
-    strengths: tuple[float, ...] = (1.0, 3.0, 0.3)
+    settings: tuple[tuple[float, float], ...] = ((3.0, 1.0), (100.0, 10.0), (30.0, 3.0))
+    strengths: tuple[float, ...] = (1.0, 0.1)
     half_lives: tuple[float, ...] = (365.0, 30.0)
     name: ClassVar[str] = "als"
     _fitted: tuple[Positives, tuple[float, ...], Factors] | None = field(default=None, repr=False)

@@ -9,21 +9,17 @@ holds, so that a store that was lost is filled again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-import redis
 from numpy.typing import NDArray
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from features.events import LATE, WHAT, action_code
 from features.ids import Vocabulary, key32, key64
-from features.live_store import live_keys
-from features.store import StoreUnavailable
-from features.views import CONTACT, CONTACT_KEEP, LOG_TTL, RECENT, RECENT_KEEP
+from features.redis_fill import Logs, filling
+from features.views import CONTACT, CONTACT_KEEP, RECENT, RECENT_KEEP
 from training.lake import Lake
 from training.log_rows import SOURCE as API
 from training.workspace import digest_of
@@ -34,40 +30,20 @@ COLUMNS: Final = (
     "event_id", "type", "at", "subject", "slot", "position", "item_key", "campaign", "action", "amount",
     "channel", "late", "source",
 )  # fmt: skip
-PIECE: Final = 2000  # subjects a pipeline
 _RECENT_TYPES: Final = ("clicked", "dismissed", "converted", "acted")
 _CONTACT_TYPES: Final = ("displayed", "clicked", "dismissed", "converted")
 
 
-class Logs(NamedTuple):
-    """One subject's packed logs, oldest entry first; either may be empty."""
-
-    subject: str
-    recent: bytes
-    contact: bytes
-
-
 def backfill(url: str, lake: Lake, progress: Callable[[int, int], None] | None = None) -> int:
-    """Fill the live logs of subjects that have none from what was imported; how many subjects were written.
+    """Fill the live logs of subjects that have none from what was imported; how many subjects were looked at.
 
     0 when the store has seen these imports already. Raises StoreUnavailable.
     """
-    mark = b"lv:backfilled:" + digest_of(sorted(lake.manifest().batches)).encode()
-    client = redis.Redis.from_url(
-        url, retry=Retry(NoBackoff(), 1), socket_timeout=10, socket_connect_timeout=2
-    )
-    try:
-        with client:
-            if not lake.manifest().batches or client.exists(mark):
-                return 0
-            logs = list(live_logs(_imported(lake), _categories(lake)))
-            written = sum(
-                _write(client, logs[at : at + PIECE], progress, at, len(logs)) for at in _steps(logs)
-            )
-            client.set(mark, b"1", ex=LOG_TTL)
-            return written
-    except redis.RedisError as error:
-        raise StoreUnavailable(f"the live logs could not be filled: {error}") from error
+    batches = lake.manifest().batches
+    if not batches:
+        return 0
+    with filling(url, digest_of(sorted(batches))) as fill:
+        return 0 if fill is None else fill(list(live_logs(_imported(lake), _categories(lake))), progress)
 
 
 def live_logs(
@@ -147,25 +123,6 @@ def _categories(lake: Lake) -> Callable[[NDArray[np.uint64]], NDArray[np.uint32]
         [*(key32(item["category"]) if item.get("category") else 0 for item in items), 0], np.uint32
     )
     return lambda keys: category[known.rows_of_keys(keys)]
-
-
-def _write(
-    client: redis.Redis, logs: list[Logs], progress: Callable[[int, int], None] | None, done: int, total: int
-) -> int:
-    pipe = client.pipeline(transaction=False)
-    for one in logs:
-        keys = live_keys(one.subject)
-        for key, log in ((keys.recent, one.recent), (keys.contact, one.contact)):
-            if log:
-                pipe.set(key, log, nx=True, ex=LOG_TTL)
-    pipe.execute()
-    if progress is not None:
-        progress(done + len(logs), total)
-    return len(logs)
-
-
-def _steps(logs: list[Logs]) -> range:
-    return range(0, len(logs), PIECE)
 
 
 def _codes(column: Any) -> tuple[list[str], NDArray[np.int64]]:

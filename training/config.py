@@ -47,8 +47,8 @@ class AlsGrid(_Typed):
 
     factors: int = Field(64, ge=1, le=1024)
     iterations: int = Field(12, ge=1, le=200)
-    settings: tuple[tuple[float, float], ...] = ((10.0, 1.0), (100.0, 10.0))
-    strengths: tuple[float, ...] = (1.0, 3.0, 0.3)
+    settings: tuple[tuple[float, float], ...] = ((3.0, 1.0), (100.0, 10.0), (30.0, 3.0))
+    strengths: tuple[float, ...] = (1.0, 0.1)
     half_lives: tuple[float, ...] = (365.0, 30.0)
 
 

@@ -10,43 +10,35 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
-import implicit
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
 from features.log import EventLog
 from features.tags import TagDictionary
-from features.transforms import EventWeights
 from serving.blend import Blend
-from serving.bundle import Bundle, BundleError, load
-from serving.catalogue import CompiledItems, compile_items, parse_item
 from serving.control import Control
 from serving.plan import Plan
-from serving.registry import Registry, RegistryError
+from serving.registry import Registry
 from training.appraise import appraise
 from training.config import TrainConfig
 from training.dataset import Dataset, build_dataset
-from training.dataset_files import load_dataset, save_dataset
+from training.dataset_files import save_dataset
 from training.gate import Comparison, Refusal, Verdict
-from training.index import IndexReport
 from training.ingest import ingest
 from training.lake import Lake
-from training.learn import Fitted, Prepared, fit_all, index_final, prepare
-from training.materialize import Aggregates, aggregate, point_at, swap_to, view_batches, write_features
+from training.learn import fit_all, index_final
+from training.materialize import point_at, swap_to, view_batches, write_features
 from training.progress import StepRecord, Telling
 from training.publish import Parts, put_and_promote, write_and_judge
 from training.report import Findings, write_report
-from training.shown import shown_in
+from training.run_state import RunState
 from training.source import Source, import_source
-from training.workspace import Workspace, digest_of, prune
+from training.workspace import prune
 
-LEARNING = 1  # raise when the same inputs shall give another bundle
 KEPT_RUNS = 5
 
 
@@ -115,15 +107,8 @@ def run_training(
     return run.rest(features_url, control, force=force, by=by)
 
 
-@dataclass
-class _Run:
-    home: Path
-    config: TrainConfig
-    lake: Lake
-    registry: Registry
-    telling: Telling
-    plan: Plan | None
-    tags: TagDictionary | None
+class _Run(RunState):
+    """The steps, in order."""
 
     def rest(
         self, features_url: str | None, control: Control | str | None, *, force: bool, by: str
@@ -137,61 +122,6 @@ class _Run:
         report = self.publish(evaluation, control, features, force=force, by=by)
         prune(self.home / "work", KEPT_RUNS)
         return report
-
-    # what steps share, each made when it is first needed
-
-    @cached_property
-    def items(self) -> CompiledItems:
-        return compile_items([parse_item(raw) for raw in self.lake.read_items()])
-
-    @cached_property
-    def inputs(self) -> str:
-        """Names everything that the result follows from."""
-        return digest_of(
-            LEARNING,
-            package_version("fenliu"),
-            implicit.__version__,
-            np.__version__,
-            self.lake.manifest().files["events"],
-            self._catalogue("items.jsonl.zst"),
-            self._catalogue("users.parquet"),
-            self.config.model_dump(mode="json"),
-            self.plan.version if self.plan is not None else "default",
-        )
-
-    def _catalogue(self, name: str) -> bytes:
-        try:
-            held: bytes = self.lake.fs.cat_file(self.lake.path(f"catalogue/{name}"))
-        except FileNotFoundError:
-            return b""
-        return held
-
-    @cached_property
-    def work(self) -> Workspace:
-        return Workspace(self.home / "work" / self.inputs)
-
-    @cached_property
-    def weights(self) -> EventWeights:
-        """Without a setting's half-life: a dataset's weights are not decayed yet."""
-        return self.config.weights.event_weights(half_life_days=30.0)
-
-    @cached_property
-    def dataset(self) -> Dataset:
-        return load_dataset(self.work.folder("dataset"), self.items, self.weights)
-
-    @cached_property
-    def prepared(self) -> Prepared:
-        return prepare(self.dataset, self.config)
-
-    @cached_property
-    def fitted(self) -> Fitted:
-        return Fitted.read(self.work.folder("models"))
-
-    @cached_property
-    def aggregates(self) -> Aggregates:
-        return aggregate(self.lake, self.dataset)
-
-    # the steps
 
     def ingest(self, source: Source | None, log: EventLog | None, now: float) -> None:
         with self.telling.step("ingest") as step:
@@ -219,7 +149,7 @@ class _Run:
                 dataset = build_dataset(
                     self.lake,
                     self.items,
-                    now=self._last_event(),
+                    now=self.last_event(),
                     weights=self.weights,
                     window=None if window is None else window * 86_400.0,
                     tags=self.tags,
@@ -236,11 +166,6 @@ class _Run:
             else:
                 step.skipped = True
             step.notes.append(", ".join(f"{value:,} {name}" for name, value in said.items()))
-
-    def _last_event(self) -> float:
-        """The data's own present: two runs over the same lake see the same one."""
-        files = self.lake.manifest().files["events"]
-        return max((float(file["high"]) for file in files), default=0.0)
 
     def learn(self) -> None:
         with self.telling.step("models") as step:
@@ -264,22 +189,17 @@ class _Run:
                 text = f"{one.kind}: {one.items:,} vectors, {one.form}, recall {one.recall:.4f}"
                 step.notes.append(text)
 
-    @property
-    def index_reports(self) -> tuple[IndexReport, ...]:
-        said = self.work.done("index", self.inputs) or {"reports": []}
-        return tuple(IndexReport(**one) for one in said["reports"])
-
     def evaluate(self) -> Mapping[str, Any]:
         """The evaluation, as JSON; the blend lies in the step's folder."""
         with self.telling.step("evaluate") as step:
-            live = self._live_version()
+            live = self.live_version()
             said = self.work.done("evaluate", f"{self.inputs}:{live}")
-            if said is None and live is not None and self._is_mine(live):
+            if said is None and live is not None and self.is_mine(live):
                 said = self.work.last("evaluate")  # what is live is this very run's: nothing is new
             step.skipped = said is not None
             if said is None:
                 folder = self.work.fresh("evaluate")
-                found = appraise(self.prepared, self.fitted, self._live_bundle(step), self._shown())
+                found = appraise(self.prepared, self.fitted, self.live_bundle(step), self.shown())
                 found.blend.save(folder)
                 said = {"evaluation": dict(found.report), "live": live}
                 self.work.finish("evaluate", f"{self.inputs}:{live}", said)
@@ -290,33 +210,6 @@ class _Run:
                 mark = "  <- serves" if name == evaluation["chosen"] else ""
                 step.notes.append(f"{name}: {metric} {one['metrics'][metric]:.4f}{mark}")
             return evaluation
-
-    def _shown(self) -> Any:
-        parts, window = self.prepared.split, self.prepared.valid
-        if not len(window.cases):
-            return None
-        return shown_in(self.lake, self.dataset, window.cases, parts.now_valid, parts.now_test)
-
-    def _live_version(self) -> str | None:
-        return self.registry.live()
-
-    def _live_bundle(self, step: StepRecord) -> Bundle | None:
-        """None where there is none, or it cannot be read; that is said, and popularity is the only bar."""
-        version = self._live_version()
-        if version is None:
-            return None
-        try:
-            return load(self.registry.fetch(version, self.home / "bundles"))
-        except (BundleError, RegistryError) as error:
-            step.notes.append(f"the live bundle cannot be compared with: {error}")
-            return None
-
-    def _is_mine(self, version: str) -> bool:
-        """Whether a published bundle was made from these very inputs."""
-        try:
-            return self.registry.show(version).get("inputs") == self.inputs
-        except RegistryError:
-            return False
 
     def materialise(self, url: str | None, control: Control | str | None) -> str | None:
         """Write the feature key space and point control at it; its version."""
@@ -351,7 +244,7 @@ class _Run:
         by: str,
     ) -> RunReport:
         """Assemble, gate, promote, report."""
-        before = self._live_version()
+        before = self.live_version()
         with self.telling.step("publish") as step:
             parts = Parts(
                 prepared=self.prepared,

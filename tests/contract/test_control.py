@@ -195,10 +195,10 @@ class ServerControlContract(ControlContract):
         [(b"kills", b"no json"), (b"kills", b"[1]"), (b"kills", b'["person:x"]'), (b"overlay_seq", b"many")],
     )
     def test_damage_is_named_not_guessed(self, field, value):
-        from features.redis_address import Wire, parse_address
+        from features.redis_plain import opened
 
-        with Wire(parse_address(self.url)) as wire:
-            wire.call(b"HSET", b"control", field, value)
+        with opened(self.url) as store:
+            store.hset("control", field, value)
         with pytest.raises(ControlError):
             self.run(lambda control: control.poll())
 

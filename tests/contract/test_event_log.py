@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from features.log import MARK_TTL_S, START, Entry, EventLog, LogFull, MemoryLog, order_of, shard_of
-from features.redis_address import Wire, parse_address
 from features.redis_log import RedisLog
+from features.redis_plain import opened
 from features.store import StoreUnavailable
 
 Make = Callable[..., EventLog]
@@ -193,10 +193,10 @@ class RedisLogContract(EventLogContract):
         """The server's own clock cannot be moved: the marks are taken away as their TTL would."""
 
         def passing() -> None:
-            with Wire(parse_address(url)) as wire:
-                marks = wire.call(b"KEYS", b"*:m:*")
-                assert marks and all(0 < wire.call(b"PTTL", mark) <= 1000 for mark in marks)
-                wire.call(b"DEL", *marks)
+            with opened(url) as store:
+                marks = store.keys("*:m:*")
+                assert marks and all(0 < store.pttl(mark) <= 1000 for mark in marks)
+                store.delete(*marks)
 
         return passing
 
@@ -204,8 +204,8 @@ class RedisLogContract(EventLogContract):
         async def work(log):
             with RedisLog(url) as other:
                 assert log.name == other.name
-            with Wire(parse_address(url)) as wire:
-                wire.call(b"FLUSHALL")
+            with opened(url) as store:
+                store.flushall()
             with RedisLog(url) as other:
                 assert other.name != log.name
 
@@ -214,30 +214,30 @@ class RedisLogContract(EventLogContract):
     def test_a_mark_lives_for_two_days(self, make: Make, url):
         async def work(log):
             await log.append([entry(1)])
-            with Wire(parse_address(url)) as wire:
-                (mark,) = wire.call(b"KEYS", b"*:m:e1")
-                assert MARK_TTL_S - 60 < wire.call(b"TTL", mark) <= MARK_TTL_S
+            with opened(url) as store:
+                (mark,) = store.keys("*:m:e1")
+                assert MARK_TTL_S - 60 < store.ttl(mark) <= MARK_TTL_S
 
         run(make, work)
 
     def test_a_server_that_forgot_the_script_is_told_again(self, make: Make, url):
         async def work(log):
             assert await log.append([entry(1)]) == [True]
-            with Wire(parse_address(url)) as wire:
-                wire.call(b"SCRIPT", b"FLUSH")
+            with opened(url) as store:
+                store.script_flush()
             assert await log.append([entry(1), entry(2)]) == [False, True]
 
         run(make, work)
 
     def test_a_server_without_memory_is_a_full_log(self, make: Make, url):
         async def work(log):
-            with Wire(parse_address(url)) as wire:
-                wire.call(b"CONFIG", b"SET", b"maxmemory", b"1")
+            with opened(url) as store:
+                store.config_set("maxmemory", 1)
                 try:
                     with pytest.raises(LogFull, match="memory"):
                         await log.append([entry(1)])
                 finally:
-                    wire.call(b"CONFIG", b"SET", b"maxmemory", b"0")
+                    store.config_set("maxmemory", 0)
             assert await log.append([entry(1)]) == [True]
 
         run(make, work)

@@ -335,10 +335,10 @@ class ServerLiveContract(LiveStoreContract):
             await store.close()
 
     def call(self, *parts: bytes):
-        from features.redis_address import Wire, parse_address
+        from features.redis_plain import opened
 
-        with Wire(parse_address(self.url)) as wire:
-            return wire.call(*parts)
+        with opened(self.url) as store:
+            return store.execute_command(*parts)
 
     def disturb(self, store, key, value):
         self.call(b"SET", key, value)

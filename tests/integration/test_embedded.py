@@ -15,15 +15,31 @@ from pathlib import Path
 import pytest
 
 from features.embedded import EmbeddedError, EmbeddedValkey, open_store_url
-from features.redis_address import Wire, parse_address
+from features.redis_address import parse_address
+from features.redis_plain import opened
 from features.store import StoreUnavailable
 
 pytestmark = pytest.mark.integration
 
 
-def call(url: str, *parts: bytes):
-    with Wire(parse_address(url)) as wire:
-        return wire.call(*parts)
+def answers(url: str) -> bool:
+    with opened(url) as store:
+        return store.ping()
+
+
+def put(url: str, key: str, value: bytes) -> None:
+    with opened(url) as store:
+        store.set(key, value)
+
+
+def held(url: str, key: str) -> bytes | None:
+    with opened(url) as store:
+        return store.get(key)
+
+
+def setting(url: str, name: str) -> str:
+    with opened(url) as store:
+        return store.config_get(name)[name]
 
 
 def runs(pid: int) -> bool:
@@ -50,7 +66,7 @@ def test_it_starts_answers_and_stops_without_an_orphan(tmp_path):
     server.start()
     url, pid = server.url, server.pid
     assert url.startswith("unix://")
-    assert call(url, b"PING") == b"PONG"
+    assert answers(url)
     assert server.start() is server
     assert server.pid == pid
     server.stop()
@@ -58,22 +74,22 @@ def test_it_starts_answers_and_stops_without_an_orphan(tmp_path):
     assert server.pid is None
     server.stop()
     with pytest.raises(StoreUnavailable):
-        call(url, b"PING")
+        answers(url)
     assert not list((tmp_path / "store").glob("*.sock"))
 
 
 def test_it_keeps_what_it_acknowledged_across_a_restart(tmp_path):
     with EmbeddedValkey(tmp_path) as server:
-        call(server.url, b"SET", b"k", bytes(range(256)))
+        put(server.url, "k", bytes(range(256)))
     with EmbeddedValkey(tmp_path) as server:
-        assert call(server.url, b"GET", b"k") == bytes(range(256))
+        assert held(server.url, "k") == bytes(range(256))
 
 
 def test_it_is_set_up_to_keep_and_not_to_evict(tmp_path):
     expected = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "save": ""}
     with EmbeddedValkey(tmp_path) as server:
         for name, value in expected.items():
-            assert call(server.url, b"CONFIG", b"GET", name.encode()) == [name.encode(), value.encode()]
+            assert setting(server.url, name) == value
         assert (tmp_path / "valkey.sock").stat().st_mode & 0o777 == 0o700
         assert (tmp_path / "valkey.conf").stat().st_mode & 0o777 == 0o600
         assert (tmp_path / "valkey.json").stat().st_mode & 0o777 == 0o600
@@ -85,7 +101,7 @@ def test_a_second_start_in_the_folder_uses_the_first(tmp_path):
         assert (first.owned, second.owned) == (True, False)
         assert second.url == first.url
         second.stop()
-        assert call(first.url, b"PING") == b"PONG"
+        assert answers(first.url)
 
 
 def test_starts_at_the_same_time_give_one_server(tmp_path):
@@ -107,9 +123,9 @@ def test_a_loopback_port_needs_the_password(tmp_path):
     with EmbeddedValkey(tmp_path, port=0) as server:
         address = parse_address(server.url)
         assert address.host == "127.0.0.1"
-        assert call(server.url, b"PING") == b"PONG"
+        assert answers(server.url)
         with pytest.raises(StoreUnavailable, match="NOAUTH"):
-            call(f"redis://127.0.0.1:{address.port}", b"PING")
+            answers(f"redis://127.0.0.1:{address.port}")
         command_line = Path(f"/proc/{server.pid}/cmdline").read_bytes()
         assert address.password.encode() not in command_line
 
@@ -120,7 +136,7 @@ def test_a_long_folder_name_gets_a_short_socket(tmp_path):
         path = Path(parse_address(server.url).path)
         assert len(str(path)) < 100
         assert path.parent.stat().st_mode & 0o777 == 0o700
-        assert call(server.url, b"CONFIG", b"GET", b"dir") == [b"dir", str(folder).encode()]
+        assert setting(server.url, "dir") == str(folder)
         assert EmbeddedValkey(folder).start().url == server.url
     path.parent.rmdir()
 
@@ -154,14 +170,14 @@ def owner(folder: Path, how: str) -> tuple[subprocess.Popen[str], int, str]:
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
 def test_it_ends_with_an_owner_that_is_killed_and_loses_nothing(tmp_path, sign):
     process, pid, url = owner(tmp_path, "wait")
-    call(url, b"SET", b"k", b"kept")
+    put(url, "k", b"kept")
     time.sleep(0.3)
     assert runs(pid)
     process.send_signal(sign)
     process.wait(10)
     assert wait_until(lambda: not runs(pid))
     with EmbeddedValkey(tmp_path) as server:
-        assert call(server.url, b"GET", b"k") == b"kept"
+        assert held(server.url, "k") == b"kept"
 
 
 def test_it_ends_with_an_owner_that_forgot_to_stop_it(tmp_path):
@@ -177,7 +193,7 @@ def test_a_server_that_was_killed_is_replaced(tmp_path):
     assert wait_until(lambda: not runs(first.pid))
     with EmbeddedValkey(tmp_path) as second:
         assert second.owned
-        assert call(second.url, b"PING") == b"PONG"
+        assert answers(second.url)
         first.stop()  # of a server that is gone: nothing to end, and the second keeps its state
         assert EmbeddedValkey(tmp_path).start().url == second.url
 
@@ -196,18 +212,18 @@ def test_a_configured_store_is_used_and_said_to_be(tmp_path):
 def test_without_one_the_embedded_is_started_and_says_how_to_change_that(tmp_path):
     opened = open_store_url(None, tmp_path)
     again = open_store_url("", tmp_path)
-    assert call(opened.url, b"PING") == b"PONG"
+    assert answers(opened.url)
     assert "started" in opened.message
     assert "already running" in again.message
     assert "REDIS_URL" in opened.message
     again.close()
-    assert call(opened.url, b"PING") == b"PONG"
+    assert answers(opened.url)
     opened.close()
 
 
 def test_damaged_data_gives_the_reason_and_the_log(tmp_path):
     with EmbeddedValkey(tmp_path) as server:
-        call(server.url, b"SET", b"k", b"v")
+        put(server.url, "k", b"v")
     manifest = next(tmp_path.glob("appendonlydir/*.manifest"))
     manifest.write_text("not a manifest\n")
     with pytest.raises(EmbeddedError, match=r"ended at its start.*valkey\.log"):
@@ -215,7 +231,7 @@ def test_damaged_data_gives_the_reason_and_the_log(tmp_path):
     manifest.unlink()
     shutil.rmtree(tmp_path / "appendonlydir")
     with EmbeddedValkey(tmp_path) as server:
-        assert call(server.url, b"PING") == b"PONG"
+        assert answers(server.url)
 
 
 def test_a_folder_that_cannot_be_made_or_used_is_named(tmp_path):

@@ -15,8 +15,8 @@ import pytest
 
 from features.embedded import EmbeddedError, EmbeddedValkey
 from features.log import START
-from features.redis_address import Wire, parse_address
 from features.redis_log import RedisLog
+from features.store import StoreUnavailable
 from serving.bundle import save
 from serving.control import Kill
 from serving.local import free_port, serve_local
@@ -211,5 +211,13 @@ def test_it_stops_clean(tmp_path: Path) -> None:
         store = EmbeddedValkey(tmp_path / "store").start().url
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/livez")
-    with pytest.raises(OSError), Wire(parse_address(store)) as wire:
-        wire.call(b"PING")
+
+    async def poll() -> None:
+        control = RedisControl.at(store)
+        try:
+            await control.poll()
+        finally:
+            await control.close()
+
+    with pytest.raises(StoreUnavailable):
+        asyncio.run(poll())

@@ -69,7 +69,7 @@ def test_ml_1m_split_by_time_agrees_with_the_given_one(tmp_path: Path) -> None:
 def test_insurance_as_its_readme_says(tmp_path: Path) -> None:
     source, lake, _ = imported("insurance", tmp_path)
     assert source.events.num_rows == 93_006
-    assert (len(source.items), {item.repeat for item in source.items}) == (24, {"never"})
+    assert (len(source.items), {item.repeat for item in source.items}) == (24, {"after_maturity"})
     assert not source.quarantined
     data, _ = dataset(lake)
     assert data.n_users == 51_877

@@ -14,7 +14,8 @@ import pytest
 import uvloop
 
 from features.embedded import EmbeddedValkey
-from features.redis_address import Refused, Wire, parse_address
+from features.redis_address import Refused, parse_address
+from features.redis_plain import opened
 from features.redis_resp import RespLink, Script
 from features.redis_store import Fetcher
 from features.store import StoreUnavailable
@@ -92,8 +93,8 @@ def test_a_lost_connection_fails_what_was_under_way_and_the_next_command_reconne
         own = await link.command("CLIENT", "ID")
         waiting = asyncio.create_task(link.command("BLPOP", "nothing", 5))
         await asyncio.sleep(0.05)
-        with Wire(parse_address(valkey_url)) as wire:
-            wire.call(b"CLIENT", b"KILL", b"ID", b"%d" % own)
+        with opened(valkey_url) as store:
+            assert store.client_kill_filter(_id=own) == 1
         with pytest.raises(StoreUnavailable, match="closed the connection"):
             await waiting
         return await link.command("ECHO", "back")
@@ -276,16 +277,16 @@ def test_tls_checks_the_certificate(tmp_path):
 
         assert with_link(trusted, steps, connect_s=2.0) == b"hidden"
         assert with_link(f"rediss://127.0.0.1:{port}?ssl_cert_reqs=none", steps, connect_s=2.0) == b"hidden"
-        with Wire(parse_address(trusted)) as wire:
-            assert wire.call(b"ECHO", b"hidden") == b"hidden"
+        with opened(trusted) as store:
+            assert store.echo("hidden") == b"hidden"
         for distrusted in (
             f"rediss://localhost:{port}",
             f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}",
         ):
             with pytest.raises(StoreUnavailable, match="certificate verify failed"):
                 with_link(distrusted, steps, connect_s=2.0)
-            with pytest.raises(StoreUnavailable, match="certificate verify failed"):
-                Wire(parse_address(distrusted))
+            with pytest.raises(StoreUnavailable, match="certificate verify failed"), opened(distrusted):
+                pass
     finally:
         process.terminate()
         process.wait(10)

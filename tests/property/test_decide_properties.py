@@ -200,7 +200,7 @@ def permitted(one, asked):
         and (not one.needs or (held is not None and all(key64(n) in held for n in one.needs)))
         and (not one.excludes or (held is not None and not any(key64(n) in held for n in one.excludes)))
         and (
-            one.repeat == "always"
+            one.repeat != "never"
             or (held is not None and told is not None and key64(one.id) not in held | bought)
         )
         and (one.audience == 0 or (who.audiences is not None and one.audience in who.audiences.tolist()))
@@ -221,7 +221,7 @@ def rendered(one, layout, now):
 def is_open(one, of_customer_only=False):
     about_customer = (
         one.risk_class, one.min_age, one.max_age, one.consents, one.needs, one.excludes, one.audience,
-        one.cooling, one.repeat != "always",
+        one.cooling, one.repeat == "never",
     )  # fmt: skip
     about_request = (
         one.channels, one.min_app_version, one.regions, one.starts, one.sold_out, one.stock == 0,

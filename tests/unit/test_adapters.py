@@ -355,7 +355,7 @@ def test_the_insurance_reader(tmp_path: Path) -> None:
     assert {(e["action"], e["source"]) for e in events} == {("purchased", "insurance:undated")}
     assert source.quarantined == {"no customer made this purchase": 1}
     assert [item.id for item in source.items] == ["2", "4", "10"]
-    assert {(item.kind, item.repeat) for item in source.items} == {("product", "never")}
+    assert {(item.kind, item.repeat) for item in source.items} == {("product", "after_maturity")}
     assert source.protocol == "leave_last_out"
 
 

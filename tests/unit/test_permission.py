@@ -323,10 +323,40 @@ def test_a_risk_that_was_never_assessed_permits_no_risky_product():
 
 
 def test_a_held_product_is_not_offered_again():
-    live = live_for(None, repeat="after_maturity")
+    live = live_for(None, repeat="never")
     held = {"holdings": [key64(f"i{WANTED}")]}
     assert not wanted_in(live, shelf(live, blobs_of(RULES[0], profile=held)))
-    assert wanted_in(live, shelf(live, blobs_of(RULES[0])))
+    assert wanted_in(live, shelf(live, blobs_of(RULES[0], profile={"holdings": [key64("i1")]})))
+
+
+def only(live, blobs, effort, *products):
+    """The shelf when nothing but these products may stand on it."""
+    who = decode_customer(blobs, now=NOW, schemas=live.bundle.schemas)
+    others = [f"i{n}" for n in range(120) if f"i{n}" not in products]
+    asked = query(live, who, exclude={"home.shelf": others})
+    return names(live, decide(asked, live, effort, np.array([WANTED], np.int32)), "home.shelf")
+
+
+@pytest.mark.parametrize("effort", ["full", "light", "popular"])
+def test_a_held_product_that_matures_is_offered_again_when_nothing_else_is_left(effort):
+    live, one = live_for(None, repeat="after_maturity"), f"i{WANTED}"
+    free = {"holdings": [key64("i1")]}
+    for blobs in (
+        blobs_of(RULES[0], profile={"holdings": [key64(one)]}),
+        blobs_of(RULES[0], profile=free, contact=((one, "converted", 60.0),)),
+    ):
+        assert one not in names(live, shelf(live, blobs, effort), "home.shelf")[:-1]
+        assert only(live, blobs, effort, one, "i13", "i19")[-1] == one
+    assert wanted_in(live, shelf(live, blobs_of(RULES[0], profile=free), effort))
+
+
+def test_holdings_that_are_not_known_do_not_hold_a_maturing_product_back():
+    live, plain = live_for(None, repeat="after_maturity"), live_for(None)
+    unknown = Blobs(None, membership_blob(), None, None, None)
+    assert wanted_in(live, shelf(live, unknown))
+    assert names(live, shelf(live, unknown), "home.shelf") == names(
+        plain, shelf(plain, unknown), "home.shelf"
+    )
 
 
 @pytest.mark.parametrize("fields", [{"excludes": [HELD]}, {"repeat": "never"}], ids=["excludes", "repeat"])

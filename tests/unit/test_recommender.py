@@ -13,7 +13,7 @@ import pytest
 
 from features.events import WHAT
 from features.ids import key64
-from features.log import Entry
+from features.log import Entry, MemoryLog
 from features.store import StoreUnavailable
 from features.views import CONTACT, RECENT
 from serving.control import Kill
@@ -649,5 +649,55 @@ def test_a_changed_plan_file_is_taken_up() -> None:
             path.write_text("slots: [")
             await shell.service.reloader.poll()
             assert (await shell.page("u1"))["plan"] == tiny_plan(name="second").version
+
+    run(story)
+
+
+def test_kills_come_also_while_the_plan_file_is_gone() -> None:
+    async def story() -> None:
+        async with running() as shell:
+            victim = ids(await shell.page("u1"))[0]
+            plan = shell.service.settings.plan
+            assert plan is not None
+            text = plan.read_text()
+            plan.unlink()
+            await shell.control.kill(Kill("item", victim))
+            assert await shell.service.reloader.poll()
+            page = await shell.page("u1")
+            assert page["slots"] and victim not in ids(page)
+            plan.write_text(text)
+            assert await shell.service.reloader.poll()
+
+    run(story)
+
+
+def test_what_was_refused_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        async with running() as shell:
+            await shell.control.set("bundle", "late")
+            assert not (await shell.service.reloader.poll()) or (await shell.page("u1"))["bundle"] == "b-tiny"
+            shell.bundles.held["late"] = tiny_bundle(seed=3, version="late")
+            await shell.service.reloader.poll()
+            assert (await shell.page("u1"))["bundle"] == "b-tiny"
+            monkeypatch.setattr("serving.reload.REFUSED_S", -1.0)
+            assert await shell.service.reloader.poll()
+            assert (await shell.page("u1"))["bundle"] == "late"
+
+    run(story)
+
+
+def test_a_full_log_says_when_to_come_back() -> None:
+    async def story() -> None:
+        async with running() as shell:
+            log = shell.stores.log
+            assert isinstance(log, MemoryLog)
+            log.max_entries = 0
+            event = shell.event("acted", "e1", user_id="u1", action="viewed", item_id="i1")
+            answer = await shell.post("/v1/events", {"events": [event]})
+            assert answer.status_code == 503 and answer.json()["code"] == "log_full"
+            assert int(answer.headers["retry-after"]) >= 1
+            page = await shell.page("u1", events=[event])
+            assert [r["code"] for r in page["events"]["rejected"]] == ["log_full"] and page["slots"]
+            log.max_entries = 1000
 
     run(story)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 
 from features.redis_address import Address, BadStoreUrl, parse_address
@@ -18,6 +20,7 @@ from features.redis_address import Address, BadStoreUrl, parse_address
         ("redis://me:secret@store:1/0", Address("store", 1, username="me", password="secret")),
         ("unix:///run/a%20b/v.sock?db=4", Address(path="/run/a b/v.sock", db=4)),
         ("unix://:secret@/run/v.sock", Address(path="/run/v.sock", password="secret")),
+        ("unix:///run/v.sock?password=secret", Address(path="/run/v.sock", password="secret")),
         ("rediss://store", Address("store", tls=())),
         ("rediss://store?ssl_cert_reqs=none", Address("store", tls=(("ssl_cert_reqs", "none"),))),
     ],
@@ -36,6 +39,13 @@ def test_a_url_is_an_address(url, address):
         "redis://store/zero",
         "unix://",
         "redis://store:99999",
+        "redis://store/1/2",
+        "redis://store?db=two",
+        "redis://store?socket_timeout=60",  # what the service would not heed
+        "redis://store?port=7",
+        "redis://store?ssl_cert_reqs=none",
+        "unix:///run/v.sock?ssl_ca_certs=x",
+        "rediss://store?ssl_ciphers=weak",
     ],
 )
 def test_what_is_no_url_is_refused(url):
@@ -46,9 +56,14 @@ def test_what_is_no_url_is_refused(url):
 def test_secrets_stay_out_of_texts():
     address = parse_address("redis://me:hidden@store:7000/1")
     assert "hidden" not in repr(address) + address.name
-    with pytest.raises(BadStoreUrl) as caught:
-        parse_address("redis://me:hidden@store:port")
-    assert "hidden" not in str(caught.value)
+    for url in (
+        "redis://me:hidden@store:port",
+        "redis://:hidden/here@store",
+        "redis://:hidden@store?word=hidden",
+    ):
+        with pytest.raises(BadStoreUrl) as caught:
+            parse_address(url)
+        assert "hidden" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_the_greeting_logs_in_and_selects():
