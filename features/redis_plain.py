@@ -24,7 +24,11 @@ TIMEOUT_S: Final = 10.0
 
 
 def plain_client(url: str, timeout_s: float = TIMEOUT_S) -> Redis:
-    """Opens nothing; a connection that was lost between two commands is made again. Raises BadStoreUrl."""
+    """Opens nothing; a connection that was lost between two commands is made again. Raises BadStoreUrl.
+
+    redis-py tells the server its own name at each connection, and must: its pool refuses a connection that
+    has something to read, and reading those answers is what takes TLS's session tickets away.
+    """
     parse_address(url)
     return Redis.from_url(
         url,
@@ -32,7 +36,6 @@ def plain_client(url: str, timeout_s: float = TIMEOUT_S) -> Redis:
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
         protocol=2,
-        driver_info=None,  # else two commands more at each connection
     )
 
 

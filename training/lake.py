@@ -20,6 +20,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,21 @@ class Lake:
             return pq.read_table(io.BytesIO(self.fs.cat_file(self.path("catalogue/users.parquet"))))
         except FileNotFoundError:
             return None
+
+    def users_written_at(self) -> float | None:
+        """POSIX seconds at which the customers' facts were written; None when the lake has none."""
+        return self._written_at("catalogue/users.parquet")
+
+    def changed_at(self) -> float:
+        """POSIX seconds of the last commit; 0 while the lake is new."""
+        return self._written_at(_MANIFEST) or 0.0
+
+    def _written_at(self, path: str) -> float | None:
+        try:
+            when: datetime = self.fs.modified(self.path(path))
+        except FileNotFoundError:
+            return None
+        return when.replace(tzinfo=when.tzinfo or UTC).timestamp()
 
     # writing
 

@@ -82,14 +82,24 @@ def view_batches(
     records, known = profile_records(users, found.ids, tags=tags)
     _take_over(records, known, dataset, found.ids)
     fill(records, known, found.features)
-    profiles = PROFILE.pack(records, as_of=dataset.now, known=known)
+    as_of = watermark(lake, dataset)
+    profiles = PROFILE.pack(records, as_of=as_of, known=known)
     member_records, member = membership_records(users, found.ids)
     members = [one for one, is_member in zip(found.ids, member.tolist(), strict=True) if is_member]
-    memberships = MEMBERSHIP.pack(member_records[member], as_of=dataset.now)
+    memberships = MEMBERSHIP.pack(member_records[member], as_of=as_of)
     return [
-        ViewBatch(PROFILE, found.ids, profiles, dataset.now),
-        ViewBatch(MEMBERSHIP, members, memberships, dataset.now),
+        ViewBatch(PROFILE, found.ids, profiles, as_of),
+        ViewBatch(MEMBERSHIP, members, memberships, as_of),
     ]
+
+
+def watermark(lake: Lake, dataset: Dataset) -> float:
+    """Up to when the records describe customers: when their table was written, else when events last came in.
+
+    Not the last event's time: an old data set that was imported today describes its customers as of today.
+    """
+    written = lake.users_written_at()
+    return max(dataset.now, lake.changed_at() if written is None else written)
 
 
 def _take_over(

@@ -41,12 +41,10 @@ def cases_of(
 ) -> Cases:
     """Customers with later positives (a sample of at most `most`), what those are, and what is not ranked.
 
-    Not ranked is what the customer holds and cannot take again; with `mask`, all that they liked before.
+    Not ranked is what the customer holds and cannot take again; with `mask`, all that they liked before, and
+    who then wants nothing else is no case.
     """
     users = np.unique(later.user)
-    if len(users) > most:
-        users = np.sort(rng.choice(users, most, replace=False))
-    held = _lists(users, later)
     out = dataset.held(before)
     owner = np.repeat(np.arange(dataset.n_users, dtype=np.int32), np.diff(out.indptr))
     pairs = [(owner, out.items)]
@@ -56,7 +54,14 @@ def cases_of(
     user = np.concatenate([pair[0] for pair in pairs])
     item = np.concatenate([pair[1] for pair in pairs])
     seen = _grouped(users, user, item)
-    return Cases(users.astype(np.int32), held, _without(seen, held, dataset.n_items), dataset.n_items)
+    # What is not ranked is not asked for either. The reverse, ranking again just what is asked for, would
+    # give the answers away: a model scores highest what the customer had.
+    held = _without(_grouped(users, later.user, later.item), seen, dataset.n_items)
+    every = Cases(users.astype(np.int32), held, seen, dataset.n_items)
+    asked = np.flatnonzero(held.lengths)
+    if len(asked) > most:
+        asked = np.sort(rng.choice(asked, most, replace=False))
+    return every.take(asked)
 
 
 def masks(before: Interactions, later: Interactions, n_items: int, repeats: Repeats) -> bool:
@@ -67,10 +72,6 @@ def masks(before: Interactions, later: Interactions, n_items: int, repeats: Repe
     had = np.unique(good.user.astype(np.int64) * n_items + good.item)
     wanted = later.user.astype(np.int64) * n_items + later.item
     return bool(np.isin(wanted, had).mean() < REPEATED_SHARE) if len(wanted) else True
-
-
-def _lists(users: NDArray[np.int32], events: Interactions) -> Lists:
-    return _grouped(users, events.user, events.item)
 
 
 def _grouped(users: NDArray[np.int32], user: NDArray[np.int32], item: NDArray[np.int32]) -> Lists:
@@ -86,7 +87,7 @@ def _case_of(users: NDArray[np.int32], user: NDArray[np.int32]) -> tuple[NDArray
 
 
 def _without(lists: Lists, other: Lists, n_items: int) -> Lists:
-    """`lists` less the items of `other`, case by case: what is asked for must be rankable."""
+    """`lists` less the items of `other`, case by case."""
     owner = np.repeat(np.arange(len(lists)), lists.lengths)
     theirs = np.repeat(np.arange(len(other)), other.lengths)
     kept = ~np.isin(owner * n_items + lists.items, theirs * n_items + other.items)

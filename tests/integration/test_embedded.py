@@ -86,7 +86,13 @@ def test_it_keeps_what_it_acknowledged_across_a_restart(tmp_path):
 
 
 def test_it_is_set_up_to_keep_and_not_to_evict(tmp_path):
-    expected = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "save": ""}
+    expected = {
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "auto-aof-rewrite-min-size": str(512 << 20),
+        "maxmemory-policy": "noeviction",
+        "save": "",
+    }
     with EmbeddedValkey(tmp_path) as server:
         for name, value in expected.items():
             assert setting(server.url, name) == value

@@ -43,6 +43,9 @@ class FakeServer:
             parts = []
             for _ in range(int(line[1:])):
                 parts.append(stream.read(int(stream.readline()[1:]) + 2)[:-2])
+            if parts[0] == b"CLIENT":  # redis-py introduces itself
+                link.sendall(b"+OK\r\n")
+                continue
             at = len(self.commands)
             if at == self._hang_up_after:
                 return

@@ -80,9 +80,7 @@ def opened(
 ) -> Iterator[Bank]:
     """A bank in a folder of its own, on the embedded store, gone when the block ends."""
     with tempfile.TemporaryDirectory(prefix="fenliu-bench-") as home:
-        own = Settings(
-            home=Path(home), port=free_port(), app_key=secrets.token_hex(16), replicas=replicas
-        )
+        own = Settings(home=Path(home), port=free_port(), app_key=secrets.token_hex(16), replicas=replicas)
         with backed(own) as settings:
             yield _made(console, settings, customers, items, days)
 

@@ -49,7 +49,7 @@ def clicks(bank: Bank, trials: int, tally: Tally, console: Console) -> None:
         f" {found.never}; {found.unsteady} customers were left out, whose page changes without a click"
     )
     waits = np.array(found.seconds) * 1e3
-    note = f"{len(waits)} customers, POST event and ask again; {found.never} unchanged within {PATIENCE_S:g} s"
+    note = f"{len(waits)} customers, POST and ask again; {found.never} unchanged within {PATIENCE_S:g} s"
     tally.put("click_to_changed_p99_ms", float(np.quantile(waits, 0.99)), "ms", note, ("<=", 50.0))
     tally.put("click_to_changed_p50_ms", float(np.median(waits)), "ms")
     tally.put("click_changed_next_share", found.at_once / max(len(waits), 1), "", "by the very next page")
@@ -92,9 +92,7 @@ def _tap(page: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def swaps(
-    bank: Bank, count: int, rate: float, tally: Tally, console: Console
-) -> None:
+def swaps(bank: Bank, count: int, rate: float, tally: Tally, console: Console) -> None:
     """Bundles that take over one after the other while pages are asked for at a constant rate."""
     settings = bank.settings
     versions = _twins(bank, count)
@@ -134,7 +132,7 @@ def _promoted(bank: Bank, till: Till, asked: bytes, version: str) -> float:
 
 
 def _twins(bank: Bank, count: int) -> list[str]:
-    """Versions of the live bundle in the registry: to a replica each is a new one, to be fetched and built."""
+    """Versions of the live bundle in the registry: to a replica each is new, to be fetched and built."""
     registry = Registry(bank.settings.registry_url)
     bundle = load(registry.fetch(bank.version, bank.settings.home / "twins"))
     names = [f"{bank.version}-twin{number}" for number in range(count)]
