@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from redis import Redis
 
 from features.live_store import live_keys
-from features.store import StoreUnavailable
+from features.redis_plain import opened
 from features.views import LOG_TTL
 
 PIECE: Final = 2000  # subjects a pipeline
@@ -36,21 +34,15 @@ def filling(url: str, what: str) -> Iterator[Fill | None]:
     as the logs live. Raises StoreUnavailable.
     """
     mark = f"lv:filled:{what}".encode()
-    client = redis.Redis.from_url(
-        url, retry=Retry(NoBackoff(), 1), socket_timeout=10, socket_connect_timeout=2
-    )
-    try:
-        with client:
-            if client.exists(mark):
-                yield None
-                return
-            yield lambda logs, progress: _write(client, logs, progress)
-            client.set(mark, b"1", ex=LOG_TTL)
-    except redis.RedisError as error:
-        raise StoreUnavailable(f"the live logs could not be filled: {error}") from error
+    with opened(url) as client:
+        if client.exists(mark):
+            yield None
+            return
+        yield lambda logs, progress: _write(client, logs, progress)
+        client.set(mark, b"1", ex=LOG_TTL)
 
 
-def _write(client: redis.Redis, logs: Sequence[Logs], progress: Callable[[int, int], None] | None) -> int:
+def _write(client: Redis, logs: Sequence[Logs], progress: Callable[[int, int], None] | None) -> int:
     for at in range(0, len(logs), PIECE):
         pipe = client.pipeline(transaction=False)
         for one in logs[at : at + PIECE]:

@@ -27,7 +27,7 @@ from training import demo_client as client
 from training.bench import load
 from training.commands import ingest_now, train
 from training.config import TrainConfig
-from training.demo_pages import changes, homepage, introduce, next_steps
+from training.demo_pages import against_popularity, changes, homepage, introduce, next_steps
 from training.job import RunReport
 from training.lake import Lake
 from training.progress import counting
@@ -63,8 +63,9 @@ def run_demo(args: argparse.Namespace, console: Console) -> int:
         console.rule("serving")
         with _serving(stage) as url:
             console.print(f"[bold]{url}[/] answers, {time.monotonic() - began:.0f} s after the start")
-            failed = asyncio.run(_play(stage, url, first))
-            next_steps(console, url, settings, first.report, time.monotonic() - began)
+            failed, last = asyncio.run(_play(stage, url, first))
+            against_popularity(console, last)
+            next_steps(console, url, settings, last.report, time.monotonic() - began)
             if not args.once:
                 console.print("\n[bold]It stays up. Ctrl-C ends it.[/]")
                 over.wait()
@@ -117,8 +118,8 @@ def _serving(stage: Stage) -> AbstractContextManager[str]:
         return serve_ray(stage.settings)
 
 
-async def _play(stage: Stage, url: str, first: RunReport) -> int:
-    """The acts, in order; the number of failed requests."""
+async def _play(stage: Stage, url: str, first: RunReport) -> tuple[int, RunReport]:
+    """The acts, in order; the number of failed requests, and the last training run."""
     async with client.Client(url, stage.settings.app_key or "") as bank:
         await bank.ready()
         await _three_customers(stage, bank)
@@ -159,7 +160,7 @@ async def _visitors(stage: Stage, bank: client.Client) -> None:
     stage.console.print(f"{pages} customers asked for their page; {sent:,} events came back")
 
 
-async def _retrain_under_load(stage: Stage, url: str, first: RunReport) -> int:
+async def _retrain_under_load(stage: Stage, url: str, first: RunReport) -> tuple[int, RunReport]:
     console, settings = stage.console, stage.settings
     console.rule("retraining on what they did, and a hot swap under load")
     taken = await asyncio.to_thread(ingest_now, settings)
@@ -186,7 +187,7 @@ async def _retrain_under_load(stage: Stage, url: str, first: RunReport) -> int:
         f" [bold]{outcome.failed} failed[/], p50 {outcome.quantile(0.5) * 1e3:.1f} ms,"
         f" p99 {outcome.quantile(0.99) * 1e3:.1f} ms (training shares the two cores)"
     )
-    return outcome.failed
+    return outcome.failed, second
 
 
 async def _load(stage: Stage, url: str, stop: asyncio.Event) -> load.Outcome:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from serving.settings import Settings
+from training.job import RunReport
 from training.world import World
 from training.world.customers import LIFECYCLE, OCCUPATIONS
 from training.world.words import CITIES
@@ -74,6 +75,17 @@ def changes(console: Console, world: World, before: Page, after: Page) -> None:
         table.add_row(new["slot"], shown + more, reasons, str(moved))
     console.print(table)
     console.print(f"{total} of {sum(len(filled['items']) for filled in after['slots'])} places are different")
+
+
+def against_popularity(console: Console, run: RunReport) -> None:
+    """The metrics of the model that serves beside popularity's, on the same later data."""
+    table = Table(title=f"on later data: {run.chosen} against popularity, both tuned", show_edge=False)
+    table.add_column("metric")
+    for name in (run.chosen, "popular"):
+        table.add_column(name, justify="right")
+    for metric in ("recall@20", "ndcg@10", "hr@10", "mrr", "coverage@20"):
+        table.add_row(metric, *(f"{run.metrics[name][metric]:.4f}" for name in (run.chosen, "popular")))
+    console.print(table)
 
 
 def next_steps(console: Console, url: str, settings: Settings, report: Path, seconds: float) -> None:

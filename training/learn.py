@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.models import NeighbourModel, PopularModel, ServedModel, VectorModel, load_model
+from serving.models import PopularModel, ServedModel, VectorModel, load_model
 from training.config import TrainConfig
 from training.dataset import Dataset
 from training.index import IndexReport, build_index
@@ -142,13 +142,6 @@ class Fitted:
     def popular(self, phase: str) -> PopularModel:
         found = self.model(phase, PopularModel.name)
         assert isinstance(found, PopularModel)
-        return found
-
-    def neighbours(self) -> NeighbourModel | None:
-        if NeighbourModel.name not in self.params:
-            return None
-        found = self.model("final", NeighbourModel.name)
-        assert isinstance(found, NeighbourModel)
         return found
 
 

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from features.transforms import History
 from serving.models import ServedModel
 
 Params = Mapping[str, float]
@@ -104,6 +103,3 @@ def decayed(positives: Positives, now: float, half_life_days: float) -> NDArray[
         return positives.weight
     age = np.nan_to_num(np.maximum(now - positives.at, 0.0) / 86400.0)
     return (positives.weight * np.exp2(-age / half_life_days)).astype(np.float32)
-
-
-EMPTY_HISTORY = History(np.empty(0, np.int32), np.empty(0, np.float32))

@@ -134,5 +134,10 @@ class Till:
 
 
 def placed(page: dict[str, Any]) -> list[tuple[str, str]]:
-    """What a page shows where: the decision, without ids, times and scores."""
+    """What a page shows where."""
     return [(slot["slot"], one["item_id"]) for slot in page["slots"] for one in slot["items"]]
+
+
+def decided(page: dict[str, Any]) -> list[tuple[str, str, float]]:
+    """The decision: what is shown where, and with what score (to four decimals, as the page says it)."""
+    return [(slot["slot"], one["item_id"], one["score"]) for slot in page["slots"] for one in slot["items"]]

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from serving.bundle import load, save
 from serving.registry import Registry
-from training.bench.bank import Bank, Till, placed
+from training.bench.bank import HOMEPAGE, Bank, Till, decided, placed
 from training.bench.load import Outcome
 from training.bench.tally import Tally
 from training.bench.volley import Target, Volley
@@ -28,10 +28,11 @@ TARGET: Final = "pages"
 
 @dataclass(slots=True)
 class Clicks:
-    """`seconds` of every trial; how many changed with the first page asked for, and how many never did."""
+    """`seconds` of every trial, and what became of it."""
 
     seconds: list[float]
-    at_once: int = 0
+    at_once: int = 0  # the first page asked for was another one
+    visible: int = 0  # and other items, or in other places, not only other scores
     never: int = 0
     unsteady: int = 0  # left out: their page changes by itself
 
@@ -44,21 +45,23 @@ def clicks(bank: Bank, trials: int, tally: Tally, console: Console) -> None:
             if len(found.seconds) == trials:
                 break
             _click(bank, till, customer, found)
+    done = max(len(found.seconds), 1)
     console.print(
-        f"{len(found.seconds)} clicks: the next page differed for {found.at_once}, none did for"
-        f" {found.never}; {found.unsteady} customers were left out, whose page changes without a click"
+        f"{done} clicks: the next page differed for {found.at_once}, never for {found.never};"
+        f" {found.unsteady} customers were left out, whose page changes without a click"
     )
     waits = np.array(found.seconds) * 1e3
-    note = f"{len(waits)} customers, POST and ask again; {found.never} unchanged within {PATIENCE_S:g} s"
+    note = f"POST a click, ask again: {done} customers; {found.never} unchanged within {PATIENCE_S:g} s"
     tally.put("click_to_changed_p99_ms", float(np.quantile(waits, 0.99)), "ms", note, ("<=", 50.0))
     tally.put("click_to_changed_p50_ms", float(np.median(waits)), "ms")
-    tally.put("click_changed_next_share", found.at_once / max(len(waits), 1), "", "by the very next page")
+    tally.put("click_next_share", found.at_once / done, "", "changed by the very next page")
+    tally.put("click_visible_share", found.visible / done, "", "other items or places, not only scores")
 
 
 def _click(bank: Bank, till: Till, customer: int, found: Clicks) -> None:
     asked = body(ask(bank.world, customer))
     page, again = till.page(asked), till.page(asked)
-    if placed(page) != placed(again):
+    if decided(page) != decided(again):
         found.unsteady += 1
         return
     told = orjson.dumps({"events": [_tap(again)]})
@@ -66,17 +69,18 @@ def _click(bank: Bank, till: Till, customer: int, found: Clicks) -> None:
     answer: Any = orjson.loads(till.post("/v1/events", told))
     if answer["accepted"] != 1:
         raise RuntimeError(f"a click was not accepted: {answer}")
-    asks = 0
-    while True:
+    asks, took = 0, 0.0
+    while took < PATIENCE_S:
         asks += 1
-        raw = till.post("/v1/recommend/homepage", asked)
+        raw = till.post(HOMEPAGE, asked)
         took = time.perf_counter() - began
-        if placed(orjson.loads(raw)) != placed(page):
+        changed = orjson.loads(raw)
+        if decided(changed) != decided(page):
             found.at_once += asks == 1
+            found.visible += placed(changed) != placed(page)
             break
-        if took > PATIENCE_S:
-            found.never += 1
-            break
+    else:
+        found.never += 1
     found.seconds.append(took)
 
 

@@ -1,7 +1,7 @@
 """`fenliu bench serve`: our deployment beside an empty one on the same Ray Serve, behind the same HAProxy.
 
-Both are asked with the same bodies by the same generator, in turns. A closed loop says how much each can take,
-an open loop how long an answer takes at half of what ours can.
+Both are asked with the same bodies by the same generator, in turns. A closed loop says how much each can
+take, an open loop how long an answer takes at half of what ours can.
 """
 
 from __future__ import annotations
