@@ -14,13 +14,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from features.keyspace import Ids
 from features.redis_address import Refused
 from features.redis_plain import Pipe, opened, piped
 from features.redis_resp import packed
 from features.schema import View
 from features.store import StoreUnavailable, feature_key
 
-Ids = Sequence[str] | NDArray[np.bytes_]
 Progress = Callable[[int], None]  # called with the number of records just written
 
 PIECE_BYTES: Final = 1 << 18

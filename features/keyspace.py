@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.bulk import BulkError, Ids, Progress, bulk_write, verify
 from features.schema import View
 from features.store import MemoryStore
+
+Ids = Sequence[str] | NDArray[np.bytes_]
 
 
 class KeySpaceError(ValueError):
@@ -87,39 +88,15 @@ class Pointers(Protocol):
     async def set(self, field: str, value: str | None) -> None: ...
 
 
-def materialise(
-    url: str,
-    version: str,
-    batches: Iterable[ViewBatch],
-    *,
-    rng: np.random.Generator,
-    sample: int = 1000,
-    ttl_s: float | None = None,
-    progress: Progress | None = None,
-) -> KeySpace:
-    """Write every batch under `version`, count it and re-read a sample bit for bit; the space to swap to.
-
-    A view may come in several batches of one watermark. `ttl_s` None: each view's own. Raises KeySpaceError
-    for ids that come twice and for what the store does not hold as written, StoreUnavailable when it does
-    not answer.
-    """
-
-    def write(batch: ViewBatch) -> None:
-        bulk_write(url, batch.view, version, batch.ids, batch.blobs, ttl_s, progress)
-        verify(url, batch.view, version, batch.ids, batch.blobs, sample, rng)
-
-    return _materialise(version, batches, write)
-
-
 def materialise_memory(
     store: MemoryStore, version: str, batches: Iterable[ViewBatch], *, ttl_s: float | None = None
 ) -> KeySpace:
-    """The memory twin of `materialise`."""
+    """The memory twin of `features.materialise.materialise`."""
 
     def write(batch: ViewBatch) -> None:
         store.load(batch.view, version, _texts(batch.ids), batch.blobs, ttl_s)
 
-    return _materialise(version, batches, write)
+    return assembled(version, batches, write)
 
 
 async def swap(pointers: Pointers, space: KeySpace) -> None:
@@ -129,7 +106,11 @@ async def swap(pointers: Pointers, space: KeySpace) -> None:
     await pointers.set("features", space.to_json())
 
 
-def _materialise(version: str, batches: Iterable[ViewBatch], write: Callable[[ViewBatch], None]) -> KeySpace:
+def assembled(version: str, batches: Iterable[ViewBatch], write: Callable[[ViewBatch], None]) -> KeySpace:
+    """The space that `write` makes of the batches. A view may come in several batches of one watermark.
+
+    Raises KeySpaceError for ids that come twice, and whatever `write` does.
+    """
     check_version(version)
     views: dict[str, ViewSpace] = {}
     for batch in batches:
@@ -139,10 +120,7 @@ def _materialise(version: str, batches: Iterable[ViewBatch], write: Callable[[Vi
         before = views.get(name, ViewSpace(batch.as_of, 0, batch.view.fingerprint))
         if (before.as_of, before.fingerprint) != (batch.as_of, batch.view.fingerprint):
             raise KeySpaceError(f"{name} of {version}: batches of two watermarks or two declarations")
-        try:
-            write(batch)
-        except BulkError as error:
-            raise KeySpaceError(f"{name} of {version} is not as written: {error}") from error
+        write(batch)
         views[name] = replace(before, count=before.count + len(batch.ids))
     return KeySpace(version, views)
 

@@ -123,7 +123,7 @@ def _ray(settings: Settings) -> Iterator[None]:
     if not RAY_SERVE_ENABLE_HA_PROXY:
         raise RuntimeError("ray was imported before its flags were set: let serving.app import it first")
     ray.init(
-        num_cpus=max(2, round(settings.replicas * CPUS + 1)),
+        num_cpus=max(2, round(2 * settings.replicas * CPUS + 1)),  # room for add_application
         include_dashboard=False,
         log_to_driver=False,
         configure_logging=False,
@@ -145,6 +145,13 @@ def _serve(settings: Settings, pages: type) -> None:
     options = HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=REQUEST_TIMEOUT_S)
     serve.start(http_options=options)
     serve.run(application(settings, pages), name=NAME, route_prefix="/")
+
+
+def add_application(pages: type, name: str, prefix: str, settings: Settings) -> None:
+    """Run another class of Pages' shape below `prefix`, beside what serve_ray serves, by the same flags."""
+    from ray import serve
+
+    serve.run(application(settings, pages), name=name, route_prefix=prefix)
 
 
 def application(settings: Settings, pages: type = Pages) -> Any:

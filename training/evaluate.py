@@ -145,8 +145,9 @@ def ranks_of(scores: Scores, items: NDArray[np.int32]) -> NDArray[np.int64]:
     clean = np.where(np.isfinite(scores), scores, -np.inf)
     # Sorting once beats comparing each held-out item with all when many are held out.
     ordered = np.sort(clean)
-    above = len(clean) - np.searchsorted(ordered, wanted, side="right")
-    tied = np.searchsorted(ordered, wanted, side="right") - np.searchsorted(ordered, wanted, side="left")
+    up_to = np.searchsorted(ordered, wanted, side="right")
+    above = len(clean) - up_to
+    tied = up_to - np.searchsorted(ordered, wanted, side="left")
     for place in np.flatnonzero(finite & (tied > 1)):
         above[place] += np.count_nonzero(clean[: items[place]] == wanted[place])
     return np.where(finite, above, -1)

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from features.aggregate import fill, item_stats, user_features
 from features.events import WHAT, action_code
-from features.keyspace import KeySpace, ViewBatch, materialise, swap
+from features.keyspace import KeySpace, ViewBatch, swap
+from features.materialise import materialise
 from features.tags import TagDictionary
 from features.views import MEMBERSHIP, PROFILE
 from serving.control import Control

@@ -12,13 +12,8 @@ import pytest
 from features.bulk import bulk_write
 from features.customer import LATE_BLOB, NOTHING, Blobs
 from features.embedded import EmbeddedValkey
-from features.keyspace import (
-    KeySpaceError,
-    ViewBatch,
-    materialise,
-    materialise_memory,
-    swap,
-)
+from features.keyspace import KeySpaceError, ViewBatch, materialise_memory, swap
+from features.materialise import materialise
 from features.store import feature_key
 from features.stores import MEMORY, Stores, StoreUrls
 from features.views import MEMBERSHIP, PROFILE
@@ -200,7 +195,7 @@ def test_what_the_store_does_not_hold_as_written_is_no_key_space(valkey_url, mon
                 store.setrange(feature_key(version, view.name, "b"), 30, b"\xff")
         return count
 
-    monkeypatch.setattr("features.keyspace.bulk_write", lossy)
+    monkeypatch.setattr("features.materialise.bulk_write", lossy)
     with pytest.raises(KeySpaceError, match=r"membership of v1 is not as written.*u:b.*differs"):
         materialise(valkey_url, "v1", made, rng=np.random.default_rng(1))
 

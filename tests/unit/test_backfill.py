@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import numpy as np
 import pytest
 import redis
@@ -32,26 +34,30 @@ def token(user: str, decided_at: float) -> str:
     )  # fmt: skip
 
 
+def when(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()
+
+
 def happenings(user: str, n: int) -> list[dict]:
-    """`n` pages: displayed, one tap, one dismissal, something done outside a page, and a complaint."""
+    """`n` pages: displayed, a tap, a dismissal, something done outside a page; and one complaint."""
     raws = []
     for i in range(n):
         at = NOW - 86_400 + 60 * i
-        page = token(user, at)
-        when = lambda s, at=at: np.datetime64(int((at + s) * 1000), "ms").astype(str) + "Z"  # noqa: E731
+        page = {"page_token": token(user, at)}
+        own = {"type": "acted", "action": "viewed", "user_id": user, "item_id": "p9", "channel": "app"}
+        spent = {"value": {"amount": 12.5, "currency": "CNY"}}
         raws += [
-            {"event_id": f"{user}-{i}-s", "type": "displayed", "occurred_at": when(1), "page_token": page, "seen": [0, 1, 2]},
-            {"event_id": f"{user}-{i}-c", "type": "clicked", "occurred_at": when(2), "page_token": page, "index": 1,
-             "value": {"amount": 12.5, "currency": "CNY"}},
-            {"event_id": f"{user}-{i}-d", "type": "dismissed", "occurred_at": when(3), "page_token": page, "index": 2},
-            {"event_id": f"{user}-{i}-v", "type": "acted", "action": "viewed", "user_id": user, "item_id": "p9",
-             "occurred_at": when(4), "channel": "app"},
-        ]  # fmt: skip
-    raws.append(
-        {"event_id": f"{user}-x", "type": "acted", "action": "complained", "user_id": user, "item_id": "p2",
-         "occurred_at": "2026-09-21T14:13:00Z", "channel": "app"}
-    )  # fmt: skip
-    return raws
+            {"event_id": f"{user}-{i}-s", "type": "displayed", "occurred_at": when(at + 1), "seen": [0, 1, 2]}
+            | page,
+            {"event_id": f"{user}-{i}-c", "type": "clicked", "occurred_at": when(at + 2), "index": 1}
+            | page
+            | spent,
+            {"event_id": f"{user}-{i}-d", "type": "dismissed", "occurred_at": when(at + 3), "index": 2}
+            | page,
+            {"event_id": f"{user}-{i}-v", "occurred_at": when(at + 4), **own},
+        ]
+    complaint = {"type": "acted", "action": "complained", "user_id": user, "item_id": "p2", "channel": "app"}
+    return [*raws, {"event_id": f"{user}-x", "occurred_at": when(NOW - 20), **complaint}]
 
 
 def events_of(user: str, n: int):
@@ -60,7 +66,7 @@ def events_of(user: str, n: int):
 
 def table_of(events):
     decoded = decode([(0, str(i), to_log(event)) for i, event in enumerate(events)])
-    tables, good, bad = build(decoded, np.arange(len(decoded.rows)))
+    tables, _good, bad = build(decoded, np.arange(len(decoded.rows)))
     assert not bad
     return tables["events"]
 
@@ -68,7 +74,9 @@ def table_of(events):
 @pytest.mark.parametrize("pages", [1, 3, 120])
 def test_packed_offline_as_the_service_writes_it(pages):
     people = {user: events_of(user, pages) for user in ("ann", "bo")}
-    logs = {one.subject: one for one in live_logs(table_of([e for es in people.values() for e in es]), categories)}
+    logs = {
+        one.subject: one for one in live_logs(table_of([e for es in people.values() for e in es]), categories)
+    }
     assert set(logs) == {"u:ann", "u:bo"}
     for user, events in people.items():
         pairs = [live_entries(event, categories) for event in sorted(events, key=lambda event: event.at)]

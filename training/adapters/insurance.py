@@ -84,5 +84,11 @@ def _purchases(table: RawTable, owner: pd.Series[str], quarantine: Quarantine, n
 def _product(product: str) -> Item:
     title = {"en": f"Insurance product {product}", "zh": f"保险产品{product}"}
     return parse_item(
-        {"id": product, "kind": "product", "title": title, "category": "insurance", "repeat": "after_maturity"}
+        {
+            "id": product,
+            "kind": "product",
+            "title": title,
+            "category": "insurance",
+            "repeat": "after_maturity",
+        }
     )

@@ -11,13 +11,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-START: Message = {
-    "type": "http.response.start",
-    "status": 200,
-    "headers": [(b"content-type", b"application/json"), (b"content-length", b"2")],
-}
-BODY: Message = {"type": "http.response.body", "body": b"{}"}
-
 
 async def empty(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
     """Every request is answered `{}`, unread."""
@@ -26,8 +19,9 @@ async def empty(scope: MutableMapping[str, Any], receive: Receive, send: Send) -
             await send({"type": "lifespan.startup.complete"})
         await send({"type": "lifespan.shutdown.complete"})
         return
-    await send(START)
-    await send(BODY)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"2")]  # the server adds its own
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"{}"})
 
 
 class Empty:

@@ -41,6 +41,7 @@ ABOUT_SIZES = {
     "seconds": "seconds of each closed loop, after one of warming up",
     "open_seconds": "seconds of the open loop",
 }
+FULL_ENOUGH: Final = 0.95
 DISTINCT: Final = 20_000  # requests that differ, at most
 
 
@@ -59,7 +60,7 @@ class Rounds:
 
     rates: dict[tuple[str, int], list[float]] = field(default_factory=dict)
     latencies: dict[tuple[str, int], list[float]] = field(default_factory=dict)
-    efforts: Counter[str] = field(default_factory=Counter)
+    efforts: dict[int, Counter[str]] = field(default_factory=dict)  # our pages by rung of the ladder
     asked: int = 0
     failed: Counter[str] = field(default_factory=Counter)
 
@@ -78,6 +79,17 @@ class Rounds:
 
     def p50_ms(self, name: str, connections: int) -> float:
         return median(self.latencies[name, connections]) * 1e3
+
+    def full(self, connections: int) -> float:
+        """The share of our pages that was made with full effort."""
+        made = self.efforts[connections]
+        return made["full"] / made.total() if made.total() else float("nan")
+
+    def knee(self) -> float:
+        """The most pages a second that ours makes with full effort: faster but poorer does not count."""
+        rates = {one: self.rate(OURS, one) for one in CONNECTIONS}
+        whole = [rate for one, rate in rates.items() if self.full(one) >= FULL_ENOUGH]
+        return max(whole or rates.values())
 
     def ratio(self, connections: int) -> float:
         """The median of the rounds' own ratios: what disturbs a round disturbs both."""
@@ -129,9 +141,10 @@ def _closed(
     bank: Bank, volley: Volley, size: dict[str, int], rounds: Rounds, tally: Tally, console: Console
 ) -> None:
     """Saturation, in turns; which of the two begins changes from round to round."""
-    full: dict[int, list[float]] = {connections: [] for connections in CONNECTIONS}
     for name in (OURS, EMPTY):
-        volley.closed(name, connections=4, seconds=0.5, warm_up=0.5)
+        outcome = volley.closed(name, connections=4, seconds=0.5, warm_up=0.5)
+        if not outcome.rate:
+            raise RuntimeError(f"nothing was answered by {name}: {dict(outcome.statuses)}")
     for number in range(size["rounds"]):
         for connections in CONNECTIONS:
             for name in (OURS, EMPTY) if number % 2 == 0 else (EMPTY, OURS):
@@ -139,7 +152,7 @@ def _closed(
                 outcome = volley.closed(name, connections=connections, seconds=size["seconds"])
                 rounds.add(name, connections, outcome)
                 if name == OURS:
-                    full[connections].append(_share(_efforts(bank) - before))
+                    rounds.efforts.setdefault(connections, Counter()).update(_efforts(bank) - before)
             console.print(
                 f"round {number + 1}, {connections:2d} connections: ours"
                 f" {rounds.rates[OURS, connections][-1]:,.0f}/s, empty"
@@ -148,8 +161,10 @@ def _closed(
     for connections in CONNECTIONS:
         tally.put(f"ratio_{connections}", rounds.ratio(connections), "ours/empty", "closed loop")
     for connections in CONNECTIONS:
-        shares = f"{median(full[connections]):.0%} of the pages with full effort"
-        tally.put(f"ours_{connections}_per_s", rounds.rate(OURS, connections), "pages/s", shares)
+        tally.put(f"ours_{connections}_per_s", rounds.rate(OURS, connections), "pages/s")
+    for connections in CONNECTIONS:
+        note = "of the pages, made with full effort; the others with less, for lack of time or room"
+        tally.put(f"full_{connections}_share", rounds.full(connections), "", note)
     for connections in CONNECTIONS:
         tally.put(f"empty_{connections}_per_s", rounds.rate(EMPTY, connections), "requests/s")
     ours, empty = rounds.p50_ms(OURS, 1), rounds.p50_ms(EMPTY, 1)
@@ -160,12 +175,12 @@ def _closed(
 
 def _open(volley: Volley, size: dict[str, int], rounds: Rounds, tally: Tally, console: Console) -> None:
     """Latency at half of our knee, from the moment each request was meant to be sent."""
-    rate = max(rounds.rate(OURS, connections) for connections in CONNECTIONS) / 2
+    rate = rounds.knee() / 2
     seconds = float(size["open_seconds"])
     outcome = volley.open(OURS, rate=rate, seconds=seconds).result(seconds + 60.0)
     rounds.count(OURS, outcome)
     console.print(f"open loop at {rate:,.0f} pages a second for {seconds:g} s")
-    tally.put("open_rate_per_s", rate, "pages/s", "half of the most that ours answered in a closed loop")
+    tally.put("open_rate_per_s", rate, "pages/s", "half of the most that ours made with full effort")
     for q in (0.5, 0.95, 0.99):
         tally.put(
             f"open_p{q * 100:.0f}_ms", outcome.quantile(q) * 1e3, "ms", "timed from the intended moment"
@@ -181,11 +196,6 @@ def _efforts(bank: Bank) -> Counter[str]:
     name = "fenliu_decisions_total{effort="
     told = (line.removeprefix(name).split('"} ', 1) for line in lines if line.startswith(name))
     return Counter({rung.strip('"'): int(float(count)) for rung, count in told})
-
-
-def _share(efforts: Counter[str]) -> float:
-    total = efforts.total()
-    return efforts["full"] / total if total else float("nan")
 
 
 def _wrk(bank: Bank, request: bytes) -> str:
