@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from redis import Redis
 
 from features.keyspace import Ids
 from features.redis_address import Refused
@@ -73,7 +74,7 @@ def verify(
     keys = _keys(view, version, ids)
     values = _bytes_of(view, blobs, len(keys))
     with opened(url, TIMEOUT_S) as store:
-        held = sum(store.exists(*keys[at : at + 1000].tolist()) for at in range(0, len(keys), 1000))
+        held = _held(store, keys)
         if held != len(keys):
             raise BulkError(f"{view.name} of {version}: {len(keys)} records written, {held} found")
         rows = np.sort(rng.choice(len(keys), min(sample, len(keys)), replace=False))
@@ -81,6 +82,16 @@ def verify(
             some = rows[at : at + 500]
             _compare(view, keys[some], values[some], store.mget(keys[some].tolist()))
     return len(rows)
+
+
+def count_held(url: str, view: View, version: str, ids: Ids) -> int:
+    """How many of these records the store has. Raises StoreUnavailable."""
+    with opened(url, TIMEOUT_S) as store:
+        return _held(store, _keys(view, version, ids))
+
+
+def _held(store: Redis, keys: NDArray[np.bytes_]) -> int:
+    return sum(store.exists(*keys[at : at + 1000].tolist()) for at in range(0, len(keys), 1000))
 
 
 def _keys(view: View, version: str, ids: Ids) -> NDArray[np.bytes_]:

@@ -24,6 +24,7 @@ from features.views import ITEM
 from serving.domain import Effort, Rows
 from serving.filters import FILTERS
 from serving.hydrators import Affinity, Fatigue, Popularity
+from serving.interest import RecentInterest
 from serving.items import Items
 from serving.pipeline import Hydrator, Pipeline, Scorer, Source, Understanding
 from serving.plan import CompiledPlan
@@ -41,6 +42,7 @@ from serving.sources import (
     PopularWithEverybody,
     Taste,
 )
+from serving.table_models import PopularModel
 
 SOURCES: Final = (
     "nearest_to_customer",
@@ -112,7 +114,11 @@ def pipelines(
         "popular_with_everybody": PopularWithEverybody(bundle.popular),
     }
     affinity, popularity = Affinity(bundle.model), Popularity(bundle.popular)
-    scorers = (Blended(bundle.blend), *((HeldLast(),) if (columns["repeat"] == AFTER_MATURITY).any() else ()))
+    scorers: tuple[Scorer, ...] = (Blended(bundle.blend),)
+    if isinstance(bundle.model, PopularModel):  # it knows no history
+        scorers = (*scorers, RecentInterest(bundle.neighbours))
+    if (columns["repeat"] == AFTER_MATURITY).any():
+        scorers = (*scorers, HeldLast())
     used = np.bitwise_or.reduce(rules) if len(rules) else 0
     filters = tuple(f for f in FILTERS if int(used) & f.rule.bit)
 

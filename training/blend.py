@@ -25,6 +25,8 @@ CANDIDATES = 100
 MOST_CASES = 1500
 FEWEST_DISPLAYS = 2000
 ASSUMED_FATIGUE = -0.25  # log-odds per recent display without a click, where nothing was displayed
+LEAST_SLOPE = 0.3  # log-odds per standard deviation of the model's score within a customer
+LEAST_SAY = 0.5  # of popularity's slope
 RIDGE = 1.0
 KIND_RIDGE = 50.0
 
@@ -125,8 +127,8 @@ def fit_blend(examples: Examples, *, with_popularity: bool = True) -> Blend:
         mine = examples.kinds == kind
         ridge = np.full(len(used), KIND_RIDGE)
         table[kind, used] = _logistic(within[mine], label[mine], offset[mine], overall, ridge)
+    table = _grounded(table)
     table[:, 1:] /= scale[1:]
-    table = _signed(table)
     if not examples.measured_fatigue:
         table[:, _FATIGUE] = ASSUMED_FATIGUE
     table[:, 0] -= table[:, 1:] @ examples.columns[:, 1:].mean(axis=0, dtype=np.float64)
@@ -170,11 +172,15 @@ def model_kinds(model: ServedModel) -> NDArray[np.uint8]:
     return kinds
 
 
-def _signed(table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A better score or more popularity never counts against an item, nor fatigue for it."""
-    for term in (_MODEL, _POPULAR):
-        table[:, term] = np.maximum(table[:, term], 0.0)
-    table[:, _MODEL] = np.maximum(table[:, _MODEL], 1e-3)
+def _grounded(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Slopes per standard deviation, of the right sign, and the model's large enough to be heard.
+
+    More popularity never counts against an item, nor fatigue for it. The model was picked for its ranking of
+    later data; displays were picked by another policy and may tell little of it, but it is through the model
+    that a page answers what the customer just did.
+    """
+    table[:, _POPULAR] = np.maximum(table[:, _POPULAR], 0.0)
+    table[:, _MODEL] = np.maximum(table[:, _MODEL], np.maximum(LEAST_SLOPE, LEAST_SAY * table[:, _POPULAR]))
     table[:, _FATIGUE] = np.minimum(table[:, _FATIGUE], 0.0)
     return table
 

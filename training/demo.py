@@ -17,11 +17,13 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
 from serving.backing import backed
+from serving.plan import load_plan
 from serving.settings import Settings
 from training import demo_client as client
 from training.bench import load
@@ -35,6 +37,8 @@ from training.simulate import Simulation
 from training.world import World, Written
 
 DAY = 86_400.0
+PLAN = Path(__file__).parents[1] / "k8s" / "plan.yaml"
+FEWEST_ITEMS = 1_000  # that fill every surface of PLAN; a smaller bank has the homepage alone
 VISITORS = 300
 LOAD_RATE = 40.0  # pages a second while the bundle is swapped
 
@@ -82,7 +86,8 @@ def _prepared(args: argparse.Namespace, console: Console) -> Iterator[Settings]:
     if home.exists():
         shutil.rmtree(home)
     key = settings.app_key or secrets.token_hex(16)
-    settings = replace(settings, home=home, registry="", app_key=key)
+    plan = PLAN if args.items >= FEWEST_ITEMS and PLAN.exists() else None
+    settings = replace(settings, home=home, registry="", app_key=key, plan=settings.plan or plan)
     console.print(f"everything lives in [bold]{home}[/]")
     with backed(settings) as complete:
         yield complete
@@ -104,7 +109,8 @@ def _history(args: argparse.Namespace, console: Console, settings: Settings) -> 
 
 
 def _train(stage: Stage) -> RunReport:
-    return train(stage.settings, None, TrainConfig(), by="demo", console=stage.console)
+    plan = load_plan(stage.settings.plan) if stage.settings.plan else None
+    return train(stage.settings, None, TrainConfig(), plan=plan, by="demo", console=stage.console)
 
 
 def _serving(stage: Stage) -> AbstractContextManager[str]:

@@ -17,12 +17,13 @@ import pyarrow.compute
 from numpy.typing import NDArray
 
 from features.aggregate import fill, item_stats, user_features
+from features.bulk import count_held
 from features.events import WHAT, action_code
-from features.keyspace import KeySpace, ViewBatch, swap
+from features.keyspace import KeySpace, KeySpaceError, ViewBatch, parse_keyspace, swap
 from features.materialise import materialise
 from features.tags import TagDictionary
 from features.views import MEMBERSHIP, PROFILE
-from serving.control import Control
+from serving.control import Control, ControlState
 from serving.redis_control import RedisControl
 from training.dataset import Dataset
 from training.lake import Lake
@@ -124,6 +125,33 @@ def write_features(
 ) -> KeySpace:
     """Write a key space, verified. Raises what `features.keyspace.materialise` does."""
     return materialise(url, version, batches, rng=rng, progress=progress)
+
+
+def in_use(url: str, control: Control | str, version: str, ids: tuple[str, ...]) -> bool:
+    """Whether control points at this key space, and the store at `url` holds the profiles of all `ids`.
+
+    Both are asked: a store may have been lost, or pointed elsewhere, since the space was written.
+    """
+    told = pointers(control).features
+    try:
+        points = told is not None and parse_keyspace(told).version == version
+    except KeySpaceError:  # not a key space of ours: written again, and pointed at
+        return False
+    return points and count_held(url, PROFILE, version, ids) == len(ids)
+
+
+def pointers(control: Control | str) -> ControlState:
+    """What control says, asked from outside any event loop."""
+
+    async def ask() -> ControlState:
+        port = RedisControl.at(control) if isinstance(control, str) else control
+        try:
+            return await port.poll()
+        finally:
+            if isinstance(control, str):
+                await port.close()
+
+    return asyncio.run(ask())
 
 
 def point_at(control: Control | str, field: str, value: str) -> None:

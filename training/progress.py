@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 
 @dataclass(slots=True)
@@ -27,6 +27,7 @@ class Telling:
 
     def __init__(self, console: Console | None) -> None:
         self._console = console
+        self._bar: tuple[Progress, TaskID] | None = None
         self.steps: list[StepRecord] = []
 
     @contextmanager
@@ -37,7 +38,7 @@ class Telling:
         started = time.perf_counter()
         console = self._console
         live = console is not None and console.is_terminal
-        with console.status(f"[bold]{name}[/] …") if console is not None and live else nullcontext():
+        with self._spinning(console, name) if console is not None and live else nullcontext():
             try:
                 yield record
             finally:
@@ -46,6 +47,31 @@ class Telling:
         self._print(f"[bold]{name}[/] [dim]({took})[/]")
         for note in record.notes:
             self._print(f"  {escape(note)}")
+
+    @contextmanager
+    def _spinning(self, console: Console, name: str) -> Iterator[None]:
+        """A spinner, which `counted` turns into a bar; gone when the step ends."""
+        columns = (SpinnerColumn(), TextColumn(f"[bold]{name}[/] …"), TextColumn("{task.description}"))
+        with Progress(*columns, console=console, transient=True) as shown:
+            self._bar = shown, shown.add_task("", total=None)
+            try:
+                yield
+            finally:
+                self._bar = None
+
+    def counted(self, total: int, what: str) -> Callable[[int], None]:
+        """The open step does `total` things: call with how many were just done. Shown on a terminal."""
+        if self._bar is None:
+            return lambda _: None
+        bar, task = self._bar
+        bar.columns = (
+            *bar.columns[:2],
+            BarColumn(),
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f} " + escape(what)),
+            TimeElapsedColumn(),
+        )
+        bar.reset(task, total=total)
+        return lambda done: bar.advance(task, done)
 
     def line(self, text: str) -> None:
         self._print(escape(text))

@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
+
+
+class TrainingBusy(RuntimeError):
+    """Another training is at work in the same home; says which process."""
+
+
+@contextmanager
+def alone(home: Path) -> Iterator[None]:
+    """Be the one training in `home`: two would take each other's folders away. Raises TrainingBusy.
+
+    The kernel lets go of the lock when its holder ends, however it ends.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "train.lock").open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            who = lock.read().strip() or "unknown"
+            raise TrainingBusy(
+                f"another training is at work in {home} (process {who}): wait for it, or name another --home"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
 
 
 def digest_of(*parts: object) -> str:

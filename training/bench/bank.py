@@ -35,9 +35,11 @@ HOMEPAGE: Final = "/v1/recommend/homepage"
 ONE_SETTING: Final = TrainConfig(
     models=("als",),
     als=AlsGrid(iterations=8, settings=((10.0, 1.0),), strengths=(1.0,), half_lives=(30.0,)),
-    popular=PopularGrid(half_lives=(90.0,), smoothings=(2000.0,)),
+    popular=PopularGrid(half_lives=(0.1,), smoothings=(1.0,)),
 )
-"""Vectors of the size that serves, without the search for the best settings."""
+"""Vectors of the size that serves, without the search for the best settings. Popularity is made forgetful:
+on so short a history it might win, and another path would be timed.
+"""
 
 
 class BankError(RuntimeError):

@@ -78,7 +78,8 @@ def report(name: str, result: Result, console: Console) -> int:
     """Print the table and the closing JSON line. Returns the exit status: 0 only when every bar is met."""
     table = Table(title=f"bench {name} on {os.cpu_count()} cores, {platform.machine()}")
     for column in ("figure", "value", "unit", "bar", "note"):
-        table.add_column(column, justify="right" if column == "value" else "left")
+        justify: Literal["right", "left"] = "right" if column == "value" else "left"
+        table.add_column(column, justify=justify, no_wrap=column in ("figure", "bar"))
     for figure, value in result.figures.items():
         bar = result.bars.get(figure)
         shown = f"{bar[0]} {bar[1]:g} {'met' if meets(value, bar) else 'MISSED'}" if bar else ""

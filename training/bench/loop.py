@@ -18,8 +18,8 @@ ABOUT = "the loop's parts: ingest, dataset, ALS, ml-1m, materialise, click to pa
 
 FULL = {"customers": 20_000, "days": 14, "events": 1_000_000, "materialised": 500_000, "als_users": 30_000,
         "als_iterations": 12, "rounds": 5, "trials": 1_000, "swaps": 20}  # fmt: skip
-QUICK = {"customers": 4_000, "days": 6, "events": 40_000, "materialised": 100_000, "als_users": 5_000,
-         "als_iterations": 5, "rounds": 3, "trials": 200, "swaps": 4}  # fmt: skip
+QUICK = {"customers": 3_000, "days": 6, "events": 30_000, "materialised": 100_000, "als_users": 5_000,
+         "als_iterations": 4, "rounds": 3, "trials": 200, "swaps": 3}  # fmt: skip
 ABOUT_SIZES = {
     "customers": "customers of the synthetic bank",
     "days": "days of its history",
