@@ -274,9 +274,9 @@ def _serve(args: argparse.Namespace) -> int:
     else:
         from serving.app import serve_ray as serving
     over = threading.Event()
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sign, lambda *_: over.set())
     with serving(settings) as url:
+        for sign in (signal.SIGINT, signal.SIGTERM):  # now: Ray puts its own handler in while it starts
+            signal.signal(sign, lambda *_: over.set())
         _print(f"serving on {url}  (try {url}/readyz; Ctrl-C ends)")
         over.wait()
         _print("stopping")

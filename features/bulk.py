@@ -9,11 +9,10 @@ most. TTLs are spread by ±10 %, so that a key space does not expire in one seco
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from redis import Redis
 
 from features.keyspace import Ids
 from features.redis_address import Refused
@@ -90,8 +89,8 @@ def count_held(url: str, view: View, version: str, ids: Ids) -> int:
         return _held(store, _keys(view, version, ids))
 
 
-def _held(store: Redis, keys: NDArray[np.bytes_]) -> int:
-    return sum(store.exists(*keys[at : at + 1000].tolist()) for at in range(0, len(keys), 1000))
+def _held(store: Any, keys: NDArray[np.bytes_]) -> int:
+    return sum(int(store.exists(*keys[at : at + 1000].tolist())) for at in range(0, len(keys), 1000))
 
 
 def _keys(view: View, version: str, ids: Ids) -> NDArray[np.bytes_]:

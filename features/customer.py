@@ -7,6 +7,7 @@ and its part is None. What the customer refused is blanked here, so that no late
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final, NamedTuple, get_args
 
 import numpy as np
@@ -75,8 +76,13 @@ def decode_customer(
     profiling: bool = True,
     schemas: Schemas | None = None,
     materialised: frozenset[str] = frozenset(),
+    watermark: float = inf,
 ) -> Customer:
-    """Decode what the stores returned. `materialised` names the views that the live key space holds.
+    """Decode what the stores returned. `materialised` names the views that the live key space holds;
+    `watermark` (POSIX seconds) is that of its profiles.
+
+    While a profile lies there that cannot be read, only fields of the patch newer than the watermark are
+    known: the profile may say otherwise of the others.
 
     Raises nothing: what cannot be read is missing. When the patch cannot be read, a consent may have been
     withdrawn in it, so every permission field is unknown, and personalisation is off; so it is when a profile
@@ -84,6 +90,8 @@ def decode_customer(
     """
     patch, patch_readable = _patch(blobs.patch, schemas)
     record, problem = _record(PROFILE, blobs.profile, now, schemas)
+    if patch is not None and problem not in _READABLE:
+        patch = patch.since(watermark)
     if patch is not None:
         record = merge(record, patch)
     asked = patch_readable and (problem in _READABLE or _says(patch, "profiling"))

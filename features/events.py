@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.fields import Rejected as Rejected
-from features.fields import channel_code, identifier, needed, optional_id, parse_time, parse_value
+from features.fields import channel_code, identifier, needed, optional_id, parse_time, parse_value, told
 from features.ids import key32, key64, user_subject, visitor_subject
 from features.token import PLACES, PageToken, TokenError
 
@@ -112,7 +112,7 @@ def parse_event(
     if not isinstance(kind, str) or (fields := _FIELDS.get(kind)) is None:
         if kind == "served":
             raise Rejected("served_is_ours", "served events are written by the service only")
-        raise Rejected("unknown_type", f"type must be one of {', '.join(_FIELDS)}, not {kind!r:.80}")
+        raise Rejected("unknown_type", f"type must be one of {', '.join(_FIELDS)}, not {told(kind)}")
     if not raw.keys() <= fields:
         strange = ", ".join(sorted(repr(name)[:80] for name in raw.keys() - fields)[:8])
         raise Rejected("unknown_field", f"{kind} events have no field {strange}")
@@ -350,7 +350,7 @@ def _owner(subject: str) -> tuple[str | None, str | None]:
 def _action(raw: Mapping[str, Any], actions: Collection[str]) -> str:
     action = needed(raw, "action")
     if not isinstance(action, str) or action not in actions:
-        raise Rejected("unknown_action", f"the plan knows no action {action!r:.80}")
+        raise Rejected("unknown_action", f"the plan knows no action {told(action)}")
     return action
 
 

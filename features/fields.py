@@ -56,6 +56,11 @@ def parse_value(raw: Any) -> tuple[float | None, str | None]:
     return float(amount), currency
 
 
+def told(value: Any) -> str:
+    """A bad value as an error may repeat it: text is cut, of anything else (it may be deep) only the type."""
+    return repr(value[:80]) if isinstance(value, str) else f"a {type(value).__name__}"
+
+
 def needed(raw: Mapping[str, Any], name: str) -> Any:
     if (value := raw.get(name)) is None:
         raise Rejected("missing_field", f"{name} is missing")

@@ -25,6 +25,11 @@ class Patch(NamedTuple):
     record: Record
     times: NDArray[np.float64]
 
+    def since(self, at: float) -> Patch | None:
+        """Only what was changed after `at` (POSIX seconds); None when nothing was."""
+        later = sum(1 << i for i in _positions(self.record.known) if self.times[i] > at)
+        return self._replace(record=self.record._replace(known=later)) if later else None
+
 
 def decode_patch(blob: bytes, schemas: Schemas | None = None) -> Patch:
     """Raises SchemaMismatch as View.decode does; a patch of an older declaration is projected."""

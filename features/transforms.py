@@ -186,17 +186,15 @@ def history(recent: NDArray[np.void], lookup: Lookup, now: float, weights: Event
     """
     if not len(recent):
         return NO_HISTORY
-    rows = lookup(recent["item"])
-    gain = weights.decayed(recent["what"], recent["action"], recent["at"], now)
-    held = rows >= 0
-    if not held.all():
-        recent, rows, gain = recent[held], rows[held], gain[held]
-    if not len(rows):
-        return NO_HISTORY
-    last, total = _summed(rows, recent["at"], gain)
-    last, total = last[total > 0], total[total > 0]
-    order = np.lexsort((last, recent["at"][last]))
-    return History(rows[last[order]], total[order].astype(np.float32))
+    rows: list[int] = lookup(recent["item"]).tolist()
+    gain: list[float] = weights.decayed(recent["what"], recent["action"], recent["at"], now).tolist()
+    total: dict[int, float] = {}
+    for entry in recent["at"].argsort(kind="stable").tolist():
+        row = rows[entry]
+        if row >= 0:  # taken out and put in again: the order of the keys is that of their last entries
+            total[row] = total.pop(row, 0.0) + gain[entry]
+    liked = {row: weight for row, weight in total.items() if weight > 0}
+    return History(np.array(list(liked), np.int32), np.array(list(liked.values()), np.float32))
 
 
 def histories(
@@ -229,13 +227,30 @@ def _summed(
     order = np.lexsort((at, group))
     ordered = group[order]
     ends = np.flatnonzero(ordered[1:] != ordered[:-1])
-    starts = np.concatenate(([0], ends + 1))
-    return order[np.append(ends, len(order) - 1)], np.add.reduceat(gain[order], starts)
+    place = np.zeros(len(order), np.intp)
+    place[ends + 1] = 1
+    return order[np.append(ends, len(order) - 1)], np.bincount(np.cumsum(place), gain[order])
 
 
 FATIGUE_WINDOW_DAYS: Final = 7.0
 FATIGUE_HALF_LIFE_DAYS: Final = 2.0
 _FATIGUE_WINDOW_S: Final = FATIGUE_WINDOW_DAYS * DAY
+
+
+def fatigue_at(
+    contact: NDArray[np.void], places: NDArray[np.intp], n: int, now: float
+) -> NDArray[np.float32]:
+    """`fatigue` of n items, where it is known which of them each entry is about: -1 for none of them."""
+    at, ours = contact["at"], places >= 0
+    clicked = (ours & (contact["what"] == WHAT["clicked"])).nonzero()[0]
+    told = ours & (contact["what"] == WHAT["displayed"]) & (at > now - _FATIGUE_WINDOW_S)
+    if len(clicked):
+        last_click = np.full(n, -1.0)
+        np.maximum.at(last_click, places[clicked], at[clicked])
+        told &= at > last_click[places]
+    seen = told.nonzero()[0]
+    faded = np.exp2(np.maximum(now - at[seen], 0.0) * (-1.0 / (DAY * FATIGUE_HALF_LIFE_DAYS)))
+    return np.bincount(places[seen], faded, n).astype(np.float32)
 
 
 def fatigue(contact: NDArray[np.void], keys: NDArray[np.uint64], now: float) -> NDArray[np.float32]:

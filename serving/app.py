@@ -8,13 +8,14 @@ loopback as well.
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -132,10 +133,11 @@ def _ray(settings: Settings) -> Iterator[None]:
     try:
         yield
     finally:
-        try:
-            serve.shutdown()  # type: ignore[no-untyped-call]  # ray is typed in part
-        finally:
-            ray.shutdown()
+        with redirect_stdout(io.StringIO()):  # Ray reports there that the controller ended, as a failure
+            try:
+                serve.shutdown()  # type: ignore[no-untyped-call]  # ray is typed in part
+            finally:
+                ray.shutdown()
 
 
 def _serve(settings: Settings, pages: type) -> None:

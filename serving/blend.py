@@ -57,9 +57,7 @@ class Blend:
         self, kinds: NDArray[np.uint8], model_score: Scores, log_popularity: Scores, fatigue: Scores
     ) -> Scores:
         """(n,) f4 in (0, 1). `kinds` are codes of KINDS; the others are as in `columns_of`."""
-        z = self.logit(kinds, model_score, log_popularity, fatigue)
-        made: Scores = np.reciprocal(1 + np.exp(-np.clip(z, -15, 15)))
-        return made
+        return probability(self.logit(kinds, model_score, log_popularity, fatigue))
 
     def save(self, folder: Path) -> None:
         body = {"kinds": KINDS, "terms": TERMS, "coefficients": self.coefficients.tolist()}
@@ -74,6 +72,12 @@ class Blend:
                 f"{folder}/blend.json was made for {body['terms']}, not {list(TERMS)}: train again"
             )
         return cls(np.array(body["coefficients"], np.float32))
+
+
+def probability(logit: Scores) -> Scores:
+    """The logistic function, in (0, 1) also in single precision."""
+    made: Scores = np.reciprocal(1 + np.exp(np.minimum(np.maximum(-logit, -15), 15)))
+    return made
 
 
 def columns_of(model_score: Scores, log_popularity: Scores, fatigue: Scores) -> Scores:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 from pydantic import (
     AfterValidator,
@@ -164,23 +165,36 @@ def pack_version(text: str) -> int:
     return major * 1_000_000 + minor * 1_000 + patch
 
 
-def parse_item(raw: Mapping[str, Any]) -> Item:
-    """An `Item` from JSON-like data. Raises CatalogueError."""
-    return _parse(Item, raw, str(raw.get("id", "?"))[:80])
+def parse_item(raw: Mapping[str, Any], *, strict: bool = False) -> Item:
+    """An `Item` from JSON-like data. Raises CatalogueError.
+
+    `strict`: as it must come from a client, where "5" is not 5 and a time is RFC 3339 text.
+    """
+    name = raw.get("id", "?")
+    return _parse(Item, raw, name[:80] if isinstance(name, str) else "?", strict=strict)
 
 
-def parse_creative(raw: Mapping[str, Any], item: str = "?") -> Creative:
-    """A `Creative` from JSON-like data. Raises CatalogueError."""
-    return _parse(Creative, raw, item)
+def parse_creative(raw: Mapping[str, Any], item: str = "?", *, strict: bool = False) -> Creative:
+    """A `Creative` from JSON-like data, as `parse_item`. Raises CatalogueError."""
+    return _parse(Creative, raw, item, strict=strict)
 
 
-def _parse(model: type[T], raw: Mapping[str, Any], item: str) -> T:
+def _parse(model: type[T], raw: Mapping[str, Any], item: str, *, strict: bool) -> T:
     try:
-        return model.model_validate(raw)
+        return (
+            model.model_validate_json(_json(raw, item), strict=True) if strict else model.model_validate(raw)
+        )
     except ValidationError as bad:
         first = bad.errors(include_url=False, include_context=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise CatalogueError(item, field, first["msg"], _remedy(first["type"])) from None
+
+
+def _json(raw: Mapping[str, Any], item: str) -> bytes:
+    try:
+        return orjson.dumps(raw)
+    except orjson.JSONEncodeError:  # from JSON it came, so this is orjson's limit on nesting
+        raise CatalogueError(item, "the whole", "is nested too deeply", "correct the value") from None
 
 
 def _remedy(problem: str) -> str:

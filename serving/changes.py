@@ -85,7 +85,7 @@ class Changes:
             wanted = FieldError(CREATIVE_OF, "missing_field", "say whose creative this is")
             raise Problem("missing_field", f"{CREATIVE_OF}: {wanted.detail}", errors=[wanted])
         try:
-            creative = parse_creative(whole, item_id)
+            creative = parse_creative(whole, item_id, strict=True)
         except CatalogueError as bad:
             raise _problem(bad, "bad_creative") from None
         if not has_item(item_id):
@@ -118,7 +118,7 @@ def _item(raw: Mapping[str, Any]) -> Item:
 
 def _parsed(raw: Mapping[str, Any]) -> Item:
     """An item whose amounts fit the columns they are kept in. Raises CatalogueError."""
-    item = parse_item(raw)
+    item = parse_item(raw, strict=True)
     for field in _AMOUNTS:
         if abs(getattr(item, field) or 0.0) > MAX_AMOUNT:
             raise CatalogueError(item.id, field, f"lies beyond {MAX_AMOUNT:g}", "correct the value")

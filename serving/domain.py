@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -117,18 +117,20 @@ class Candidates:
     def take(self, index: Index | Mask) -> Candidates:
         if index.dtype == np.bool_:
             self._check("mask", index)
-        columns = {name: column[index] for name, column in self.columns.items()}
-        rows = self.rows[index]
-        return Candidates(rows, self.origin[index], self.score[index], self.items.of(rows), columns)
+            index = index.nonzero()[0]
+        columns = {name: column.take(index) for name, column in self.columns.items()}
+        rows, origin, score = self.rows.take(index), self.origin.take(index), self.score.take(index)
+        return Candidates(rows, origin, score, self.items.of(rows), columns)
 
     def scored(self, score: Scores) -> Candidates:
         self._check("score", score)
-        return replace(self, score=score)
+        return Candidates(self.rows, self.origin, score, self.items, self.columns)
 
     def widened(self, columns: Mapping[str, Column]) -> Candidates:
         for name, column in columns.items():
             self._check(name, column)
-        return replace(self, columns={**self.columns, **columns})
+        merged = {**self.columns, **columns}
+        return Candidates(self.rows, self.origin, self.score, self.items, merged)
 
     def _check(self, name: str, column: Column) -> None:
         if len(column) != len(self):

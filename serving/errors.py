@@ -38,6 +38,7 @@ CODES: Final[dict[str, Code]] = {
     "method_not_allowed": Code(405, *_BAD),
     "request_id_reused": Code(409, *_BAD),
     "unreadable_record": Code(409, *_AWAY),
+    "body_too_slow": Code(408, *_BAD),
     "body_too_large": Code(413, "请求内容过大", "The request is too large"),
     "unsupported_media_type": Code(415, *_BAD),
     "invalid_field": Code(422, *_BAD),

@@ -6,7 +6,8 @@ everybody, always. A filter is asked only about rows under its rule.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Hashable
 from typing import Any, Final
 
 import numpy as np
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 from features.events import WHAT
 from features.views import CONTACT_KEEP, HOLDINGS_KEPT
 from serving.catalogue import REPEATS
-from serving.domain import Facts, Mask
+from serving.domain import Column, Facts, Mask
 from serving.pipeline import Filter, Page
 from serving.reasons import CUSTOMER, Drop
+
+Cause = Callable[[Page], Hashable]  # what an answer depends on, see Filter.cause
 
 NEVER: Final = REPEATS.index("never")
 COOLING_S: Final = 14 * 86_400.0
@@ -63,6 +66,9 @@ class Channel(Filter):
         mask: Mask = (items["channels"] & np.uint8(1 << (channel - 1))) == 0
         return mask
 
+    def cause(self, items: Facts) -> Cause:  # noqa: ARG002
+        return lambda page: page.query.context.channel
+
 
 class AppVersion(Filter):
     rule = Drop.APP_VERSION
@@ -70,6 +76,10 @@ class AppVersion(Filter):
     def denies(self, page: Page, items: Facts) -> Mask | bool:
         mask: Mask = items["min_app"] > page.query.context.app_version
         return mask
+
+    def cause(self, items: Facts) -> Cause:
+        steps = _steps(items["min_app"])
+        return lambda page: bisect_right(steps, page.query.context.app_version)
 
 
 class Region(Filter):
@@ -84,12 +94,20 @@ class Region(Filter):
         mask: Mask = ~np.any(_any_of(items["regions"], np.array(page.areas, np.uint32)), axis=1)
         return mask
 
+    def cause(self, items: Facts) -> Cause:
+        named = frozenset(items["regions"].ravel().tolist())
+        return lambda page: named.intersection(page.areas) if page.city else None
+
 
 class Dates(Filter):
     rule = Drop.DATES
 
     def denies(self, page: Page, items: Facts) -> Mask | bool:
         return _outside(items["starts"], items["ends"], page.query.now)
+
+    def cause(self, items: Facts) -> Cause:
+        steps = _steps(items["starts"], items["ends"])
+        return lambda page: bisect_right(steps, page.query.now)
 
 
 class AuthLevel(Filter):
@@ -98,6 +116,10 @@ class AuthLevel(Filter):
     def denies(self, page: Page, items: Facts) -> Mask | bool:
         mask: Mask = items["auth_level"] > page.query.context.auth_level
         return mask
+
+    def cause(self, items: Facts) -> Cause:
+        steps = _steps(items["auth_level"])
+        return lambda page: bisect_right(steps, page.query.context.auth_level)
 
 
 class Approved(Filter):
@@ -110,6 +132,10 @@ class Approved(Filter):
         mask: Mask = outside | (items["approved"] == 0)
         return mask
 
+    def cause(self, items: Facts) -> Cause:
+        steps = _steps(items["creative_from"], items["creative_until"])
+        return lambda page: bisect_right(steps, page.query.now)
+
 
 class Risk(Filter):
     rule = Drop.RISK
@@ -121,6 +147,15 @@ class Risk(Filter):
             return True
         mask: Mask = items["risk_class"] > customer.get("risk_level")
         return mask
+
+    def cause(self, items: Facts) -> Cause:
+        steps = _steps(items["risk_class"])
+
+        def cause(page: Page) -> int | None:
+            customer = page.query.customer
+            return bisect_right(steps, customer.get("risk_level")) if customer.knows("risk_level") else None
+
+        return cause
 
 
 class Age(Filter):
@@ -135,6 +170,15 @@ class Age(Filter):
         mask: Mask = above | (items["min_age"] > age)
         return mask
 
+    def cause(self, items: Facts) -> Cause:
+        steps = _steps(items["min_age"], items["max_age"] + 1.0)
+
+        def cause(page: Page) -> int | None:
+            age = int(page.query.customer.get("age"))
+            return bisect_right(steps, age) if age else None
+
+        return cause
+
 
 class Blocked(Filter):
     """A blocked customer (frozen, in dispute, on a list) gets nothing that asks about the customer."""
@@ -142,9 +186,12 @@ class Blocked(Filter):
     rule = Drop.BLOCKED
     views = ("profile",)
 
-    def denies(self, page: Page, items: Facts) -> Mask | bool:  # noqa: ARG002
+    def denies(self, page: Page, items: Facts) -> bool:  # noqa: ARG002
         customer = page.query.customer
         return not customer.knows("blocked") or bool(customer.get("blocked"))
+
+    def cause(self, items: Facts) -> Cause:
+        return lambda page: self.denies(page, items)
 
 
 class Consent(Filter):
@@ -157,6 +204,15 @@ class Consent(Filter):
             return True
         mask: Mask = (items["consents"] & ~customer.get("consents")) != 0
         return mask
+
+    def cause(self, items: Facts) -> Cause:
+        wanted = int(np.bitwise_or.reduce(items["consents"]))
+
+        def cause(page: Page) -> int | None:
+            customer = page.query.customer
+            return wanted & int(customer.get("consents")) if customer.knows("consents") else None
+
+        return cause
 
 
 class Needs(Filter):
@@ -251,6 +307,12 @@ FILTERS: Final[tuple[Filter, ...]] = (
     Cooling(),
 )
 """Every rule that depends on the request; sold out, withdrawn and killed rows are denied by their mark."""
+
+
+def _steps(*columns: Column) -> list[float]:
+    """The values at which a comparison with these columns changes its answer, ascending."""
+    steps: list[float] = np.unique(np.concatenate(columns)).tolist()
+    return steps
 
 
 def _outside(starts: NDArray[Any], ends: NDArray[Any], now: float) -> Mask:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from features.transforms import fatigue
-from serving.bundle import Popular, ServedModel
+import numpy as np
+
+from features.transforms import Lookup, fatigue_at
+from serving.bundle import ServedModel
 from serving.domain import Candidates, Column
 from serving.pipeline import Hydrator, Page
 
@@ -25,22 +27,15 @@ class Affinity(Hydrator):
             return {}
         rows = candidates.rows
         if page.scores is not None and len(rows) and int(rows[-1]) < len(page.scores):
-            return {"model": page.scores[rows]}
+            return {"model": page.scores.take(rows)}
         return {"model": self.model.score(page.taste, rows)}
 
 
 @dataclass(frozen=True)
-class Popularity(Hydrator):
-    """`popularity`: the log of the item's share in the customer's segment."""
-
-    popular: Popular
-
-    def columns(self, page: Page, candidates: Candidates) -> Mapping[str, Column]:
-        return {"popularity": self.popular.log_share(page.segment, candidates.rows)}
-
-
 class Fatigue(Hydrator):
     """`fatigue`: how often it was displayed lately without an answer."""
+
+    lookup: Lookup  # rows of item keys
 
     def enabled(self, page: Page) -> bool:
         contact = page.query.customer.contact
@@ -48,7 +43,9 @@ class Fatigue(Hydrator):
 
     def columns(self, page: Page, candidates: Candidates) -> Mapping[str, Column]:
         contact = page.query.customer.contact
-        if contact is None:
+        if contact is None or not len(candidates):
             return {}
-        keys = candidates.items["key"]
-        return {"fatigue": fatigue(contact, keys, page.query.now)}
+        rows = self.lookup(contact["item"])
+        at = np.minimum(candidates.rows.searchsorted(rows), len(candidates) - 1)
+        places = np.where(candidates.rows.take(at) == rows, at, -1)
+        return {"fatigue": fatigue_at(contact, places, len(candidates), page.query.now)}

@@ -37,31 +37,40 @@ class Links:
 
     def __init__(self, live: LiveStore, publisher: Publisher, metrics: Metrics) -> None:
         self._live, self._publisher, self._metrics = live, publisher, metrics
-        self._told: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._told: OrderedDict[tuple[str, str], int | None] = OrderedDict()
+        self._repairing: set[tuple[str, str]] = set()
 
     async def joined(
         self, visitor: str, user: str, own: Blobs, device: Blobs, *, now: float, timeout_s: float, dry: bool
     ) -> Blobs:
         """The user's blobs with the device's entries; both are subjects. `dry`: nothing is written."""
         pair, state = (visitor, user), hash((device.recent, device.contact))
-        known = self._told.get(pair)
-        if known == state:
+        if self._told.get(pair) == state:
             return own  # the store was told, so the entries are in the user's own logs
         if not dry and LATE_BLOB not in (own.recent, device.recent):
-            await self._tell(visitor, user, timeout_s)
-            if known is None:
+            told = await self._tell(visitor, user, timeout_s)
+            if pair not in self._told:
                 self._publisher.put(partial(_linked_entry, visitor, user, now))
-            self._told[pair] = state
+            # Until the store has heard it, the user's own logs lack what happened on the device.
+            self._told[pair] = state if told else None
             if len(self._told) > PAIRS_KEPT:
                 self._told.popitem(last=False)
         return with_device(own, device)
 
-    async def _tell(self, visitor: str, user: str, timeout_s: float) -> None:
+    async def _tell(self, visitor: str, user: str, timeout_s: float) -> bool:
         try:
             await in_time(self._live.link(visitor, user), timeout_s)
         except StoreUnavailable:
             self._metrics.store_error("link")
-            self._publisher.repair(partial(self._live.link, visitor, user))
+            pair = visitor, user
+            if pair not in self._repairing and self._publisher.repair(partial(self._repair, *pair)):
+                self._repairing.add(pair)
+            return False
+        return True
+
+    async def _repair(self, visitor: str, user: str) -> None:
+        await self._live.link(visitor, user)
+        self._repairing.discard((visitor, user))
 
 
 def with_entries(blobs: Blobs, entries: LiveBytes | None) -> Blobs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Protocol
 
 import numpy as np
@@ -74,6 +75,7 @@ class Live:
     prices: None = None
     features_version: str | None = None
     materialised: frozenset[str] = frozenset()
+    watermark: float = inf  # POSIX seconds: no profile of the key space holds anything newer
     problems: tuple[str, ...] = ()  # of the overlay and of the plan over it; nothing unsafe
     _picks: dict[int, int] = field(default_factory=dict, repr=False)  # a memo: the same on every replica
 
@@ -114,6 +116,7 @@ def build_live(
     overlay_seq: int | None = None,
     features_version: str | None = None,
     materialised: Iterable[str] = (),
+    watermark: float = inf,
     strict: bool = True,
 ) -> Live:
     """Build a view aside; nothing is touched when it fails. Milliseconds for 3,000 items.
@@ -142,6 +145,7 @@ def build_live(
         pipelines=pipelines(items, compiled, stock.rules, stock.ranked),
         features_version=features_version,
         materialised=frozenset(materialised),
+        watermark=watermark,
         problems=(*items.problems, *(str(problem) for problem in compiled.problems)),
     )
 

@@ -11,9 +11,11 @@ import orjson
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from features.ids import CHANNELS
+from features.views import AGGREGATED_FIELDS, PROFILE
 from serving.catalogue import Creative, Item
 from serving.errors import CODES
-from serving.wire import EventsAsk, ItemsAsk, OutcomesAsk, RecommendAsk, UserAsk
+from serving.wire import LOCALE, EventsAsk, ItemsAsk, OutcomesAsk, RecommendAsk, UserAsk
 
 VERSION: Final = "1"
 _REF: Final = "#/components/schemas/{model}"
@@ -28,13 +30,24 @@ _MODELS: Final[tuple[type[BaseModel], ...]] = (
 )
 _RECOMMEND: Final = (
     "unauthorized",
+    "body_too_slow",
     "body_too_large",
+    "unsupported_media_type",
+    "bad_json",
     "invalid_field",
     "request_id_reused",
     "overloaded",
     "not_ready",
 )
-_WRITE: Final = ("unauthorized", "body_too_large", "invalid_field", "store_unavailable")
+_WRITE: Final = (
+    "unauthorized",
+    "body_too_slow",
+    "body_too_large",
+    "unsupported_media_type",
+    "bad_json",
+    "invalid_field",
+    "store_unavailable",
+)
 _JSON: Final = "application/json"
 
 
@@ -47,6 +60,7 @@ def document() -> bytes:
 def _document() -> dict[str, Any]:
     _, defined = models_json_schema([(model, "validation") for model in _MODELS], ref_template=_REF)
     schemas: dict[str, Any] = {**defined["$defs"], **_SCHEMAS, "Problem": _problem_schema()}
+    _as_sent(schemas)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -65,6 +79,19 @@ def _document() -> dict[str, Any]:
                 "api_key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
             },
         },
+    }
+
+
+def _as_sent(schemas: dict[str, Any]) -> None:
+    """Bodies as they are sent: the id stands in the path, a creative says whose it is."""
+    for whole, sent, more in (("Item", "ItemPut", {}), ("Creative", "CreativePut", {"item_id": _ID})):
+        made = schemas[whole]
+        needed = [name for name in made["required"] if name != "id"] + list(more)
+        schemas[sent] = {**made, "properties": {**made["properties"], **more}, "required": needed}
+    schemas["ItemsAsk"]["properties"]["items"]["items"] = _ref("Item")
+    schemas["UserAsk"]["properties"]["profile"] |= {
+        "properties": {name: {} for name in PROFILE.names if name not in AGGREGATED_FIELDS},
+        "additionalProperties": False,
     }
 
 
@@ -88,7 +115,7 @@ def _paths() -> dict[str, Any]:
         "/v1/items/{id}/similar": {"get": _similar(item)},
         "/v1/items/{id}": {
             "put": {
-                **_write("putItem", "The whole item; the last write wins", "Item", "Written"),
+                **_write("putItem", "The whole item; the last write wins", "ItemPut", "Written"),
                 "parameters": [item],
             },
             "delete": {
@@ -109,7 +136,7 @@ def _paths() -> dict[str, Any]:
         },
         "/v1/creatives/{id}": {
             "put": {
-                **_write("putCreative", "A creative, with its `item_id`", "Creative", "Written"),
+                **_write("putCreative", "A creative, with its `item_id`", "CreativePut", "Written"),
                 "parameters": [creative],
             }
         },
@@ -136,7 +163,7 @@ def _page(name: str, summary: str) -> dict[str, Any]:
         "name": "x-request-id",
         "in": "header",
         "required": False,
-        "schema": {"type": "string", "maxLength": 64},
+        "schema": {"type": "string"},
         "description": "decision id when the body has none; a retry within 10 minutes gets the same page",
     }
     operation = _write(name, summary, "RecommendAsk", "Page")
@@ -147,8 +174,8 @@ def _page(name: str, summary: str) -> dict[str, Any]:
 def _similar(item: dict[str, Any]) -> dict[str, Any]:
     given = [
         ("k", {"type": "integer", "minimum": 1, "maximum": 50, "default": 10}),
-        ("locale", {"type": "string"}),
-        ("channel", {"type": "string"}),
+        ("locale", {"type": "string", "pattern": LOCALE, "maxLength": 32, "default": "zh-CN"}),
+        ("channel", {"type": "string", "enum": list(CHANNELS)}),
     ]
     query = [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in given]
     return {
@@ -180,12 +207,11 @@ def _probe(name: str, summary: str) -> dict[str, Any]:
 
 
 def _path_id(what: str) -> dict[str, Any]:
-    schema = {"type": "string", "minLength": 1, "maxLength": 64}
     return {
         "name": "id",
         "in": "path",
         "required": True,
-        "schema": schema,
+        "schema": _ID,
         "description": f"{what} id, 1 to 64 bytes",
     }
 
@@ -236,6 +262,12 @@ def _list(of: dict[str, Any]) -> dict[str, Any]:
 
 
 _TEXT: Final[dict[str, Any]] = {"type": "string"}
+_ID: Final[dict[str, Any]] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": 64,
+    "pattern": r"^[^\x00-\x1f\x7f]+$",
+}
 _MAYBE: Final[dict[str, Any]] = {"type": ["string", "null"]}
 _NUMBER: Final[dict[str, Any]] = {"type": "number"}
 _WHOLE: Final[dict[str, Any]] = {"type": "integer"}

@@ -10,12 +10,11 @@ synchronous: whatever had to be awaited was awaited before. Relevance fails open
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Final, ParamSpec, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from features.transforms import NO_HISTORY, History
 from serving.domain import (
@@ -32,11 +31,16 @@ from serving.domain import (
     Rows,
     Scores,
 )
-from serving.reasons import STATIC, Drop
+from serving.reasons import Drop
 from serving.taste import Taste
+
+if TYPE_CHECKING:
+    from serving.permission import Permission
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+Demand = tuple[tuple[int, int], ...]  # (item kind, how many of it may be placed), by kind
 
 
 @dataclass(slots=True)
@@ -60,7 +64,7 @@ class Page:
     """What the stages of one decision share about the request. Made once, by `decide`."""
 
     query: Query
-    demand: tuple[tuple[int, int], ...]  # (item kind, how many of it may be placed), by kind
+    demand: Demand
     segment: int
     city: int  # key32, of the context or else the profile; 0 unknown
     areas: tuple[int, ...]  # the city and the wider areas that contain it
@@ -109,6 +113,14 @@ class Filter(Stage):
         Unknown denies: what is not known is answered with True.
         """
 
+    def cause(self, items: Facts) -> Callable[[Page], Hashable] | None:  # noqa: ARG002
+        """All that an answer about these items depends on, when that takes few values; else None.
+
+        Pages with the same cause are answered alike, so the answer is worked out once. `items` are all
+        those under the rule.
+        """
+        return None
+
 
 class Hydrator(Stage):
     @abstractmethod
@@ -139,15 +151,13 @@ class Selector(Stage):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pipeline:
-    """The stages of one rung. `columns` (every ITEM field) and `rules` are those of all rows in effect."""
+    """The stages of one rung."""
 
     understanding: tuple[Understanding, ...]
     sources: tuple[tuple[int, Source], ...]  # (origin bit, source)
-    filters: tuple[Filter, ...]
+    permission: Permission
     hydrators: tuple[Hydrator, ...]
     scorers: tuple[Scorer, ...]
-    columns: Mapping[str, Column]
-    rules: NDArray[np.uint32]
 
     def run(self, page: Page, trace: Trace) -> tuple[Candidates, Candidates, Drops]:
         """(permitted and scored, everything proposed, what dropped each of the latter)."""
@@ -156,65 +166,52 @@ class Pipeline:
         proposals = [(bit, _attempt(trace, s, s.propose, NOTHING, page, 0, page)) for bit, s in self.sources]
         start = trace.start()
         found = self.merge(proposals)
+        trace.note("merge", len(found), start)
+        start = trace.start()
         drops = self.permit(page, found.rows)
-        trace.note("permit", len(found), start)
         kept = found.take(drops == 0)
+        trace.note("permit", len(found), start)
+        columns: dict[str, Column] = {}
         for h in self.hydrators:
-            kept = kept.widened(_attempt(trace, h, h.columns, _NO_COLUMNS, page, len(kept), page, kept))
+            columns |= _attempt(trace, h, h.columns, _NO_COLUMNS, page, len(kept), page, kept)
+        kept = kept.widened(columns)
         for s in self.scorers:
             kept = kept.scored(_attempt(trace, s, s.score, kept.score, page, len(kept), page, kept))
         return kept, found, drops
 
     def merge(self, proposals: Sequence[tuple[int, Proposal]]) -> Candidates:
         """The union by ascending row. A row keeps its best score and the bits of all its sources."""
-        proposals = [(bit, p) for bit, p in proposals if len(p.rows)]
-        if not proposals:
+        parts = [(bit, p.rows, p.score) for bit, p in proposals if len(p.rows)]
+        if not parts:
             return self.candidates(NOTHING.rows)
-        every = np.concatenate([p.rows for _, p in proposals])
-        bits = np.array([1 << bit for bit, _ in proposals], np.uint32)
-        bits = bits.repeat([len(p.rows) for _, p in proposals])
+        every = np.concatenate([rows for _, rows, _ in parts])
+        bits = np.array([1 << bit for bit, *_ in parts], np.uint32)
+        bits = bits.repeat([len(rows) for _, rows, _ in parts])
         order = every.argsort(kind="stable")
-        every = every[order]
+        every = every.take(order)
         first = np.empty(len(every), np.bool_)
         first[0] = True
         np.not_equal(every[1:], every[:-1], out=first[1:])
         starts = first.nonzero()[0]
-        score = np.concatenate([p.score for _, p in proposals])[order]
-        rows = every[starts]
-        if int(rows[0]) < 0 or int(rows[-1]) >= len(self.rules):
+        score = np.concatenate([score for *_, score in parts]).take(order)
+        rows = every.take(starts)
+        if int(rows[0]) < 0 or int(rows[-1]) >= len(self.permission.rules):
             raise ContractError("a source proposed a row that does not exist")
-        origin = np.bitwise_or.reduceat(bits[order], starts)
+        origin = np.bitwise_or.reduceat(bits.take(order), starts)
         best = np.fmax.reduceat(score, starts).astype(np.float32, copy=False)
-        return Candidates(rows, origin, best, Facts(self.columns, rows))
+        return Candidates(rows, origin, best, Facts(self.permission.columns, rows))
 
     def candidates(self, rows: Rows) -> Candidates:
         """Rows, ascending, that no source has proposed."""
         n = len(rows)
-        return Candidates(rows, np.zeros(n, np.uint32), np.zeros(n, np.float32), Facts(self.columns, rows))
+        facts = Facts(self.permission.columns, rows)
+        return Candidates(rows, np.zeros(n, np.uint32), np.zeros(n, np.float32), facts)
 
     def permit(self, page: Page, rows: Rows) -> Drops:
         """What drops each row, 0 for what may be shown. Every rung, and every back-fill, passes here."""
-        rules = self.rules[rows]
-        drops = rules & _STATIC
-        if not len(rows):
-            return drops
-        subject = int(np.bitwise_or.reduce(rules))
-        for f in self.filters:
-            if not subject & f.rule.bit:
-                continue
-            bit = np.uint32(f.rule.bit)
-            under = (rules & bit).nonzero()[0]
-            denied = f.denies(page, Facts(self.columns, rows[under]))
-            if denied is True:
-                drops |= rules & bit
-            elif denied is not False:
-                if len(denied) != len(under):
-                    raise ContractError(f"{f.name} answered {len(denied)} for {len(under)} candidates")
-                drops[under[denied]] |= bit
-        return drops
+        return self.permission.drops(page, rows)
 
 
-_STATIC: Final = np.uint32(STATIC)
 _NO_COLUMNS: Final[Mapping[str, Column]] = {}
 
 

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from features.log import Entry, EventLog, LogFull
+from features.log import Entry, EventLog
 from features.store import StoreUnavailable
 from serving.observe import Metrics
 
@@ -48,12 +48,13 @@ class Publisher:
         self._queue.append(entry)
         return True
 
-    def repair(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Queue an idempotent store call to be tried again until it succeeds."""
+    def repair(self, work: Callable[[], Awaitable[None]]) -> bool:
+        """Queue an idempotent store call to be tried again until it succeeds. False when too many wait."""
         if len(self._repairs) >= MAX_REPAIRS:
             self._metrics.store_error("repair_dropped")
-            return
+            return False
         self._repairs.append(work)
+        return True
 
     async def start(self) -> None:
         self._closing.clear()
@@ -111,14 +112,32 @@ class Publisher:
 
     async def _turn(self, pause: float) -> float:
         """One round; the time to wait before the next, longer while the store does not answer."""
+        done = [await self._tried(work, pause) for work in (self.flush, self._repair)]
+        return self._every_s if all(done) else min(pause * 2, LONGEST_PAUSE_S)
+
+    async def _tried(self, work: Callable[[], Awaitable[None]], pause: float) -> bool:
         try:
-            await self.flush()
-            while self._repairs:
-                await self._repairs[0]()
-                self._repairs.popleft()
-        except (StoreUnavailable, LogFull) as problem:
+            await work()
+        except StoreUnavailable as problem:
             if pause == self._every_s:
-                LOG.warning("served records wait: %s", problem)
+                LOG.warning("served records or repairs wait: %s", problem)
             self._metrics.store_error("served")
-            return min(pause * 2, LONGEST_PAUSE_S)
-        return self._every_s
+        except Exception:  # whatever it was, this task must go on: nobody else writes the records
+            LOG.exception("the publisher failed")
+            self._metrics.failures.labels("publisher").inc()
+        else:
+            return True
+        return False
+
+    async def _repair(self) -> None:
+        """Everything that waits for repair, in order. What fails otherwise than by the store is given up."""
+        while self._repairs:
+            work = self._repairs[0]
+            try:
+                await work()
+            except StoreUnavailable:
+                raise
+            except Exception:
+                LOG.exception("a repair failed and is given up")
+                self._metrics.failures.labels("publisher").inc()
+            self._repairs.popleft()

@@ -67,6 +67,13 @@ class _Ask:
     def dry(self) -> bool:
         return self.ask.options.dry_run
 
+    @property
+    def digest(self) -> bytes:
+        return remembered.asked_for(self.surface, self.slots)
+
+    def same_as(self, other: _Ask) -> bool:
+        return self.ask == other.ask and self.digest == other.digest
+
 
 class Recommender:
     """One per process, on one event loop. `page` raises Problem and nothing else for what a client can do."""
@@ -90,7 +97,7 @@ class Recommender:
         self._clock, self._monotonic, self._decide = clock, monotonic, decide
         self._ladder = Ladder()
         self._in_flight = 0
-        self._running: dict[tuple[str, str], asyncio.Task[bytes]] = {}
+        self._running: dict[tuple[str, str], tuple[_Ask, asyncio.Task[bytes]]] = {}
         self._last: OrderedDict[tuple[str, str], NDArray[np.uint64]] = OrderedDict()
         self._links = Links(stores.live, publisher, metrics)
 
@@ -117,13 +124,17 @@ class Recommender:
             self._metrics.in_flight.set(self._in_flight)
 
     async def _once(self, asked: _Ask) -> bytes:
-        """Requests of one id that overlap are one: the later ones wait for the first one's page."""
-        running = self._running.get(asked.who.key)
+        """Requests of one id that overlap are one: the later ones wait for the first one's page.
+
+        One that asks for something else under the id waits too, and is then judged by what is remembered.
+        """
+        key = asked.who.key
+        while (running := self._running.get(key)) is not None and not asked.same_as(running[0]):
+            await asyncio.wait({running[1]})
         if running is None:
-            running = asyncio.create_task(self._answer(asked))
-            self._running[asked.who.key] = running
-            running.add_done_callback(partial(self._finished, asked.who.key))
-        return await asyncio.shield(running)
+            running = self._running[key] = asked, asyncio.create_task(self._answer(asked))
+            running[1].add_done_callback(partial(self._finished, key))
+        return await asyncio.shield(running[1])
 
     def _finished(self, key: tuple[str, str], task: asyncio.Task[bytes]) -> None:
         self._running.pop(key, None)
@@ -133,12 +144,13 @@ class Recommender:
     async def _answer(self, asked: _Ask) -> bytes:
         taken = await self._events(asked)
         customer_blobs, stands = await self._read(asked, taken)
+        query = self._query(asked, customer_blobs)
         again = 0
         if stands is not None and not asked.dry:
-            if (body := self._replayed(asked, stands)) is not None:
+            if (body := self._replayed(asked, query, stands)) is not None:
                 return body
             again = 1
-        decision = self._decided(asked, customer_blobs)
+        decision = self._decided(asked, query)
         body = self._body(asked, decision, taken)
         if asked.dry:
             return body
@@ -194,24 +206,24 @@ class Recommender:
                 blobs = with_entries(blobs, taken.live.get(subject) if subject else None)
         return blobs, found.decision
 
-    def _replayed(self, asked: _Ask, blob: bytes) -> bytes | None:
+    def _replayed(self, asked: _Ask, query: Query, blob: bytes) -> bytes | None:
         """The page decided before, unless something on it may not be shown any more."""
         page = remembered.decode(blob)
         if page is None:
             return None
-        if page.asked != remembered.asked_for(asked.surface, asked.slots):
+        if page.asked != asked.digest:
             raise Problem(
                 "request_id_reused",
                 f"request id {asked.who.decision_id!r} was used for another page within 10 minutes",
             )
-        if not may_stand(asked.live, page.items, page.creatives, page.slots):
+        if not may_stand(asked.live, query, page):
             return None
         self._metrics.replayed.inc()
         return page.body
 
     # --- the decision
 
-    def _decided(self, asked: _Ask, blobs: Blobs) -> Decision:
+    def _query(self, asked: _Ask, blobs: Blobs) -> Query:
         live, options = asked.live, asked.ask.options
         customer = decode_customer(
             blobs,
@@ -219,9 +231,10 @@ class Recommender:
             profiling=options.profiling,
             schemas=live.bundle.schemas,
             materialised=live.materialised,
+            watermark=live.watermark,
         )
         anchor = asked.ask.context.anchor_item
-        query = Query(
+        return Query(
             asked.who.decision_id,
             asked.who.subject,
             asked.surface,
@@ -233,9 +246,11 @@ class Recommender:
             customer.profiling,
             options.explain,
         )
+
+    def _decided(self, asked: _Ask, query: Query) -> Decision:
         decision = self._down_the_ladder(asked, query)
         lost = decision.degraded
-        if anchor is not None and query.anchor_row is None:
+        if asked.ask.context.anchor_item is not None and query.anchor_row is None:
             lost = (*lost, "anchor_item")
         if self._holder.stale:
             lost = (*lost, "control")
@@ -243,7 +258,8 @@ class Recommender:
 
     def _down_the_ladder(self, asked: _Ask, query: Query) -> Decision:
         """The best rung that the time allows; a rung that fails is left for the one below it."""
-        last = self._last.get((asked.who.subject, asked.surface))  # keys of the customer's last page
+        # Keys of the customer's last page, which was made of what they did: not without profiling.
+        last = self._last.get((asked.who.subject, asked.surface)) if query.profiling else None
         load = self._in_flight / self._settings.max_in_flight
         left_s = asked.due - self._monotonic() - ANSWER_S
         effort: Effort | None = self._ladder.choose(left_s, load, cached=last is not None)
@@ -315,7 +331,7 @@ class Recommender:
                 return body, again
             if stands == own:
                 return body, turn
-            if (theirs := self._replayed(asked, stands)) is not None:
+            if (theirs := self._replayed(asked, decision.query, stands)) is not None:
                 return theirs, -1
         return body, MOST_AGAIN
 

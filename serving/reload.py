@@ -14,12 +14,14 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final, Protocol
 
 from features.customer import NOTHING, decode_customer
 from features.ids import CHANNEL_CODE
 from features.keyspace import KeySpace, KeySpaceError
 from features.store import StoreUnavailable
+from features.views import PROFILE
 from serving.bundle import Bundle, BundleError, load
 from serving.control import Control, ControlError, ControlState, OverlayEntry
 from serving.decide import decide
@@ -235,6 +237,8 @@ class Reloader:
             self._metrics.failures.labels("reload").inc()
             return False
         self._holder.swap(live)
+        # Not what `_running` says any more: control may point back at that, and it must then be built anew.
+        self._running = None
         return True
 
     def _build(self, wanted: Wanted, state: ControlState, entries: Sequence[OverlayEntry]) -> Live:
@@ -277,6 +281,7 @@ class Reloader:
             overlay_seq=self._overlay.seq,
             features_version=_version(space) if old is None else old.features_version,
             materialised=_materialised(space) if old is None else old.materialised,
+            watermark=_watermark(space) if old is None else old.watermark,
         )
 
     def _tell(self, live: Live, state: ControlState) -> None:
@@ -303,6 +308,12 @@ def _version(space: KeySpace | None) -> str | None:
 
 def _materialised(space: KeySpace | None) -> frozenset[str]:
     return frozenset() if space is None else space.materialised
+
+
+def _watermark(space: KeySpace | None) -> float:
+    """Of the profiles; where it is not known nothing is older than they may be."""
+    profiles = None if space is None else space.views.get(PROFILE.name)
+    return inf if profiles is None else profiles.as_of
 
 
 def check(live: Live, now: float) -> None:

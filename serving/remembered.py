@@ -1,8 +1,8 @@
 """A page as it is remembered for ten minutes, so that a retry gets it byte for byte.
 
-zstd (level 1) of MessagePack: what was asked (a digest of surface and slots), the keys of what is shown,
-the body. The keys let a replica see that an item was killed or withdrawn since: then the page is decided
-afresh.
+zstd (level 1) of MessagePack: what was asked (a digest of surface and slots), whether the page was
+personal, the keys of what is shown, the body. With them a replica sees that something on the page may not be
+shown any more: then the page is decided afresh.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from serving.domain import Decision, SlotRequest
 
-VERSION: Final = 1
+VERSION: Final = 2
 _MOST_BYTES: Final = 4 * 1024 * 1024
 _PACK = zstandard.ZstdCompressor(level=1)
 _UNPACK = zstandard.ZstdDecompressor()
@@ -30,6 +30,7 @@ class Remembered:
     """`items` key64, `creatives` and `slots` key32 of every place, in page order."""
 
     asked: bytes
+    profiling: bool
     items: NDArray[np.uint64]
     creatives: NDArray[np.uint32]
     slots: NDArray[np.uint32]
@@ -37,7 +38,7 @@ class Remembered:
 
     def encode(self) -> bytes:
         columns = [column.tobytes() for column in (self.items, self.creatives, self.slots)]
-        return _PACK.compress(msgpack.packb([VERSION, self.asked, *columns, self.body]))
+        return _PACK.compress(msgpack.packb([VERSION, self.asked, self.profiling, *columns, self.body]))
 
     @classmethod
     def of(cls, decision: Decision, body: bytes) -> Remembered:
@@ -45,6 +46,7 @@ class Remembered:
         slots = [decision.query.slots[place.slot].spec.key for place in placed]
         return cls(
             asked_for(decision.query.surface, decision.query.slots),
+            decision.query.profiling,
             np.array([place.key for place in placed], np.uint64),
             np.array([place.creative_key for place in placed], np.uint32),
             np.array(slots, np.uint32),
@@ -55,7 +57,7 @@ class Remembered:
 def decode(blob: bytes) -> Remembered | None:
     """None when the bytes are not a page of this version: it is then decided afresh."""
     try:
-        version, asked, items, creatives, slots, body = msgpack.unpackb(
+        version, asked, profiling, items, creatives, slots, body = msgpack.unpackb(
             _UNPACK.decompress(blob, max_output_size=_MOST_BYTES)
         )
         if version != VERSION:
@@ -65,7 +67,7 @@ def decode(blob: bytes) -> Remembered | None:
             np.frombuffer(creatives, np.uint32),
             np.frombuffer(slots, np.uint32),
         )
-        return Remembered(asked, *keys, body)
+        return Remembered(asked, bool(profiling), *keys, body)
     except (zstandard.ZstdError, ValueError, TypeError, msgpack.UnpackException):
         return None
 

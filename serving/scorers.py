@@ -7,28 +7,74 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from features.events import WHAT
-from serving.blend import TERMS, Blend
+from serving.blend import TERMS, Blend, probability
 from serving.catalogue import REPEATS
 from serving.domain import Candidates, Column, Scores
 from serving.pipeline import Page, Scorer
+from serving.tables import Popular
 
 AFTER_MATURITY: Final = REPEATS.index("after_maturity")
 LAST: Final = np.float32(1e-4)  # below every score that a blend gives to what can be wanted
 
+_OF_CUSTOMER: Final = ("model_score", "fatigue")
 
-@dataclass(frozen=True)
+
 class Blended(Scorer):
-    """The bundle's blend. A column that could not be had counts as not known."""
+    """The bundle's blend. A column that could not be had counts as not known.
 
-    blend: Blend
+    What a row adds to the logit whoever asks, by its kind and its popularity in the segment, is worked out
+    once per segment. `Blend.score` is the same from its terms.
+    """
 
-    def score(self, page: Page, candidates: Candidates) -> Scores:  # noqa: ARG002
-        return self.blend.score(candidates.items["kind"], *_inputs(candidates))
+    def __init__(self, blend: Blend, popular: Popular, kinds: NDArray[np.uint8]) -> None:
+        """`kinds` of all rows, those put since the bundle too."""
+        self._blend, self._popular, self._kinds = blend, popular, kinds
+        by_term = blend.coefficients.T[:, kinds]
+        self._slope, self._tires = (np.ascontiguousarray(by_term[TERMS.index(t)]) for t in _OF_CUSTOMER)
+        self._tables = {code: place + 1 for place, code in enumerate(popular.segments.tolist())}
+        self._constant: dict[int, tuple[Scores, Scores]] = {}  # by the row of the popularity table
 
-    def terms(self, page: Page, candidates: Candidates) -> Mapping[str, Column]:  # noqa: ARG002
-        table = self.blend.terms(candidates.items["kind"], *_inputs(candidates))
+    def score(self, page: Page, candidates: Candidates) -> Scores:
+        rows, columns = candidates.rows, candidates.columns
+        table = self._tables.get(page.segment, 0)
+        if table not in self._constant:
+            self._constant[table] = self._of(page.segment)
+        without, with_model = self._constant[table]
+        model, fatigue = columns.get("model"), columns.get("fatigue")
+        if model is None:
+            logit = without.take(rows)
+        else:
+            logit = self._slope.take(rows)
+            logit *= model
+            logit += with_model.take(rows)
+            unknown = np.isnan(model)
+            if unknown.any():
+                logit[unknown] = without.take(rows[unknown])
+        if fatigue is not None:
+            logit += self._tires.take(rows) * fatigue
+        return probability(logit)
+
+    def _of(self, segment: int) -> tuple[Scores, Scores]:
+        """The logit of every row before fatigue: where the model is silent, and where it says 0."""
+        n = len(self._kinds)
+        popularity = self._popular.log_share(segment, np.arange(n, dtype=np.int32))
+        silent, zero = np.full(n, np.nan, np.float32), np.zeros(n, np.float32)
+        return (
+            self._blend.logit(self._kinds, silent, popularity, zero),
+            self._blend.logit(self._kinds, zero, popularity, zero),
+        )
+
+    def terms(self, page: Page, candidates: Candidates) -> Mapping[str, Column]:
+        n = len(candidates)
+        table = self._blend.terms(
+            candidates.items["kind"],
+            candidates.columns.get("model", np.full(n, np.nan, np.float32)),
+            self._popular.log_share(page.segment, candidates.rows),
+            candidates.columns.get("fatigue", np.zeros(n, np.float32)),
+        )
         return {name: table[:, i] for i, name in enumerate(TERMS)}
 
 
@@ -39,25 +85,23 @@ class HeldLast(Scorer):
     Relevance, not permission (`repeat: never` is that): where holdings are not known, nothing changes.
     """
 
+    again: Mapping[int, int]  # key64 -> row of the items that may be
+
+    @classmethod
+    def of(cls, repeat: Column, keys: Column) -> HeldLast:
+        rows = np.flatnonzero(repeat == AFTER_MATURITY)
+        return cls(dict(zip(keys[rows].tolist(), rows.tolist(), strict=True)))
+
     def score(self, page: Page, candidates: Candidates) -> Scores:
         customer = page.query.customer
-        again = candidates.items["repeat"] == AFTER_MATURITY
-        if not again.any() or not customer.knows("holdings"):
+        if not customer.knows("holdings"):
             return candidates.score
-        held = customer.get("holdings")
+        held: list[int] = customer.get("holdings").tolist()
         if customer.contact is not None:
-            bought = customer.contact["item"][customer.contact["what"] == WHAT["converted"]]
-            held = np.concatenate((held, bought))
-        owned = again & np.isin(candidates.items["key"], held)
-        last: Scores = np.where(owned, candidates.score * LAST, candidates.score).astype(np.float32)
+            held += customer.contact["item"][customer.contact["what"] == WHAT["converted"]].tolist()
+        owned = [self.again[key] for key in held if key in self.again]
+        if not owned:
+            return candidates.score
+        last: Scores = candidates.score.copy()
+        last[np.isin(candidates.rows, owned)] *= LAST
         return last
-
-
-def _inputs(candidates: Candidates) -> tuple[Scores, Scores, Scores]:
-    columns, n = candidates.columns, len(candidates)
-    unknown = np.full(n, np.nan, np.float32)
-    return (
-        columns.get("model", unknown),
-        columns.get("popularity", unknown),
-        columns.get("fatigue", np.zeros(n, np.float32)),
-    )

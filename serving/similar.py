@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from features.customer import NOTHING, decode_customer
+from features.customer import LATE, decode_customer
 from features.ids import CHANNEL_CODE, LAYOUTS
 from serving.domain import Context, Query
 from serving.errors import Problem
@@ -20,8 +20,8 @@ WIDER: Final = 4  # so many neighbours are looked at for each one wanted: some m
 
 
 def similar_bytes(live: Live, item_id: str, ask: SimilarAsk, now: float) -> bytes:
-    """The body. Raises Problem `unknown_item`. Nobody in particular asks, so what is restricted is left
-    out.
+    """The body. Raises Problem `unknown_item`. Nobody in particular asks, so nothing is known, and
+    what is restricted is left out.
     """
     row = live.row(item_id)
     if row is None or live.table["withdrawn"][row]:
@@ -33,7 +33,7 @@ def similar_bytes(live: Live, item_id: str, ask: SimilarAsk, now: float) -> byte
         "",
         (),
         Context(channel=CHANNEL_CODE[ask.channel] if ask.channel else 0, locale=ask.locale),
-        decode_customer(NOTHING, now=now),
+        decode_customer(LATE, now=now),
         now,
         row,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import ClassVar, Final
 
 import numpy as np
@@ -14,11 +13,11 @@ from numpy.typing import NDArray
 from features.ids import KINDS
 from features.transforms import EventWeights, History, Lookup, history, tokens
 from serving.bundle import Neighbours, Popular, ServedModel
-from serving.domain import NOTHING, Proposal, Rows, Scores
-from serving.pipeline import Page, Source, Understanding
-from serving.tables import place_of
+from serving.domain import NOTHING, Index, Proposal, Rows, Scores
+from serving.pipeline import Demand, Page, Source, Understanding
 
 EXACT_UP_TO: Final = 20_000  # items; above, the model's own index answers
+MOST_HEADS: Final = 2_000  # tables times sets of kinds kept by a source
 NEW_FOR_S: Final = 30 * 86_400.0
 NEW_KEPT: Final = 8  # of a kind, the latest
 CELLS: Final = (6, 5, 4)  # geohash prefixes tried, about 1 km, 5 km and 20 to 40 km wide
@@ -74,11 +73,14 @@ class NearestToCustomer(_OfTaste):
     model: ServedModel
     by_kind: tuple[Rows, ...]  # the bundle's rows that somebody may be shown
     _rows: Rows = field(init=False)
+    _lengths: tuple[int, ...] = field(init=False)
     _ends: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        lengths = [len(rows) for rows in self.by_kind]
         object.__setattr__(self, "_rows", np.concatenate(self.by_kind))
-        object.__setattr__(self, "_ends", tuple(np.cumsum([len(rows) for rows in self.by_kind]).tolist()))
+        object.__setattr__(self, "_lengths", tuple(lengths))
+        object.__setattr__(self, "_ends", tuple(np.cumsum(lengths).tolist()))
 
     def propose(self, page: Page) -> Proposal:
         if page.taste is None:
@@ -86,16 +88,43 @@ class NearestToCustomer(_OfTaste):
         if self.model.n_items > EXACT_UP_TO:
             return _joined(self.model.nearest(page.taste, k, kind) for kind, k in page.demand)
         page.scores = scores = self.model.score_all(page.taste)
-        sorted_by_kind = scores[self._rows]
-        return _joined(self._best(sorted_by_kind, k, kind) for kind, k in page.demand)
+        below = -scores.take(self._rows)
+        at = self._above(below, page.demand)
+        if at is None:
+            at = self._each(below, page.demand)
+        return Proposal(self._rows.take(at), -below.take(at))
 
-    def _best(self, scores: Scores, k: int, kind: int) -> Proposal:
-        start = self._ends[kind - 1] if kind else 0
-        mine = scores[start : self._ends[kind]]
-        if len(mine) > k:
-            at = np.argpartition(-mine, k)[:k]  # NaN sorts last
-            return Proposal(self._rows[start:][at], mine[at])
-        return Proposal(self._rows[start : self._ends[kind]], mine)
+    def _above(self, below: Scores, demand: Demand) -> Index | None:
+        """Positions of the best by one comparison with the last score that gets in, kind by kind.
+
+        None where that does not give the right number: scores that tie there, or are not known.
+        """
+        cuts: list[float] = []
+        start, wanted, wants = 0, 0, dict(demand)
+        for kind, end in enumerate(self._ends):
+            k = wants.get(kind, 0)
+            if not k:
+                cuts.append(-np.inf)
+            elif end - start <= k:
+                wanted += end - start
+                cuts.append(np.inf)
+            else:
+                wanted += k
+                mine = below[start:end].copy()
+                mine.partition(k - 1)  # NaN sorts last
+                cuts.append(mine[k - 1])
+            start = end
+        at: Index = (below <= np.array(cuts, np.float32).repeat(self._lengths)).nonzero()[0]
+        return at if len(at) == wanted else None
+
+    def _each(self, below: Scores, demand: Demand) -> Index:
+        """The same by ranking each kind."""
+        found: list[Index] = []
+        for kind, k in demand:
+            start, end = self._ends[kind - 1] if kind else 0, self._ends[kind]
+            best = np.argpartition(below[start:end], k)[:k] if end - start > k else np.arange(end - start)
+            found.append(start + best)
+        return np.concatenate(found) if found else np.empty(0, np.intp)
 
 
 @dataclass(frozen=True)
@@ -130,18 +159,27 @@ class NearestToRecent(Source):
 
 
 class _Popular(Source):
-    """The head of a table (kinds, kept) of rows, best first, for every kind that is wanted."""
+    """The head of a table (kinds, kept) of rows, best first, for every kind that is wanted.
+
+    The same for all who share the table and want the same kinds, so it is cut once.
+    """
 
     share: ClassVar[float] = 1.0  # of what is wanted
 
     def __init__(self, popular: Popular) -> None:
         self.popular = popular
+        self._cut: dict[tuple[int, Demand], Proposal] = {}
 
-    def _head(self, page: Page, rows: Rows, scores: Scores) -> Proposal:
-        at = _heads(page.demand, self.share, rows.shape[1])
-        rows, scores = rows.ravel()[at], scores.ravel()[at]
-        there = rows >= 0
-        return Proposal(rows, scores) if there.all() else Proposal(rows[there], scores[there])
+    def _head(self, page: Page, table: int, rows: Rows, scores: Scores) -> Proposal:
+        """`rows` and `scores` (tables, kinds, kept), of which the table's number is wanted."""
+        found = self._cut.get((table, page.demand))
+        if found is None:
+            at = _heads(page.demand, self.share, rows.shape[2])
+            mine, score = rows[table].ravel()[at], scores[table].ravel()[at]
+            if len(self._cut) >= MOST_HEADS:
+                self._cut.clear()
+            found = self._cut[table, page.demand] = Proposal(mine[mine >= 0], score[mine >= 0])
+        return found
 
 
 class PopularInSegment(_Popular):
@@ -149,33 +187,37 @@ class PopularInSegment(_Popular):
 
     share = 0.5
 
+    def __init__(self, popular: Popular) -> None:
+        super().__init__(popular)
+        self._tables = {code: place + 1 for place, code in enumerate(popular.segments.tolist())}
+
     def propose(self, page: Page) -> Proposal:
-        table = self.popular.row_of(page.segment) if page.segment else 0
-        return self._head(page, self.popular.top_rows[table], self.popular.top_scores[table])
+        table = self._tables.get(page.segment, 0)
+        return self._head(page, table, self.popular.top_rows, self.popular.top_scores)
 
 
 class PopularWithEverybody(_Popular):
     """For the rung that does not look at the customer."""
 
     def propose(self, page: Page) -> Proposal:
-        return self._head(page, self.popular.top_rows[0], self.popular.top_scores[0])
+        return self._head(page, 0, self.popular.top_rows, self.popular.top_scores)
 
 
 class PopularInCity(_Popular):
     share = 0.25
 
+    def __init__(self, popular: Popular) -> None:
+        super().__init__(popular)
+        self._tables = {code: place for place, code in enumerate(popular.cities.tolist())}
+
     def enabled(self, page: Page) -> bool:
-        return page.city != 0 and len(self.popular.cities) > 0
+        return page.city in self._tables
 
     def propose(self, page: Page) -> Proposal:
-        at = place_of(self.popular.cities, page.city)
-        if at < 0:
-            return NOTHING
-        return self._head(page, self.popular.city_rows[at], self.popular.city_scores[at])
+        return self._head(page, self._tables[page.city], self.popular.city_rows, self.popular.city_scores)
 
 
-@lru_cache(maxsize=256)
-def _heads(demand: tuple[tuple[int, int], ...], share: float, kept: int) -> NDArray[np.intp]:
+def _heads(demand: Demand, share: float, kept: int) -> NDArray[np.intp]:
     """Where the first few of each wanted kind stand in a raveled (kinds, kept) table."""
     return np.concatenate(
         [np.arange(kind * kept, kind * kept + min(kept, max(4, round(k * share)))) for kind, k in demand]

@@ -10,7 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.ids import key32
+from serving.decide import page_of
+from serving.domain import Query
 from serving.live import Live
+from serving.remembered import Remembered
+from serving.texts import ItemText
 
 
 def categories_of(live: Live) -> Callable[[NDArray[np.uint64]], NDArray[np.uint32]]:
@@ -23,27 +27,38 @@ def categories_of(live: Live) -> Callable[[NDArray[np.uint64]], NDArray[np.uint3
     return categories
 
 
-def may_stand(
-    live: Live, items: NDArray[np.uint64], creatives: NDArray[np.uint32], slots: NDArray[np.uint32]
-) -> bool:
-    """Whether nothing on a page (key64 of items, key32 of creatives and slots) was killed or withdrawn since.
+def may_stand(live: Live, query: Query, page: Remembered) -> bool:
+    """Whether everything on a page made before may be shown now, to this customer, as it was rendered.
 
-    An item that is not in the catalogue any more may not stand; a creative taken back neither.
+    What was killed, withdrawn or changed since may not, nor what the customer's records do not permit any
+    more; and what is not known now denies, as it does on a new page. A personal page does not outlive the
+    permission to be personal.
     """
     kills = live.kills
-    if kills.everything or (len(items) and not len(live)):
+    if kills.everything or (page.profiling and not query.profiling):
         return False
-    rows = live.items.rows_of_keys(items)
-    if (rows < 0).any() or live.table["withdrawn"][rows].any():
+    if kills.slots and not {key32(name) for name in kills.slots}.isdisjoint(page.slots.tolist()):
         return False
-    if kills.items and {live.texts[row].id for row in rows.tolist()} & kills.items:
+    rows = live.items.rows_of_keys(page.items) if len(live) else np.full(len(page.items), -1, np.int32)
+    if (rows < 0).any() or live.pipelines["fallback"].permit(page_of(query, live, "fallback"), rows).any():
         return False
-    if kills.creatives and not kills.creatives.isdisjoint(creatives.tolist()):
-        return False
-    if kills.slots and not {key32(name) for name in kills.slots}.isdisjoint(slots.tolist()):
-        return False
+    layouts = {asked.spec.key: asked.spec.layout_code for asked in query.slots}
+    places = zip(rows.tolist(), page.creatives.tolist(), page.slots.tolist(), strict=True)
     return all(
-        any(creative.key == key and creative.live for creative in live.texts[row].creatives)
-        for row, key in zip(rows.tolist(), creatives.tolist(), strict=True)
-        if key
+        slot in layouts and _as_rendered(live, query, live.texts[row], creative, layouts[slot], page.body)
+        for row, creative, slot in places
+    )
+
+
+def _as_rendered(live: Live, query: Query, text: ItemText, key: int, layout: int, body: bytes) -> bool:
+    """Whether the creative of this key (0: the bare title) is in force and reads as it does in `body`."""
+    if not key:
+        return not text.creatives and text.json(-1, query.context.locale) in body
+    if key in live.kills.creatives:
+        return False
+    return any(
+        creative.key == key
+        and creative.shows(layout, query.now)
+        and text.json(index, query.context.locale) in body
+        for index, creative in enumerate(text.creatives)
     )

@@ -23,12 +23,13 @@ from features.ids import KINDS
 from features.views import ITEM
 from serving.domain import Effort, Rows
 from serving.filters import FILTERS
-from serving.hydrators import Affinity, Fatigue, Popularity
+from serving.hydrators import Affinity, Fatigue
 from serving.interest import RecentInterest
 from serving.items import Items
+from serving.permission import Permission
 from serving.pipeline import Hydrator, Pipeline, Scorer, Source, Understanding
 from serving.plan import CompiledPlan
-from serving.scorers import AFTER_MATURITY, Blended, HeldLast
+from serving.scorers import Blended, HeldLast
 from serving.selectors import BestFirst
 from serving.sources import (
     Cached,
@@ -113,14 +114,14 @@ def pipelines(
         "cached": Cached(len(items)),
         "popular_with_everybody": PopularWithEverybody(bundle.popular),
     }
-    affinity, popularity = Affinity(bundle.model), Popularity(bundle.popular)
-    scorers: tuple[Scorer, ...] = (Blended(bundle.blend),)
+    hydrators = (Affinity(bundle.model), Fatigue(items.rows_of_keys))
+    scorers: tuple[Scorer, ...] = (Blended(bundle.blend, bundle.popular, kinds),)
     if isinstance(bundle.model, PopularModel):  # it knows no history
         scorers = (*scorers, RecentInterest(bundle.neighbours))
-    if (columns["repeat"] == AFTER_MATURITY).any():
-        scorers = (*scorers, HeldLast())
-    used = np.bitwise_or.reduce(rules) if len(rules) else 0
-    filters = tuple(f for f in FILTERS if int(used) & f.rule.bit)
+    held_last = HeldLast.of(columns["repeat"], columns["key"])
+    if held_last.again:
+        scorers = (*scorers, held_last)
+    permission = Permission(FILTERS, columns, rules)
 
     def rung(
         understanding: tuple[Understanding, ...],
@@ -129,12 +130,12 @@ def pipelines(
         scorers: tuple[Scorer, ...],
     ) -> Pipeline:
         chosen = tuple((BIT[name], sources[name]) for name in names)
-        return Pipeline(understanding, chosen, filters, hydrators, scorers, columns, rules)
+        return Pipeline(understanding, chosen, permission, hydrators, scorers)
 
     return {
-        "full": rung((taste,), SOURCES[:7], (affinity, popularity, Fatigue()), scorers),
-        "light": rung((taste,), SOURCES[1:7], (affinity, popularity, Fatigue()), scorers),
+        "full": rung((taste,), SOURCES[:7], hydrators, scorers),
+        "light": rung((taste,), SOURCES[1:7], hydrators, scorers),
         "cached": rung((), ("cached",), (), ()),
-        "popular": rung((), ("popular_with_everybody",), (popularity,), scorers),
+        "popular": rung((), ("popular_with_everybody",), (), scorers),
         "fallback": rung((), (), (), ()),
     }

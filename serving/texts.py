@@ -142,7 +142,8 @@ class Texts:
         if not changes:
             return self
         copy = _Changed(self._blob, self._offsets, n, changes)
-        copy._made.update({row: text for row, text in self._made.items() if row not in changes})
+        made = self._made.copy()  # in one step: while this runs in a thread, pages decode more of them
+        copy._made.update({row: text for row, text in made.items() if row not in changes})
         return copy
 
     def _encoded(self, row: int) -> bytes:

@@ -13,7 +13,7 @@ A = Yt Y + (lambda + tau) I, S = Y A^-1 (stored) and D = diag(c - 1),
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -40,14 +40,16 @@ class Prior:
     mean: Floats
     tokens: NDArray[np.uint32]
     weights: Floats
+    _row: dict[int, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        rows = {token: row for row, token in enumerate(self.tokens.tolist())}
+        object.__setattr__(self, "_row", rows)
 
     def rows(self, tokens: NDArray[np.uint32]) -> NDArray[np.intp]:
         """Rows of `weights` for the tokens that are known."""
-        if not len(self.tokens) or not len(tokens):
-            return np.empty(0, np.intp)
-        at = np.minimum(np.searchsorted(self.tokens, tokens), len(self.tokens) - 1)
-        found: NDArray[np.intp] = at[self.tokens[at] == tokens]
-        return found
+        row = self._row
+        return np.array([row[token] for token in tokens.tolist() if token in row], np.intp)
 
 
 class VectorModel:
@@ -57,6 +59,7 @@ class VectorModel:
     __slots__ = (
         "_mean_solved",
         "_w_solved",
+        "_without",
         "alpha",
         "gram",
         "has_vector",
@@ -87,6 +90,7 @@ class VectorModel:
         self.kinds = KindRows(kinds)
         self.regularization, self.tau, self.alpha = regularization, tau, alpha
         self.has_vector: NDArray[np.bool_] = np.asarray((vectors != 0).any(axis=1))
+        self._without = np.flatnonzero(~self.has_vector)
         if gram is None:
             wide = vectors.astype(np.float64)
             gram = wide.T @ wide
@@ -163,7 +167,7 @@ class VectorModel:
 
     def score_all(self, taste: Taste) -> Scores:
         scores: Scores = self.vectors @ taste.values
-        scores[~self.has_vector] = np.nan
+        scores[self._without] = np.nan
         return scores
 
     def nearest(self, taste: Taste, k: int, kind: int) -> Proposal:

@@ -6,6 +6,7 @@ problem+json; bad input never reaches a 500, and no traceback leaves the process
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -32,6 +33,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
+BODY_S: Final = 10.0  # a body that has not come whole by then is not waited for
+
+
 class Disconnected(Exception):
     """The client went away before its request was read."""
 
@@ -55,6 +59,9 @@ class App:
             await self._serve(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close"})  # before it was accepted: the server answers 403
         else:
             raise RuntimeError(f"only HTTP is served here, not {scope['type']}")
 
@@ -81,7 +88,7 @@ class App:
         try:
             route, identity = self._route(scope)
             name = route.name
-            answer = await self._handle(route, identity, scope, receive, arrived)
+            answer = await self._handle(route, identity, scope, receive)
         except Problem as problem:
             answer, headers = Answer(problem.status, problem.body(), PROBLEM_JSON), problem.headers
         except Disconnected:
@@ -106,9 +113,7 @@ class App:
                 return below, parts[at]
         raise Problem("not_found", f"there is nothing at {path[:200]!r}; see /openapi.json")
 
-    async def _handle(
-        self, route: Route, identity: str, scope: Scope, receive: Receive, arrived: float
-    ) -> Answer:
+    async def _handle(self, route: Route, identity: str, scope: Scope, receive: Receive) -> Answer:
         headers = _headers(scope)
         self._key.check(scope["path"], headers.get(b"authorization"), headers.get(b"x-api-key"))
         handler = route.methods.get(scope["method"])
@@ -121,8 +126,10 @@ class App:
             )
         body = b""
         if scope["method"] in ("POST", "PUT"):
-            _check_type(headers.get(b"content-type"))
-            body = await _body(headers.get(b"content-length"), receive, route.limit)
+            _check_type(headers.get(b"content-type"), headers.get(b"content-encoding"))
+            body = await _body_in_time(headers.get(b"content-length"), receive, route.limit)
+        # A deadline counts from here: how long the client took to send its body is not the service's time.
+        arrived = time.monotonic()
         request = Request(identity, _query(scope), body, _request_id(scope, headers), arrived)
         try:
             return await handler(request)
@@ -133,6 +140,8 @@ class App:
             raise Problem("store_unavailable", f"the store did not answer: {away}") from away
         except Problem:
             raise
+        except RecursionError:
+            raise Problem("bad_json", "the body is nested too deeply") from None
         except Exception:
             LOG.exception("%s %s failed", scope["method"], route.name)
             self.service.metrics.failures.labels(route.name).inc()
@@ -155,7 +164,9 @@ def _allow(methods: str) -> tuple[Header, ...]:
     return ((b"allow", methods.encode()),)
 
 
-def _check_type(given: bytes | None) -> None:
+def _check_type(given: bytes | None, encoding: bytes | None) -> None:
+    if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
+        raise Problem("unsupported_media_type", "send the body as it is, without a content-encoding")
     kind = (given or JSON).split(b";")[0].strip().lower()
     if kind != JSON and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
         raise Problem("unsupported_media_type", "send the body as application/json")
@@ -176,6 +187,15 @@ def _query(scope: Scope) -> dict[str, str]:
         )
     except (ValueError, UnicodeDecodeError):
         raise Problem("bad_query", "the query string cannot be read") from None
+
+
+async def _body_in_time(length: bytes | None, receive: Receive, limit: int) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await _body(length, receive, limit)
+    except TimeoutError:
+        late = f"the body did not come whole within {BODY_S:g} s"
+        raise Problem("body_too_slow", late, headers=((b"connection", b"close"),)) from None
 
 
 async def _body(length: bytes | None, receive: Receive, limit: int) -> bytes:

@@ -47,7 +47,8 @@ def _version(text: str) -> str:
 
 
 Id = Annotated[str, AfterValidator(_id), Field(description="UTF-8, 1 to 64 bytes", examples=["u42"])]
-Locale = Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}$", max_length=32)]
+LOCALE: Final = r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}$"
+Locale = Annotated[str, Field(pattern=LOCALE, max_length=32)]
 Geohash = Annotated[str, Field(pattern=r"^[0-9b-hjkmnp-z]{1,12}$")]
 Version = Annotated[str, AfterValidator(_version), Field(max_length=11)]
 Channel = Literal["app", "h5", "mini_program", "web", "push"]

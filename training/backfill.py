@@ -1,9 +1,9 @@
-"""Imported history into the live views: what customers did before the service knew them counts at once.
+"""The lake's history into the live views: what customers did before the service knew them counts at once.
 
-Events of the API reach the live logs by themselves, at once; those of an import do not. `backfill` packs the
-last entries of every subject as `features.events.live_entries` would have, and writes a log only where the
-store has none: what happened since an import is never replaced. A mark in the store says which imports it
-holds, so that a store that was lost is filled again.
+Events of the API reach the live logs by themselves, at once; those of an import do not, and a store that
+was lost has neither. `backfill` packs the last entries of every subject as `features.events.live_entries`
+would have, and writes a log only where the store has none: what is there is never replaced. A mark in the
+store says up to which imports it was filled, so that a store that was lost is filled by the next training.
 """
 
 from __future__ import annotations
@@ -21,29 +21,30 @@ from features.ids import Vocabulary, key32, key64
 from features.redis_fill import Logs, filling
 from features.views import CONTACT, CONTACT_KEEP, RECENT, RECENT_KEEP
 from training.lake import Lake
-from training.log_rows import SOURCE as API
 from training.workspace import digest_of
 
 pc: Any = pyarrow.compute
 
 COLUMNS: Final = (
     "event_id", "type", "at", "subject", "slot", "position", "item_key", "campaign", "action", "amount",
-    "channel", "late", "source",
+    "channel", "late",
 )  # fmt: skip
 _RECENT_TYPES: Final = ("clicked", "dismissed", "converted", "acted")
 _CONTACT_TYPES: Final = ("displayed", "clicked", "dismissed", "converted")
 
 
 def backfill(url: str, lake: Lake, progress: Callable[[int, int], None] | None = None) -> int:
-    """Fill the live logs of subjects that have none from what was imported; how many subjects were looked at.
+    """Fill the live logs of subjects that have none from the lake; how many subjects were looked at.
 
     0 when the store has seen these imports already. Raises StoreUnavailable.
     """
-    batches = lake.manifest().batches
-    if not batches:
+    manifest = lake.manifest()
+    if not manifest.files["events"]:
         return 0
-    with filling(url, digest_of(sorted(batches))) as fill:
-        return 0 if fill is None else fill(list(live_logs(_imported(lake), _categories(lake))), progress)
+    with filling(url, digest_of(sorted(manifest.batches))) as fill:
+        if fill is None:
+            return 0
+        return fill(list(live_logs(lake.events(columns=COLUMNS), _categories(lake))), progress)
 
 
 def live_logs(
@@ -109,11 +110,6 @@ def _last(rows: NDArray[np.int64], subject: NDArray[np.int64], keep: int) -> NDA
     whose = subject[rows]
     end = np.searchsorted(whose, whose, side="right")
     return rows[end - np.arange(len(rows)) <= keep]
-
-
-def _imported(lake: Lake) -> pa.Table:
-    table = lake.events(columns=COLUMNS)
-    return table.filter(pc.not_equal(pc.fill_null(table["source"], API), API))
 
 
 def _categories(lake: Lake) -> Callable[[NDArray[np.uint64]], NDArray[np.uint32]]:

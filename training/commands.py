@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,8 +38,6 @@ def train(
 
     Raises what run_training does, and PlanError when the live plan cannot be read.
     """
-    if fresh:
-        shutil.rmtree(settings.home / "work", ignore_errors=True)
     report = run_training(
         settings.home,
         source,
@@ -51,13 +48,14 @@ def train(
         control=settings.control_url,
         log=_log(settings),
         plan=plan or live_plan(settings),
+        fresh=fresh,
         force=force,
         by=by,
         console=console,
     )
     filled = backfill(settings.live_url or "", lake_of(settings))
     if filled and console is not None:
-        console.print(f"live views: the imported history of {filled:,} customers", highlight=False)
+        console.print(f"live views: filled from the history of {filled:,} customers", highlight=False)
     return report
 
 

@@ -9,12 +9,14 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from features.transforms import EventWeights
+from features.attribution import Attribution
+from features.transforms import DAY, EventWeights
 from training.als import ImplicitALS
 from training.evaluate import KS
 from training.model import Model
 from training.neighbours import NeighboursByProbability
 from training.popular import PopularByDecay
+from training.results import OutcomeRules
 
 MODELS = ("als", "neighbours", "popular")
 METRICS = ("recall", "recall_capped", "ndcg", "hr")
@@ -40,6 +42,24 @@ class Weights(_Typed):
         return EventWeights(
             self.clicked, self.converted, self.dismissed, dict(self.acted), half_life_days=half_life_days
         )
+
+
+class Outcomes(_Typed):
+    """Which outcomes of the bank's own systems count as conversions, and what they are credited to.
+
+    `organic`: those that no display or click is credited with count as well, where they name an item.
+    """
+
+    kinds: tuple[str, ...] = OutcomeRules().kinds
+    click_window_days: float = Field(30.0, ge=0, le=3650)
+    view_window_days: float = Field(1.0, ge=0, le=3650)
+    channels: tuple[Literal["app", "h5", "mini_program", "web", "push"], ...] = ()
+    credit: Literal["last_touch", "linear"] = "last_touch"
+    organic: bool = True
+
+    def rules(self) -> OutcomeRules:
+        windows = (self.click_window_days * DAY, self.view_window_days * DAY)
+        return OutcomeRules(self.kinds, Attribution(*windows, self.channels, self.credit), self.organic)
 
 
 class AlsGrid(_Typed):
@@ -113,6 +133,7 @@ class TrainConfig(_Typed):
     threads: int = Field(2, ge=1, le=256)
     window_days: float | None = Field(None, gt=0)
     weights: Weights = Weights()
+    outcomes: Outcomes = Outcomes()
     models: tuple[Literal["als", "neighbours", "popular"], ...] = MODELS  # type: ignore[assignment]  # the same names
     als: AlsGrid = AlsGrid()
     neighbours: NeighboursGrid = NeighboursGrid()

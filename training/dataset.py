@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -27,14 +27,28 @@ from training.interactions import by_user as by_user
 from training.interactions import distinct
 from training.interactions import truth as truth
 from training.lake import Lake
-from training.profiles import Profiles, holdings_of, profile_records
-from training.source import MARKS, DataError
+from training.profiles import Profiles, as_served, holdings_of, profile_records
+from training.results import Conversions, OutcomeRules, conversions, reported, without_repeated
+from training.source import MARKS, DataError, Mask
 from training.split import Split as Split
 from training.split import split as split
 
-_COLUMNS: Final = ("type", "subject", "user_id", "visitor_id", "item_key", "action", "at", "weight", "source")
-_PURCHASES: Final = ("purchase", "purchased")  # kinds of outcome
+_COLUMNS: Final = (
+    "type", "subject", "user_id", "visitor_id", "item_key", "action", "at", "weight", "source", "channel",
+)  # fmt: skip
 _BEHAVIOUR: Final = ("clicked", "dismissed", "converted", "acted")
+
+
+class Others(NamedTuple):
+    """Behaviour without an item of the catalogue (a login, a transfer): rows of users, POSIX seconds,
+    ascending. Nothing is learnt from it, but it has its place among the last entries of a live log.
+    """
+
+    user: NDArray[np.int32]
+    at: NDArray[np.float64]
+
+
+NO_OTHERS: Final = Others(np.zeros(0, np.int32), np.zeros(0, np.float64))
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,7 @@ class Dataset:
     weights: EventWeights
     now: float
     dropped: dict[str, int] = field(default_factory=dict)  # events by reason
+    others: Others = NO_OTHERS
 
     @cached_property
     def users(self) -> tuple[str, ...]:
@@ -83,12 +98,23 @@ class Dataset:
     @cached_property
     def tokens(self) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
         """(indptr, tokens) of the users' profiles, as features.transforms.tokens_many gives them."""
-        return tokens_many(self.profiles.records, self.profiles.known)
+        return tokens_many(*self.served)
+
+    @cached_property
+    def served(self) -> Profiles:
+        """The profiles as a decision sees them."""
+        return as_served(self.profiles)
+
+    @property
+    def refused(self) -> Mask:
+        """(n_users,) who refused profiling: nobody is judged by pages that are not made for them."""
+        return np.asarray(self.profiles.records["profiling"] == 0)
 
     @property
     def segments(self) -> NDArray[np.uint16]:
         """(n_users,) segment, 0 unknown."""
-        return np.asarray(self.profiles.records["segment"], np.uint16)
+        known = (self.served.known & np.uint64(PROFILE.bit("segment"))) != 0
+        return np.where(known, self.served.records["segment"], 0).astype(np.uint16)
 
     @property
     def cities(self) -> NDArray[np.uint32]:
@@ -112,9 +138,10 @@ def build_dataset(
     weights: EventWeights,
     window: float | None = None,
     tags: TagDictionary | None = None,
+    outcomes: OutcomeRules | None = None,
 ) -> Dataset:
     """Read behaviour from the lake: clicks, dismissals, conversions and acts on items of the catalogue,
-    until `now`.
+    until `now`, and what the bank's own systems report, by `outcomes` (None: the default rules).
 
     `window`: learn from the last so many seconds only; holdings follow from all purchases. Raises DataError
     when there is nothing to learn from; what is left out is counted in `Dataset.dropped`.
@@ -128,16 +155,27 @@ def build_dataset(
     known = row >= 0
     dropped["behaviour without an item"] = int((item_key == 0).sum())
     dropped["items that the catalogue does not have"] = int((~known & (item_key != 0)).sum())
-    subjects, user = _subjects(behaviour["subject"].combine_chunks().filter(pa.array(known)), _links(table))
-    every = _interactions(behaviour.filter(pa.array(known)), user, row[known], weights)
-    profiles = _profiles(lake, subjects, every, vocabulary, items, now=now, tags=tags)
+    rules = outcomes or OutcomeRules()
+    told, links = reported(lake, rules, now), _links(table)
+    found = conversions(told, table, links, vocabulary, items, rules)
+    dropped |= found.dropped
+    known_rows = behaviour.filter(pa.array(known))
+    names = pa.chunked_array([*known_rows["subject"].chunks, pa.array(found.subjects, pa.string())])
+    subjects, user = _subjects(names.combine_chunks(), links)
+    n = known_rows.num_rows
+    every = _interactions(known_rows, user[:n], row[known], weights)
+    fresh = without_repeated(found, user[n:], every, len(vocabulary))
+    dropped["outcomes that the app reported as well"] = int((~fresh).sum())
+    every = Interactions.joined([every, _converted(found, user[n:], weights).take(fresh)])
+    profiles = _profiles(lake, told, subjects, every, vocabulary, items, tags=tags)
     recent = every.at >= (-np.inf if window is None else now - window)
     dropped["behaviour before the window"] = int((~recent).sum())
     chosen, place = np.unique(every.user[recent], return_inverse=True)
     interactions = replace(every.take(recent), user=place.astype(np.int32))
     _check(interactions)
+    names_kept = tuple(subjects[row] for row in chosen.tolist())
     return Dataset(
-        subjects=tuple(subjects[row] for row in chosen.tolist()),
+        subjects=names_kept,
         items=vocabulary,
         compiled=items,
         interactions=interactions,
@@ -145,32 +183,58 @@ def build_dataset(
         weights=weights,
         now=now,
         dropped={reason: count for reason, count in dropped.items() if count},
+        others=_others(behaviour.filter(pa.array(~known)), names_kept, links),
+    )
+
+
+def _others(table: Any, subjects: tuple[str, ...], links: dict[str, str]) -> Others:
+    """What users of the dataset did without an item of the catalogue."""
+    place = {subject: row for row, subject in enumerate(subjects)}
+    coded = table["subject"].combine_chunks().dictionary_encode()
+    rows = [place.get(links.get(name, name), -1) for name in coded.dictionary.to_pylist()]
+    user = np.array(rows, np.int32)[np.asarray(coded.indices)] if rows else np.zeros(0, np.int32)
+    at = table["at"].to_numpy()
+    order = np.argsort(at[user >= 0], kind="stable")
+    return Others(user[user >= 0][order], at[user >= 0][order])
+
+
+def _converted(found: Conversions, user: NDArray[np.int32], weights: EventWeights) -> Interactions:
+    """Outcomes as interactions of their own type, which weigh what a conversion does."""
+    n = len(user)
+    return Interactions(
+        user,
+        found.item,
+        np.full(n, WHAT["outcome"], np.uint8),
+        found.action,
+        found.at,
+        (weights.converted * found.share).astype(np.float32),
+        np.zeros(n, np.uint8),
     )
 
 
 def _profiles(
     lake: Lake,
+    told: Any,
     subjects: tuple[str, ...],
     events: Interactions,
     vocabulary: Vocabulary,
     items: CompiledItems,
     *,
-    now: float,
     tags: TagDictionary | None,
 ) -> Profiles:
     """Profiles of the users, blank for visitors. Unless the customers' table says what they hold, it
-    follows from all their purchases, however old, in the app and by the bank's own outcomes; who took more
-    than a record holds is unknown.
+    follows from all their purchases, however old, in the app and by the bank's own outcomes (`told`); who
+    took more than a record holds is unknown.
     """
     table = lake.read_users()
     users = [subject[2:] if subject.startswith("u:") else "" for subject in subjects]
     profiles = profile_records(table, users, tags=tags)
     if table is not None and "holdings" in table.column_names:
         return profiles
-    told = _outcomes(lake, subjects, vocabulary, now)
     kept = events.take(events.taken)
-    user = np.concatenate((kept.user, told[0]))
-    item, at = np.concatenate((kept.item, told[1])), np.concatenate((kept.at, told[2]))
+    bank = _holders(told, subjects, vocabulary)
+    user = np.concatenate((kept.user, bank[0]))
+    item, at = np.concatenate((kept.item, bank[1])), np.concatenate((kept.at, bank[2]))
     once = items.table["repeat"][item] != REPEATS.index("always")
     found, whole = holdings_of(user[once], items.table["key"][item[once]], at[once], len(users))
     whole &= np.array([bool(user) for user in users], np.bool_)
@@ -179,12 +243,10 @@ def _profiles(
     return profiles
 
 
-def _outcomes(
-    lake: Lake, subjects: tuple[str, ...], vocabulary: Vocabulary, now: float
+def _holders(
+    table: Any, subjects: tuple[str, ...], vocabulary: Vocabulary
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
-    """User rows, item rows and times of purchases that the bank's own systems report."""
-    table: Any = lake.outcomes(until=float(np.nextafter(now, np.inf)))
-    table = table.filter(pc.is_in(table["kind"], pa.array(_PURCHASES)))
+    """User rows, item rows and times of the purchases that the bank's own systems report."""
     place = {subject: row for row, subject in enumerate(subjects)}
     names = (user_subject(user) for user in table["user_id"].to_pylist())
     user = np.fromiter((place.get(name, -1) for name in names), np.int32, table.num_rows)

@@ -11,7 +11,7 @@ import numpy as np
 from features.ids import Vocabulary
 from features.transforms import EventWeights
 from serving.catalogue import CompiledItems
-from training.dataset import Dataset
+from training.dataset import Dataset, Others
 from training.interactions import Interactions
 from training.profiles import Profiles
 
@@ -22,6 +22,8 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
         np.save(folder / f"{name}.npy", getattr(dataset.interactions, name), allow_pickle=False)
     np.save(folder / "profiles.npy", dataset.profiles.records, allow_pickle=False)
     np.save(folder / "known.npy", dataset.profiles.known, allow_pickle=False)
+    for name, column in dataset.others._asdict().items():
+        np.save(folder / f"others_{name}.npy", column, allow_pickle=False)
     said = {"subjects": dataset.subjects, "now": dataset.now, "dropped": dataset.dropped}
     (folder / "dataset.json").write_text(json.dumps(said, ensure_ascii=False), encoding="utf-8")
 
@@ -44,4 +46,8 @@ def load_dataset(folder: Path, items: CompiledItems, weights: EventWeights) -> D
         weights=weights,
         now=said["now"],
         dropped=said["dropped"],
+        others=Others(
+            np.load(folder / "others_user.npy", allow_pickle=False),
+            np.load(folder / "others_at.npy", allow_pickle=False),
+        ),
     )

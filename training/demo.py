@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
+import contextlib
 import secrets
 import shutil
 import signal
@@ -57,8 +57,7 @@ class Stage:
 def run_demo(args: argparse.Namespace, console: Console) -> int:
     """Exit status 0 when no request failed."""
     began = time.monotonic()
-    over = threading.Event()
-    _end_on_signals(over)
+    _end_in_order()
     with _prepared(args, console) as settings:
         world, written = _history(args, console, settings)
         stage = Stage(args, console, settings, world, written)
@@ -72,7 +71,7 @@ def run_demo(args: argparse.Namespace, console: Console) -> int:
             next_steps(console, url, settings, last.report, time.monotonic() - began)
             if not args.once:
                 console.print("\n[bold]It stays up. Ctrl-C ends it.[/]")
-                over.wait()
+                _wait_for_the_end()
             console.print("shutting down …")
     console.print("[bold]everything is shut down[/]" + ("" if not failed else f"; {failed} requests failed"))
     return 0 if not failed else 1
@@ -217,14 +216,14 @@ def _rows(stage: Stage, item_ids: list[str]) -> list[int]:
     return [known[item] for item in item_ids]
 
 
-def _end_on_signals(over: threading.Event) -> None:
-    """The first Ctrl-C ends the demo when it waits; before that it interrupts whatever runs."""
+def _end_in_order() -> None:
+    """Being asked to end ends as Ctrl-C does, also where a shell started us deaf to Ctrl-C."""
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, signal.default_int_handler)
 
-    def stop(*_: object) -> None:
-        if over.is_set():
-            os._exit(130)
-        over.set()
-        raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
+def _wait_for_the_end() -> None:
+    """Returns at Ctrl-C, or when the process is asked to end."""
+    _end_in_order()  # again: Ray has put its own handler in
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()

@@ -166,17 +166,18 @@ def _fitted(columns: Mapping[str, Any], n: int) -> pa.Table:
 
 
 def made_ids(rows: EventRows, name: str) -> Any:
-    """Event ids that follow from the content: the same row of a grown file keeps its id.
+    """Event ids that follow from the content: the same row of a grown file, whatever it is called by now,
+    keeps its id.
 
-    128 bits mixed from user, item, type, the time (unless the row has none) and how many equal rows came
-    before.
+    128 bits mixed from user, item, type, the time (where a row has none, the source's name) and how many
+    equal rows came before.
     """
     kinds = np.array([key32(f"{kind.what}:{kind.action}") for kind in rows.kinds], np.uint64)
     items = np.append(keys64(rows.item.values), np.uint64(0))
     undated = rows.mark == MARKS.index("undated")
-    at = np.where(undated, 0.0, rows.at).view(np.uint64)
+    at = np.where(undated, np.uint64(key32(name)), rows.at.view(np.uint64))
     content = (keys64(rows.user.values)[rows.user.codes], items[rows.item.codes], kinds[rows.kind], at)
-    first = _mixed(content, np.uint64(key32(name)))
+    first = _mixed(content, np.uint64(0))
     first = _mixed((first, _earlier(first)), np.uint64(1))
     second = _mixed((first, *content), np.uint64(2))
     numbers = [pc.cast(pa.array(part), pa.string()) for part in (first, second)]

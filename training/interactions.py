@@ -59,7 +59,8 @@ class Interactions:
     def taken(self) -> Mask:
         """Events after which the customer holds the item, if it is one that is held."""
         actions = [action_code(action) for action in _TAKES]
-        bought = (self.what == WHAT["acted"]) & np.isin(self.action, actions)
+        told = (self.what == WHAT["acted"]) | (self.what == WHAT["outcome"])
+        bought = told & np.isin(self.action, actions)
         return np.asarray((self.what == WHAT["converted"]) | bought)
 
     @classmethod

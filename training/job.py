@@ -31,13 +31,22 @@ from training.gate import Comparison, Refusal, Verdict
 from training.ingest import ingest
 from training.lake import Lake
 from training.learn import fit_all, index_final
-from training.materialize import point_at, swap_to, view_batches, write_features
+from training.materialize import (
+    customer_ids,
+    in_use,
+    point_at,
+    pointers,
+    swap_to,
+    view_batches,
+    write_features,
+)
+from training.overlay import take_over_items
 from training.progress import StepRecord, Telling
 from training.publish import Parts, put_and_promote, write_and_judge
 from training.report import Findings, write_report
 from training.run_state import RunState
 from training.source import Source, import_source
-from training.workspace import prune
+from training.workspace import alone, prune
 
 KEPT_RUNS = 5
 
@@ -82,6 +91,7 @@ def run_training(
     log: EventLog | None = None,
     plan: Plan | None = None,
     tags: TagDictionary | None = None,
+    fresh: bool = False,
     force: bool = False,
     by: str = "train",
     console: Console | None = None,
@@ -90,9 +100,10 @@ def run_training(
 
     `registry` and `lake`: folders or fsspec URLs, by default inside `home`. Without `features_url` nothing is
     materialised; `control` (the port, or a store's URL) is told of new features and bundles. `now` names
-    the time of the import only: what is learned depends on the data's own times. Call it outside any event
-    loop. Raises DataError, LakeError, StoreUnavailable, KeySpaceError; a bundle that must not serve is no
-    error but a verdict.
+    the time of the import only: what is learned depends on the data's own times. `fresh`: no step of an
+    earlier run is taken over. Call it outside any event loop. Raises DataError, LakeError, StoreUnavailable,
+    KeySpaceError, and TrainingBusy where another run is at work in `home`; a bundle that must not serve is
+    no error but a verdict.
     """
     run = _Run(
         home=home,
@@ -103,8 +114,11 @@ def run_training(
         plan=plan,
         tags=tags,
     )
-    run.ingest(source, log, now)
-    return run.rest(features_url, control, force=force, by=by)
+    with alone(home):
+        if fresh:
+            prune(home / "work", 0)
+        run.ingest(source, log, control, now)
+        return run.rest(features_url, control, force=force, by=by)
 
 
 class _Run(RunState):
@@ -123,12 +137,16 @@ class _Run(RunState):
         prune(self.home / "work", KEPT_RUNS)
         return report
 
-    def ingest(self, source: Source | None, log: EventLog | None, now: float) -> None:
+    def ingest(
+        self, source: Source | None, log: EventLog | None, control: Control | str | None, now: float
+    ) -> None:
         with self.telling.step("ingest") as step:
             if source is not None:
                 brought = import_source(source, self.lake, quarantine_folder=self.home / "quarantine")
                 step.skipped = brought.already and log is None
                 counts = f"{brought.events:,} events, {brought.items:,} items, {brought.users:,} customers"
+                if brought.repeated and not brought.already:
+                    counts += f"; {brought.repeated:,} events were there before"
                 step.notes.append(f"{source.name}: {counts}" + (" (was there)" if brought.already else ""))
                 step.notes += source.notes
                 if brought.quarantined:
@@ -139,6 +157,8 @@ class _Run(RunState):
                     f"from the log: {taken.accepted:,} new, {taken.duplicates:,} known, "
                     f"{taken.quarantined:,} set aside"
                 )
+            if control is not None and (put := take_over_items(control, self.lake)):
+                step.notes.append(f"{put:,} items new or changed by the API since the last training")
 
     def make_dataset(self) -> None:
         with self.telling.step("dataset") as step:
@@ -153,6 +173,7 @@ class _Run(RunState):
                     weights=self.weights,
                     window=None if window is None else window * 86_400.0,
                     tags=self.tags,
+                    outcomes=self.config.outcomes.rules(),
                 )
                 save_dataset(dataset, folder)
                 self.__dict__["dataset"] = dataset
@@ -220,17 +241,20 @@ class _Run(RunState):
             version = f"f{self.inputs[:14]}"
             key = f"{self.inputs}:{url}"
             said = self.work.done("materialise", key)
-            if said is not None and control is not None and said["pointed"]:
-                step.skipped = True
-                step.notes.append(f"{version} is there and in use")
-                return version
+            if said is not None and control is not None:
+                if in_use(url, control, version, customer_ids(self.lake, self.dataset)):
+                    step.skipped = True
+                    step.notes.append(f"{version} is there and in use")
+                    return version
+                step.notes.append(f"{version} is not in the store, or not pointed at: written again")
             batches = view_batches(self.lake, self.dataset, self.aggregates, self.tags)
             rng = np.random.default_rng(self.config.seed)
-            space = write_features(url, version, batches, rng=rng)
+            told = self.telling.counted(sum(len(batch.ids) for batch in batches), "records")
+            space = write_features(url, version, batches, rng=rng, progress=told)
             if control is not None:
                 swap_to(control, space)
             counts = {name: view.count for name, view in space.views.items()}
-            self.work.finish("materialise", key, {"counts": counts, "pointed": control is not None})
+            self.work.finish("materialise", key, {"counts": counts})
             step.notes.append(f"{version}: " + ", ".join(f"{n:,} {name}" for name, n in counts.items()))
             return version
 
@@ -263,8 +287,9 @@ class _Run(RunState):
             promoted = False
             if version is not None:
                 version, promoted = put_and_promote(self.registry, folder, verdict, by=by)
-            if promoted and version is not None and control is not None:
-                point_at(control, "bundle", version)
+            live = self.live_version()
+            if control is not None and live is not None and pointers(control).bundle != live:
+                point_at(control, "bundle", live)  # also where control was lost and nothing new is promoted
             step.notes += _outcome(version, verdict, promoted=promoted, before=before)
         report = self._report(parts, verdict, version, before, promoted=promoted)
         self.telling.line(f"report: {report}")

@@ -57,10 +57,11 @@ def prepare(dataset: Dataset, config: TrainConfig) -> Prepared:
     from_train = asked == "train" or (asked == "auto" and parts.protocol == "given")
     before = parts.train if from_train else parts.train_and_valid()
 
-    def window(past: Interactions, later: Interactions, now: float, most: int) -> Window:
+    def window(past: Interactions, lived: Interactions, later: Interactions, now: float, most: int) -> Window:
         repeats = config.evaluation.repeats
         cases = cases_of(dataset, past, later, repeats=repeats, most=most, rng=rng)
-        return Window(train_data(dataset, customers, past, now), cases, behaviour_of(cases, past, now))
+        behaviour = behaviour_of(cases, lived, now, dataset.others)
+        return Window(train_data(dataset, customers, past, now), cases, behaviour)
 
     metric = config.gate.metric_for(dataset.n_items)
     gate = config.gate.model_copy(update={"metric": metric})
@@ -71,8 +72,16 @@ def prepare(dataset: Dataset, config: TrainConfig) -> Prepared:
         config=config.model_copy(update={"gate": gate}),
         metric=metric,
         metric_note="" if metric == config.gate.metric else _NEARLY_ALL.format(items=dataset.n_items),
-        valid=window(parts.train, parts.valid, parts.now_valid, config.evaluation.tuning_customers),
-        test=window(before, parts.test, parts.now_test, config.evaluation.test_customers),
+        valid=window(
+            parts.train, parts.train, parts.valid, parts.now_valid, config.evaluation.tuning_customers
+        ),
+        test=window(
+            before,
+            parts.train if from_train else parts.lived,
+            parts.test,
+            parts.now_test,
+            config.evaluation.test_customers,
+        ),
         final=train_data(dataset, customers, dataset.interactions, dataset.now),
         masked=masks(before, parts.test, dataset.n_items, config.evaluation.repeats),
         learned_from="train" if from_train else "train and valid",

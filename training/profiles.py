@@ -30,6 +30,8 @@ from training.cells import MISSING, numeric, pc, text_of
 
 USER_ID: Final = "user_id"
 MOST_VALUES: Final = 1000  # a column with more distinct values than this says who someone is, not what kind
+FEW: Final = 20  # values are few, in whatever small table
+ALIKE: Final = 2  # and so does one whose values are shared by fewer customers than this, on average
 AGE_EDGES: Final = (18, 25, 35, 45, 55, 65)  # band 1 is below 18, band 7 is 65 and above; 0 unknown
 _NONE: Final = frozenset({"none", "-", "[]"})  # a list that is known to be empty
 _YES: Final = frozenset({"1", "true", "yes", "y", "t", "是"})
@@ -104,6 +106,16 @@ def profile_records(
     return Profiles(records, known)
 
 
+def as_served(profiles: Profiles) -> Profiles:
+    """What a decision sees of the profiles, as `features.customer.decode_customer` leaves them: no tag that
+    was switched off, and nothing of the purpose profiling of who refused it.
+    """
+    records, known = profiles.records.copy(), profiles.known.copy()
+    records["tags"] &= ~records["tags_off"]
+    known[records["profiling"] == 0] &= ~np.uint64(PROFILE.purpose_mask("profiling"))
+    return Profiles(records, known)
+
+
 def rows_of(users: pa.Table, ids: Sequence[str]) -> NDArray[np.int64]:
     """The table's row of each id, -1 where it has none."""
     found = pc.index_in(pa.array(ids, pa.string()), value_set=text_of(users[USER_ID]))
@@ -175,7 +187,8 @@ def attribute_columns(users: pa.Table) -> list[str]:
     """
     spoken_for = {USER_ID, "audiences", *PROFILE.names}
     free = [name for name in users.column_names if name not in spoken_for]
-    return [name for name in free if len(pc.unique(text_of(users[name]))) <= MOST_VALUES][:ATTRIBUTES_KEPT]
+    most = min(MOST_VALUES, max(users.num_rows // ALIKE, FEW))
+    return [name for name in free if len(pc.unique(text_of(users[name]))) <= most][:ATTRIBUTES_KEPT]
 
 
 def unused_columns(users: pa.Table) -> list[str]:

@@ -55,9 +55,10 @@ class RunState:
             package_version("fenliu"),
             implicit.__version__,
             np.__version__,
-            self.lake.manifest().files["events"],
+            {name: self.lake.manifest().files[name] for name in ("events", "outcomes")},
             self._catalogue("items.jsonl.zst"),
             self._catalogue("users.parquet"),
+            b"" if self.tags is None else self.tags.to_json(),
             self.config.model_dump(mode="json"),
             self.plan.version if self.plan is not None else "default",
         )
@@ -108,7 +109,8 @@ class RunState:
         parts, window = self.prepared.split, self.prepared.valid
         if not len(window.cases):
             return None
-        return shown_in(self.lake, self.dataset, window.cases, parts.now_valid, parts.now_test)
+        rules = self.config.outcomes.rules()
+        return shown_in(self.lake, self.dataset, window.cases, parts.now_valid, parts.now_test, rules)
 
     def live_version(self) -> str | None:
         return self.registry.live()

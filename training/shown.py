@@ -1,42 +1,103 @@
-"""Displays of a window and what became of them: what the blend's probabilities are fitted to."""
+"""Displays of a window and what became of them: what the blend's probabilities are fitted to.
+
+An answer is a click or a conversion in the app within a day, or an outcome of the bank's own systems that is
+credited with the display. Fatigue is counted as in service: a click ends it, a conversion alone does not.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
+from features.attribution import Touches, attribute
+from features.events import WHAT
+from features.ids import user_subject
 from features.transforms import DAY, FATIGUE_HALF_LIFE_DAYS, FATIGUE_WINDOW_DAYS
 from training.blend import Shown
 from training.dataset import Dataset
 from training.evaluate import Cases
 from training.lake import Lake
+from training.results import OutcomeRules, reported, results_of
 
 pc: Any = pyarrow.compute
-_READ = ("type", "subject", "item_key", "at")
+_READ = ("type", "subject", "item_key", "at", "channel")
 ANSWER_WITHIN_S = DAY  # a click or conversion later than this is not an answer to the display
 _LOOK_BACK = 16  # earlier displays of an item that still tire; a seventeenth would add little
-_DISPLAYED, _ANSWERED = 1, 2
+_DISPLAYED, _CLICKED = WHAT["displayed"], WHAT["clicked"]
 
 
-def shown_in(lake: Lake, dataset: Dataset, cases: Cases, since: float, until: float) -> Shown | None:
-    """Displays to the cases with since <= at < until; None where there are none."""
+class _Told(NamedTuple):
+    """Displays, clicks and conversions of the cases, parallel columns."""
+
+    case: NDArray[np.int32]
+    item: NDArray[np.int32]
+    at: NDArray[np.float64]
+    what: NDArray[np.uint8]
+    channel: NDArray[np.uint8]
+
+    def take(self, rows: NDArray[Any]) -> _Told:
+        return _Told(*(column[rows] for column in self))
+
+
+def shown_in(
+    lake: Lake,
+    dataset: Dataset,
+    cases: Cases,
+    since: float,
+    until: float,
+    rules: OutcomeRules | None = None,
+) -> Shown | None:
+    """Displays to the cases with since <= at < until; None where there are none. `rules`: which outcomes are
+    answers (None: none).
+    """
     early, late = since - FATIGUE_WINDOW_DAYS * DAY, until + ANSWER_WITHIN_S
     events: Any = lake.events(since=early, until=late, columns=_READ)
     kinds = events["type"].cast(pa.string())
     events = events.filter(pc.is_in(kinds, pa.array(["displayed", "clicked", "converted"])))
     if not events.num_rows:
         return None
-    kind = np.asarray(pc.equal(events["type"].cast(pa.string()), "displayed"))
-    case = _cases(events["subject"], dataset, cases)
-    item = dataset.items.rows_of_keys(events["item_key"].fill_null(0).to_numpy())
-    at = events["at"].to_numpy()
-    good = (case >= 0) & (item >= 0)
-    what = np.where(kind[good], _DISPLAYED, _ANSWERED)
-    return _labelled(case[good], item[good], at[good], what, since, until, dataset.n_items)
+    told = _Told(
+        _cases(events["subject"], dataset, cases),
+        dataset.items.rows_of_keys(events["item_key"].fill_null(0).to_numpy()),
+        events["at"].to_numpy(),
+        _whats(events["type"]),
+        events["channel"].fill_null(0).to_numpy(),
+    )
+    told = told.take((told.case >= 0) & (told.item >= 0))
+    told = told.take(np.lexsort((told.what, told.at, told.item, told.case)))  # a display before its click
+    credited = _credited(lake, dataset, cases, told, rules, late) if rules is not None else None
+    return _labelled(told, credited, since, until, dataset.n_items)
+
+
+def _whats(column: Any) -> NDArray[np.uint8]:
+    coded = column.cast(pa.string()).combine_chunks().dictionary_encode()
+    table = np.array([WHAT[name] for name in coded.dictionary.to_pylist()], np.uint8)
+    found: NDArray[np.uint8] = table[np.asarray(coded.indices)]
+    return found
+
+
+def _credited(
+    lake: Lake, dataset: Dataset, cases: Cases, told: _Told, rules: OutcomeRules, until: float
+) -> NDArray[np.int64]:
+    """Rows of `told` that an outcome is credited with."""
+    place = {dataset.subjects[user]: case for case, user in enumerate(cases.users.tolist())}
+    table = reported(lake, rules, until)
+    mine = [user_subject(user) in place for user in table["user_id"].to_pylist()]
+    table = table.filter(pa.array(mine, pa.bool_()))
+    items = dataset.compiled.table
+    touches = Touches(
+        told.case.astype(np.uint64),
+        items["key"][told.item],
+        items["category"][told.item],
+        told.at,
+        told.what,
+        told.channel,
+    )
+    return attribute(touches, results_of(table, place), rules.attribution).touch
 
 
 def _cases(column: Any, dataset: Dataset, cases: Cases) -> NDArray[np.int32]:
@@ -49,24 +110,18 @@ def _cases(column: Any, dataset: Dataset, cases: Cases) -> NDArray[np.int32]:
 
 
 def _labelled(
-    case: NDArray[np.int32],
-    item: NDArray[np.int32],
-    at: NDArray[np.float64],
-    what: NDArray[np.int64],
-    since: float,
-    until: float,
-    n_items: int,
+    told: _Told, credited: NDArray[np.int64] | None, since: float, until: float, n_items: int
 ) -> Shown | None:
-    order = np.lexsort((what, at, item, case))  # a display comes before the click of the same moment
-    case, item, at, what = case[order], item[order], at[order], what[order]
-    group = case.astype(np.int64) * n_items + item
-    answers = np.cumsum(what == _ANSWERED)
-    fatigue = tired(group, at, what == _DISPLAYED, answers)
-    label = answered(group, at, what == _ANSWERED)
-    kept = (what == _DISPLAYED) & (at >= since) & (at < until)
+    group = told.case.astype(np.int64) * n_items + told.item
+    displayed = told.what == _DISPLAYED
+    fatigue = tired(group, told.at, displayed, np.cumsum(told.what == _CLICKED))
+    label = answered(group, told.at, ~displayed)
+    if credited is not None:
+        label[credited] = 1.0
+    kept = displayed & (told.at >= since) & (told.at < until)
     if not kept.any():
         return None
-    return Shown(case[kept], item[kept], label[kept], fatigue[kept])
+    return Shown(told.case[kept], told.item[kept], label[kept], fatigue[kept])
 
 
 def tired(
@@ -77,7 +132,7 @@ def tired(
 ) -> NDArray[np.float32]:
     """`features.transforms.fatigue` just before each event: the week's displays since an answer, decayed.
 
-    Events are sorted by group and time; `answers` counts answers up to and with each event.
+    Events are sorted by group and time; `answers` counts clicks up to and with each event.
     """
     found = np.zeros(len(group))
     for lag in range(1, min(_LOOK_BACK * 2, len(group))):

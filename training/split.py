@@ -34,6 +34,7 @@ class Split:
     now_test: float
     protocol: Protocol
     notes: dict[str, Any]
+    lived: Interactions  # all behaviour before the test, also what no ranking can be asked for
 
     def train_and_valid(self) -> Interactions:
         """What a model that goes into service, or a final test, may learn from."""
@@ -73,7 +74,8 @@ def split(
         f"{name} positives": len(one)
         for name, one in (("train", train.positives()), ("valid", valid), ("test", test))
     }
-    return Split(train, valid, test, now_valid, now_test, chosen, notes)
+    lived = Interactions.joined(parts[:2])
+    return Split(train, valid, test, now_valid, now_test, chosen, notes, lived)
 
 
 def _automatic(events: Interactions) -> Protocol:

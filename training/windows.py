@@ -8,9 +8,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from features.events import WHAT
 from features.transforms import EventWeights, histories
 from features.views import RECENT_KEEP
-from training.dataset import Dataset, Interactions
+from training.dataset import NO_OTHERS, Dataset, Interactions, Others
 from training.evaluate import Cases, Lists, Past
 from training.model import Customers, Positives, TrainData
 
@@ -42,9 +43,10 @@ def cases_of(
     """Customers with later positives (a sample of at most `most`), what those are, and what is not ranked.
 
     Not ranked is what the customer holds and cannot take again; with `mask`, all that they liked before, and
-    who then wants nothing else is no case.
+    who then wants nothing else is no case; nor is who refused profiling, for whom no such page is made.
     """
     users = np.unique(later.user)
+    users = users[~dataset.refused[users]]
     out = dataset.held(before)
     owner = np.repeat(np.arange(dataset.n_users, dtype=np.int32), np.diff(out.indptr))
     pairs = [(owner, out.items)]
@@ -112,16 +114,29 @@ class Behaviour:
         return Past(indptr, found.rows, found.weights)
 
 
-def behaviour_of(cases: Cases, before: Interactions, now: float, keep: int = RECENT_KEEP) -> Behaviour:
-    """The last `keep` events of each case in `before` (which is ordered by time)."""
+def behaviour_of(
+    cases: Cases,
+    before: Interactions,
+    now: float,
+    others: Others = NO_OTHERS,
+    keep: int = RECENT_KEEP,
+) -> Behaviour:
+    """The last `keep` entries of each case before `now`, as the live log has them: not the outcomes of the
+    bank's own systems; and `others` push older ones out, though nothing is learnt from them.
+
+    Entries are in order of time; among those of one moment `others` come last.
+    """
     case, known = _case_of(cases.users, before.user)
-    rows = np.flatnonzero(known)
-    case = case[rows]
-    order = np.argsort(case, kind="stable")
-    case, rows = case[order], rows[order]
-    ends = np.searchsorted(case, np.arange(len(cases)), side="right")
-    kept = ends[case] - np.arange(len(case)) <= keep
-    return Behaviour(case[kept].astype(np.int32), before.take(rows[kept]), now, len(cases))
+    rows = np.flatnonzero(known & (before.what != WHAT["outcome"]))
+    idle, theirs = _case_of(cases.users, others.user)
+    theirs = theirs & (others.at < now)
+    whose = np.concatenate((case[rows], idle[theirs]))
+    at = np.concatenate((before.at[rows], others.at[theirs]))
+    order = np.lexsort((np.arange(len(at)), at, whose))
+    ends = np.searchsorted(whose[order], np.arange(len(cases)), side="right")
+    chosen = order[ends[whose[order]] - np.arange(len(order)) <= keep]
+    chosen = chosen[chosen < len(rows)]
+    return Behaviour(whose[chosen].astype(np.int32), before.take(rows[chosen]), now, len(cases))
 
 
 def had_share(data: TrainData) -> NDArray[np.float64]:

@@ -97,6 +97,8 @@ class Workspace:
 
 def prune(root: Path, keep: int) -> None:
     """Remove all but the `keep` runs touched last."""
+    if not root.exists():
+        return
     runs = sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
     for path in runs[:-keep] if keep else runs:
         shutil.rmtree(path)

@@ -105,8 +105,19 @@ def test_only_what_is_missing_is_written_and_once(tmp_path, valkey_url):
 
 
 @pytest.mark.integration
-def test_what_the_service_took_in_itself_is_left_alone(tmp_path, valkey_url):
+def test_a_store_that_was_lost_gets_back_what_the_service_took_in(tmp_path, valkey_url):
     lake = Lake(tmp_path / "lake")
     lake.write_items([{"id": "p1", "kind": "product"}])
-    lake.append_events(table_of(events_of("ann", 1)), "from-the-log")
+    assert backfill(valkey_url, lake) == 0  # nothing has happened yet
+    with lake.writing():  # as ingest does: no import is recorded
+        manifest = lake.manifest()
+        manifest.files["events"] += lake.write_parts("events", table_of(events_of("ann", 1)), "from-the-log")
+        lake.commit(manifest)
+    assert backfill(valkey_url, lake) == 1
     assert backfill(valkey_url, lake) == 0
+    with redis.Redis.from_url(valkey_url) as client:
+        held = client.get(b"lv:{u:ann}:recent")
+        assert len(held) == 4 * RECENT.itemsize
+        client.flushall()
+        assert backfill(valkey_url, lake) == 1
+        assert client.get(b"lv:{u:ann}:recent") == held

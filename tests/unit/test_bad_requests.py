@@ -55,6 +55,16 @@ REQUESTS: dict[str, Bad] = {
     "null": Bad("POST", PAGE, None, 422, "invalid_field"),
     "too large": Bad("POST", PAGE, b'{"user_id": "' + b"x" * 300_000 + b'"}', 413, "body_too_large"),
     "events too large": Bad("POST", "/v1/events", b" " * 262_145, 413, "body_too_large"),
+    "zipped": Bad("POST", PAGE, b"{}", 415, "unsupported_media_type", {"content_encoding": "gzip"}),
+    "an event's type nested without end": Bad(
+        "POST", "/v1/outcomes", b'{"kind":' + b"[" * 1020 + b"]" * 1020 + b"}", 422, "missing_field"
+    ),
+    "a field nested without end": Bad(
+        "PUT", "/v1/items/p1", b'{"rate":' + b"[" * 1020 + b"]" * 1020 + b"}", 422, "bad_item"
+    ),
+    "an id nested without end": Bad(
+        "PUT", "/v1/items:batch", b'{"items":[{"id":' + b"[" * 1000 + b"]" * 1000 + b"}]}", 422, "bad_item"
+    ),
     "a form": Bad("POST", PAGE, b"user_id=u1", 415, "unsupported_media_type", {"content_type": "text/plain"}),
     # who and which page
     "nobody": Bad("POST", PAGE, {}, 422, "missing_subject"),
@@ -131,6 +141,12 @@ REQUESTS: dict[str, Bad] = {
     "window backwards": item(422, "bad_item", starts="2026-02-01T00:00:00Z", ends="2026-01-01T00:00:00Z"),
     "a date without a zone": item(422, "bad_item", starts="2026-02-01T00:00:00"),
     "item needs itself": item(422, "bad_item", needs=["p1"]),
+    "risk class as text": item(422, "bad_item", risk_class="3"),
+    "risk class broken": item(422, "bad_item", risk_class=2.5),
+    "sold out as text": item(422, "bad_item", sold_out="yes"),
+    "price true": item(422, "bad_item", price=True),
+    "a date as a number": item(422, "bad_item", starts=1_700_000_000),
+    "stock as text": item(422, "bad_item", stock="5"),
     "item a list": Bad("PUT", "/v1/items/p1", [], 422, "invalid_field"),
     "item id too long": Bad("PUT", f"/v1/items/{LONG}", {}, 422, "bad_id"),
     "batch without items": Bad("PUT", "/v1/items:batch", {"items": []}, 422, "invalid_field"),
@@ -145,6 +161,9 @@ REQUESTS: dict[str, Bad] = {
     "creative of nothing": Bad("PUT", "/v1/creatives/c1", {"title": "x"}, 422, "missing_field"),
     "creative of an unknown item": Bad(
         "PUT", "/v1/creatives/c1", {"item_id": "nobody", "title": "x"}, 404, "unknown_item"
+    ),
+    "creative from a number": Bad(
+        "PUT", "/v1/creatives/c1", {"item_id": "i1", "title": "x", "from": 1}, 422, "bad_creative"
     ),
     "creative in no state": Bad(
         "PUT", "/v1/creatives/c1", {"item_id": "i1", "title": "x", "state": "maybe"}, 422, "bad_creative"
@@ -235,6 +254,21 @@ def is_problem(answer: Any) -> None:
     for trace in ("Traceback", 'File "', "pydantic", "numpy", "object at 0x"):
         assert trace not in answer.text
     assert len(answer.content) < 8_000
+
+
+@pytest.mark.parametrize("levels", [250, 1000, 1020])
+@pytest.mark.parametrize("field", ["type", "event_id", "occurred_at", "action", "value", "user_id", "seen"])
+def test_an_event_nested_without_end_is_rejected_alone(stand: Stand, field: str, levels: int) -> None:
+    """Python's own `repr` of such a value fails; the events beside it count all the same."""
+    now = stand.shell.clock.rfc3339()
+    good = {"event_id": f"{field}{levels}", "type": "acted", "occurred_at": now, "user_id": "u"}
+    good["action"] = "viewed"
+    deep = b"[" * levels + b"]" * levels
+    bad = orjson.dumps({**good, "event_id": "e", field: "DEEP"}).replace(b'"DEEP"', deep)
+    body = b'{"events":[%b,%b]}' % (bad, orjson.dumps(good))
+    answer = stand.ask(Bad("POST", "/v1/events", body, 202, ""))
+    assert answer.status_code == 202 and answer.json()["accepted"] == 1, answer.text
+    assert [one["index"] for one in answer.json()["rejected"]] == [0] and len(answer.content) < 1000
 
 
 def test_every_bad_field_is_named(stand: Stand) -> None:

@@ -101,8 +101,22 @@ def test_a_profile_that_cannot_be_used_is_missing(blob, problem):
 
 def test_the_patch_may_say_that_profiling_is_allowed_when_the_profile_cannot_be_read():
     blobs = whole()._replace(profile=LATE_BLOB, patch=patched(None, {"profiling": 1}, NOW))
-    assert decode(blobs).profiling
-    assert len(decode(blobs).recent) == 2
+    assert decode(blobs, watermark=NOW - 60).profiling
+    assert len(decode(blobs, watermark=NOW - 60).recent) == 2
+
+
+@pytest.mark.parametrize(
+    "blob", [LATE_BLOB, profile(as_of=STALE), FOREIGN.encode(FOREIGN.blank_record, as_of=NOW), b""]
+)
+def test_a_profile_that_cannot_be_read_may_say_otherwise_than_an_older_patch(blob):
+    patch = patched(None, {"consents": 7, "risk_level": 5, "profiling": 1}, NOW - 100)
+    patch = patched(patch, {"age": 40}, NOW)
+    for watermark, known in ((NOW - 60, ["age"]), (NOW, []), (float("inf"), [])):
+        customer = decode(whole()._replace(profile=blob, patch=patch), watermark=watermark)
+        assert [name for name in PROFILE.names if customer.knows(name)] == known
+        assert not customer.profiling, "the profile may hold a refusal"
+    newer = decode(whole()._replace(profile=blob, patch=patch), watermark=NOW - 200)
+    assert newer.knows("consents") and newer.knows("risk_level") and newer.profiling
 
 
 def test_an_older_profile_is_projected_with_its_schema():

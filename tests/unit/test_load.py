@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from training.bench.load import Outcome, closed_loop, open_loop, post
+from training.bench.volley import Target, Volley, VolleyError
 
 HOST = "127.0.0.1"
 Answer = Callable[[int, bytes], Awaitable[bytes | None]]
@@ -153,3 +154,19 @@ def test_only_this_machine_is_asked(host: str) -> None:
         asyncio.run(closed_loop(host, 1, REQUESTS, connections=1, seconds=0.1))
     with pytest.raises(ValueError, match="only asks this machine"):
         asyncio.run(open_loop(host, 1, REQUESTS, rate=1.0, seconds=0.1))
+
+
+def test_the_generators_process_reports_what_went_wrong_and_goes_on() -> None:
+    async def answer(number: int, body: bytes) -> bytes:
+        return reply()
+
+    async def run() -> Outcome:
+        async with serving(answer) as port:
+            targets = {"away": Target("10.0.0.1", 1, REQUESTS), "here": Target(HOST, port, REQUESTS)}
+            with Volley(targets) as volley:
+                with pytest.raises(VolleyError, match="away: ValueError: the load generator only asks"):
+                    volley.closed("away", connections=1, seconds=0.1)
+                shots = volley.open("here", rate=100.0, seconds=0.2, connections=2)
+                return await asyncio.to_thread(shots.result)
+
+    assert asyncio.run(run()).statuses == {200: 20, 0: 0}

@@ -8,6 +8,7 @@ import pytest
 from features.views import ITEM
 from serving.domain import Candidates, ContractError, Facts, Proposal
 from serving.filters import rules_of
+from serving.permission import Permission
 from serving.pipeline import (
     Filter,
     Hydrator,
@@ -86,7 +87,8 @@ def built(sources, filters=(), hydrators=(), scorers=(), understanding=(), rules
     columns = {name: np.ascontiguousarray(ITEM.blank(N)[name]) for name in ITEM.names}
     rules = np.zeros(N, np.uint32) if rules is None else rules
     numbered = tuple(enumerate(sources))
-    return Pipeline(understanding, numbered, tuple(filters), tuple(hydrators), tuple(scorers), columns, rules)
+    permission = Permission(filters, columns, rules)
+    return Pipeline(understanding, numbered, permission, tuple(hydrators), tuple(scorers))
 
 
 def run(pipeline):
@@ -184,7 +186,7 @@ def test_a_timer_gives_the_cost_of_each_stage_and_changes_nothing():
     ticks = iter(range(1000))
     trace = Trace(lambda: float(next(ticks)))
     kept, *_ = built([Fixed((1, 2))]).run(page(), trace)
-    assert [name for name, *_ in trace.steps] == ["Fixed", "permit"] and kept.rows.tolist() == [1, 2]
+    assert [name for name, *_ in trace.steps] == ["Fixed", "merge", "permit"] and kept.rows.tolist() == [1, 2]
     assert all(seconds > 0 for *_, seconds in trace.steps)
 
 

@@ -126,3 +126,49 @@ def test_repairs_are_tried_until_they_succeed() -> None:
         assert tries == [3]
 
     asyncio.run(story())
+
+
+def test_an_unforeseen_failure_of_the_log_does_not_end_the_writing(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        log, metrics = Fickle(), Metrics()
+        log.refusals = [RuntimeError("never seen before")]
+        publisher = Publisher(log, metrics, 1000, every_s=0.005)
+        await publisher.start()
+        for number in range(5):
+            publisher.put(lambda n=number: entry(n))  # type: ignore[misc]
+        for _ in range(200):
+            await asyncio.sleep(0.005)
+            if log.length() == 5:
+                break
+        assert log.length() == 5
+        await publisher.stop()
+
+    asyncio.run(story())
+    assert "never seen before" in caplog.text
+
+
+def test_repairs_go_on_while_the_log_is_full_and_past_one_that_cannot_be_done() -> None:
+    async def story() -> None:
+        log, metrics, done = Fickle(), Metrics(), list[int]()
+        log.refusals = [LogFull("full")] * 1000
+        publisher = Publisher(log, metrics, 1000, every_s=0.005)
+        publisher.put(lambda: entry(1))
+
+        async def impossible() -> None:
+            raise ValueError("not an entry")
+
+        async def possible() -> None:
+            done.append(1)
+
+        assert publisher.repair(impossible) and publisher.repair(possible)
+        await publisher.start()
+        for _ in range(200):
+            await asyncio.sleep(0.005)
+            if done:
+                break
+        assert done == [1]
+        log.refusals = []
+        await publisher.stop()
+        assert log.length() == 1
+
+    asyncio.run(story())

@@ -496,6 +496,32 @@ def test_both_ids_link_the_visitor_to_the_user() -> None:
     run(story)
 
 
+def test_what_happened_on_the_device_counts_also_while_the_link_cannot_be_written() -> None:
+    async def story() -> None:
+        async with running(tiny_bundle(items=[item(n, cooling=odd(n)) for n in range(120)])) as shell:
+            await shell.know("u1")
+            event = shell.event("acted", "e1", visitor_id="d1", action="complained", item_id="i1")
+            assert any(odd(int(name[1:])) for name in ids(await shell.page("u1")))
+            await shell.post("/v1/events", {"events": [event]})
+            live = shell.stores.live
+            link, tried = live.link, list[str]()
+
+            async def away(visitor: str, user: str) -> None:
+                tried.append(visitor)
+                raise StoreUnavailable("read only")
+
+            live.link = away  # type: ignore[method-assign]
+            both = {"visitor_id": "d1"}
+            for _ in range(3):
+                assert not any(odd(int(name[1:])) for name in ids(await shell.page("u1", **both)))
+            assert len(tried) >= 3 and len(shell.service.publisher._repairs) <= 1
+            live.link = link  # type: ignore[method-assign]
+            for asked in (both, {}):
+                assert not any(odd(int(name[1:])) for name in ids(await shell.page("u1", **asked)))
+
+    run(story)
+
+
 def test_an_event_with_both_ids_links_as_well() -> None:
     async def story() -> None:
         async with running() as shell:
@@ -618,6 +644,27 @@ def test_a_bundle_that_cannot_run_is_refused_and_kills_still_come() -> None:
             await shell.service.reloader.poll()
             swapped = await shell.page("u1")
             assert swapped["bundle"] == "b2" and victim not in ids(swapped)
+
+    run(story)
+
+
+def test_a_kill_is_obeyed_when_control_says_again_what_it_said_before_a_refusal() -> None:
+    """Killed; then a bundle that cannot run, and revived; then both are taken back: killed again."""
+
+    async def story() -> None:
+        async with running() as shell:
+            victim = ids(await shell.page("u1"))[0]
+            await shell.control.set("bundle", "b-tiny")
+            await shell.control.kill(Kill("item", victim))
+            assert await shell.service.reloader.poll()
+            await shell.control.set("bundle", "nowhere")
+            await shell.control.revive(Kill("item", victim))
+            assert await shell.service.reloader.poll()
+            assert victim in ids(await shell.page("u1"))
+            await shell.control.set("bundle", "b-tiny")
+            await shell.control.kill(Kill("item", victim))
+            assert await shell.service.reloader.poll()
+            assert victim not in ids(await shell.page("u1"))
 
     run(story)
 

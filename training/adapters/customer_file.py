@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from features.views import PROFILE
 from training.adapters.roles import USER_ROLES, assign, require
 from training.cells import text_of
 from training.columns import Rows, ids, repeated
@@ -40,6 +41,9 @@ def read_users(
     profile_records(users, [], problems=problems)
     for problem in problems:
         users = _blanked(table, users, problem, quarantine, lines)
+    if not set(users.column_names) & {*PROFILE.names, "audiences"}:
+        known = "age, gender, risk_level, city, assets, segment, consents"
+        notes.append(f"{table.file}: no column is a field of the profile ({known} …): attributes only")
     if unused := unused_columns(users):
         notes.append(f"columns of {table.file} that profiles do not use: {', '.join(unused)}")
     return users

@@ -14,9 +14,9 @@ import orjson
 from rich.console import Console
 
 from serving.bundle import load, save
+from serving.models import VectorModel
 from serving.registry import Registry
 from training.bench.bank import HOMEPAGE, Bank, Till, decided, placed
-from training.bench.load import Outcome
 from training.bench.tally import Tally
 from training.bench.volley import Target, Volley
 from training.demo_client import ask, body
@@ -39,12 +39,12 @@ class Clicks:
 
 def clicks(bank: Bank, trials: int, tally: Tally, console: Console) -> None:
     """From sending a click until the page whose decision differs has been read."""
-    found = Clicks([])
+    found, lengths = Clicks([]), _lengths(bank)
     with Till(bank) as till:
         for customer in bank.open_customers().tolist():
             if len(found.seconds) == trials:
                 break
-            _click(bank, till, customer, found)
+            _click(bank, till, customer, lengths, found)
     done = max(len(found.seconds), 1)
     console.print(
         f"{done} clicks: the next page differed for {found.at_once}, never for {found.never};"
@@ -58,13 +58,20 @@ def clicks(bank: Bank, trials: int, tally: Tally, console: Console) -> None:
     tally.put("click_visible_share", found.visible / done, "", "other items or places, not only scores")
 
 
-def _click(bank: Bank, till: Till, customer: int, found: Clicks) -> None:
+def _lengths(bank: Bank) -> dict[str, float]:
+    """Of each item's vector, by id."""
+    bundle = load(Registry(bank.settings.registry_url).fetch(bank.version, bank.settings.home / "read"))
+    assert isinstance(bundle.model, VectorModel)
+    return dict(zip(bundle.items.ids, np.linalg.norm(bundle.model.vectors, axis=1).tolist(), strict=True))
+
+
+def _click(bank: Bank, till: Till, customer: int, lengths: dict[str, float], found: Clicks) -> None:
     asked = body(ask(bank.world, customer))
     page, again = till.page(asked), till.page(asked)
     if decided(page) != decided(again) or page["degraded"] or again["degraded"]:
         found.unsteady += 1
         return
-    told = orjson.dumps({"events": [_tap(again)]})
+    told = orjson.dumps({"events": [_tap(again, lengths)]})
     began = time.perf_counter()
     answer: Any = orjson.loads(till.post("/v1/events", told))
     if answer["accepted"] != 1:
@@ -84,15 +91,15 @@ def _click(bank: Bank, till: Till, customer: int, found: Clicks) -> None:
     found.seconds.append(took)
 
 
-def _tap(page: dict[str, Any]) -> dict[str, Any]:
-    """A click on the first item of the feed: one that others liked too, so that it says something."""
-    feed = next(one for one in page["slots"] if one["slot"] == "home.feed")
+def _tap(page: dict[str, Any], lengths: dict[str, float]) -> dict[str, Any]:
+    """A click on the item of the page that the model knows best: of one that nobody met it learns nothing."""
+    shown = [one for slot in page["slots"] for one in slot["items"]]
     return {
         "event_id": str(uuid4()),
         "type": "clicked",
         "occurred_at": datetime.now(UTC).isoformat(),
         "page_token": page["page_token"],
-        "index": feed["items"][0]["index"],
+        "index": max(shown, key=lambda one: lengths[one["item_id"]])["index"],
     }
 
 
@@ -103,16 +110,16 @@ def swaps(bank: Bank, count: int, rate: float, tally: Tally, console: Console) -
     target = Target(settings.host, settings.port, bank.requests(2_000))
     waits: list[float] = []
     with Volley({TARGET: target}) as volley, Till(bank) as till:
-        volley.open(TARGET, rate=rate, seconds=0.2).result(60)  # the process is up, the paths are warm
+        volley.open(TARGET, rate=rate, seconds=0.2).result()  # the process is up, the paths are warm
         asked = bank.bodies(1)[0]
-        shooting = volley.open(TARGET, rate=rate, seconds=count * 1.1 + 1.0)
+        shooting = volley.open(TARGET, rate=rate, seconds=count * 1.0 + 0.5)
         time.sleep(0.3)
         for version in versions:
             if shooting.done():
                 break
             waits.append(_promoted(bank, till, asked, version))
             time.sleep(0.2)
-        outcome: Outcome = shooting.result(count * 10.0 + 60.0)
+        outcome = shooting.result()
     console.print(f"{len(waits)} swaps while {sum(outcome.statuses.values()):,} pages were asked for")
     note = f"median of {len(waits)}; the replica looks every {settings.poll_s:g} s"
     tally.put("swap_s", float(np.median(waits)), "s", note)
