@@ -229,7 +229,8 @@ def _summed(
     ends = np.flatnonzero(ordered[1:] != ordered[:-1])
     place = np.zeros(len(order), np.intp)
     place[ends + 1] = 1
-    return order[np.append(ends, len(order) - 1)], np.bincount(np.cumsum(place), gain[order])
+    total = np.bincount(np.cumsum(place), gain[order]).astype(np.float64, copy=False)
+    return order[np.append(ends, len(order) - 1)], total
 
 
 FATIGUE_WINDOW_DAYS: Final = 7.0
@@ -237,13 +238,20 @@ FATIGUE_HALF_LIFE_DAYS: Final = 2.0
 _FATIGUE_WINDOW_S: Final = FATIGUE_WINDOW_DAYS * DAY
 
 
+def telling(contact: NDArray[np.void], now: float) -> NDArray[np.intp]:
+    """Positions of the entries that `fatigue` depends on."""
+    what = contact["what"]
+    shown = (what == WHAT["displayed"]) & (contact["at"] > now - _FATIGUE_WINDOW_S)
+    told: NDArray[np.intp] = (shown | (what == WHAT["clicked"])).nonzero()[0]
+    return told
+
+
 def fatigue_at(
-    contact: NDArray[np.void], places: NDArray[np.intp], n: int, now: float
+    what: NDArray[np.uint8], at: NDArray[np.uint32], places: NDArray[np.intp], n: int, now: float
 ) -> NDArray[np.float32]:
-    """`fatigue` of n items, where it is known which of them each entry is about: -1 for none of them."""
-    at, ours = contact["at"], places >= 0
-    clicked = (ours & (contact["what"] == WHAT["clicked"])).nonzero()[0]
-    told = ours & (contact["what"] == WHAT["displayed"]) & (at > now - _FATIGUE_WINDOW_S)
+    """`fatigue` of n items from the entries that tell, and which item each is about (-1: none of them)."""
+    told = (places >= 0) & (what == WHAT["displayed"])
+    clicked = ((places >= 0) & (what == WHAT["clicked"])).nonzero()[0]
     if len(clicked):
         last_click = np.full(n, -1.0)
         np.maximum.at(last_click, places[clicked], at[clicked])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, pairwise
 from math import ceil
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.domain import BACKFILLED, Candidates, Effort, Rows, SlotRequest
-from serving.live import Live
+from serving.live import OWN_TITLE, Live
 from serving.pipeline import Page, best_first
 from serving.surfaces import ALL, BIT, RECIPES, Recipe
 
@@ -38,7 +38,7 @@ class Filling:
     excluded: frozenset[int]  # rows
     chosen: list[Chosen] = field(default_factory=list)
     passed: list[int] = field(default_factory=list)  # candidates beyond a limit
-    supply: Iterator[Chosen] = field(default_factory=lambda: iter(()))
+    supply: Iterator[Chosen] = field(default_factory=chain)
 
     @property
     def short(self) -> bool:
@@ -46,28 +46,38 @@ class Filling:
 
 
 class Ranked:
-    """Permitted candidates, best first, as columns and as plain lists for the loops over places."""
+    """Permitted candidates, best first, as columns; the rows also as a list, for the loops over places."""
 
-    __slots__ = ("candidates", "category", "kind", "members", "met", "origin", "rows", "score")
+    __slots__ = ("_members", "met", "origin", "rows", "score")
 
     def __init__(self, live: Live, candidates: Candidates) -> None:
-        self.candidates = candidates = candidates.take(best_first(candidates.score))
-        rows = candidates.rows
-        self.members: NDArray[np.uint64] = live.plan.members[rows]
-        self.met = int(np.bitwise_or.reduce(candidates.origin))
+        order = best_first(candidates.score)
+        rows = candidates.rows.take(order)
+        self._members: NDArray[np.uint64] = live.plan.members.take(rows)
         self.rows: list[int] = rows.tolist()
-        self.score: list[float] = candidates.score.tolist()
-        self.origin: list[int] = candidates.origin.tolist()
-        self.category: list[int] = candidates.items["category"].tolist()
-        self.kind: list[int] = candidates.items["kind"].tolist()
+        self.score = candidates.score.take(order)
+        self.origin = candidates.origin.take(order)
+        self.met = int(np.bitwise_or.reduce(self.origin))
+
+    def chosen(self, at: int, creative: int) -> Chosen:
+        """The candidate at a position, to be placed."""
+        return Chosen(self.rows[at], self.score.item(at), self.origin.item(at), creative, 0)
 
     def suiting(self, bit: int, origins: int) -> list[int]:
         """Positions of what may go into the slot of this bit and comes from one of the sources."""
-        suits = (self.members & np.uint64(bit)) != 0
-        if self.met & ~origins:
-            suits &= (self.candidates.origin & np.uint32(origins)) != 0
-        positions: list[int] = suits.nonzero()[0].tolist()
-        return positions
+        return self.suiting_each([(bit, origins)])[0]
+
+    def suiting_each(self, slots: Sequence[tuple[int, int]]) -> list[list[int]]:
+        """The same for several slots at once."""
+        bits = np.array([bit for bit, _ in slots], np.uint64)
+        suits = (self._members & bits[:, None]) != 0
+        if any(self.met & ~origins for _, origins in slots):
+            counting = np.array([origins for _, origins in slots], np.uint32)
+            suits &= (self.origin & counting[:, None]) != 0
+        n = len(self.rows)
+        flat = suits.ravel().nonzero()[0]  # slot after slot, as one line
+        ends: list[int] = flat.searchsorted(np.arange(len(slots) + 1) * n).tolist()
+        return [(flat[start:end] - slot * n).tolist() for slot, (start, end) in enumerate(pairwise(ends))]
 
 
 class Allocation:
@@ -83,8 +93,9 @@ class Allocation:
 
     def fill(self) -> list[list[Chosen]]:
         """What is chosen for each slot of the query, in order."""
-        for slot in self._slots:
-            self._best(slot)
+        wanted = [(slot.asked.spec.bit, slot.recipe.selector.origins) for slot in self._slots]
+        for slot, suiting in zip(self._slots, self._ranked.suiting_each(wanted), strict=True):
+            self._best(slot, suiting)
             while slot.short and (chosen := self._next(slot)) is not None:
                 self._place(slot, chosen)
             self._reserve(slot)
@@ -106,42 +117,51 @@ class Allocation:
         slot.chosen.append(chosen)
         self._taken[chosen.row] = slot.index
 
-    def _best(self, slot: Filling) -> None:
+    def _best(self, slot: Filling, suiting: list[int]) -> None:
         """The recipe's candidates in order, within its limits; `supply` then holds the rest."""
         if not slot.count:
             return
-        ranked, spec, recipe = self._ranked, slot.asked.spec, slot.recipe
+        ranked, spec, recipe, live = self._ranked, slot.asked.spec, slot.recipe, self._live
         per_category = spec.per_category or recipe.per_category
         per_kind = ceil(slot.count * recipe.per_kind) if len(spec.kinds) > 1 else slot.count
-        categories: dict[int, int] = {}
-        kinds: dict[int, int] = {}
-        positions = recipe.selector.select(ranked.suiting(spec.bit, recipe.selector.origins))
-        met = -1
-        for met, i in enumerate(positions):
-            if len(slot.chosen) == slot.count:
-                met -= 1
-                break
-            creative = self._creative(slot, ranked.rows[i])
-            if creative is None:
+        in_category: dict[int, int] = {}
+        in_kind: dict[int, int] = {}
+        positions = recipe.selector.select(suiting)
+        rows, picks = ranked.rows, live.picks(spec.layout_code, self._english)
+        categories, kinds, taken, excluded = live.category_of, live.kind_of, self._taken, slot.excluded
+        free, left = slot.count, iter(positions)
+        for i in left:
+            row = rows[i]
+            if row in taken or row in excluded:
                 continue
-            category, kind = ranked.category[i], ranked.kind[i]
-            in_category, in_kind = categories.get(category, 0), kinds.get(kind, 0)
-            if (category and in_category >= per_category) or in_kind >= per_kind:
+            creative = picks[row]
+            if creative < OWN_TITLE:  # not known yet, or not for ever
+                picked = live.creative(row, spec.layout_code, self._english, self._now)
+                if picked is None:
+                    continue
+                creative = picked
+            category, kind = categories[row], kinds[row]
+            of_category, of_kind = in_category.get(category, 0), in_kind.get(kind, 0)
+            if (category and of_category >= per_category) or of_kind >= per_kind:
                 slot.passed.append(i)
                 continue
-            categories[category], kinds[kind] = in_category + 1, in_kind + 1
-            self._place(slot, Chosen(ranked.rows[i], ranked.score[i], ranked.origin[i], creative, 0))
-        slot.supply = self._rest(slot, positions, met + 1)
+            in_category[category], in_kind[kind] = of_category + 1, of_kind + 1
+            slot.chosen.append(ranked.chosen(i, creative))
+            taken[row] = slot.index
+            free -= 1
+            if not free:
+                break
+        slot.supply = self._rest(slot, positions, left)
 
     def _next(self, slot: Filling) -> Chosen | None:
         """The next best that the slot may hold and no slot holds."""
         return next((chosen for chosen in slot.supply if chosen.row not in self._taken), None)
 
-    def _rest(self, slot: Filling, positions: list[int], met: int) -> Iterator[Chosen]:
+    def _rest(self, slot: Filling, positions: list[int], left: Iterator[int]) -> Iterator[Chosen]:
         """What the limits passed over, other candidates, the operators' picks, then all that is permitted."""
         spec = slot.asked.spec
         yield from self._of(slot, slot.passed)
-        yield from self._of(slot, positions[met:])
+        yield from self._of(slot, left)
         if self._ranked.met & ~slot.recipe.selector.origins:
             seen = frozenset(positions)
             everyone = self._ranked.suiting(spec.bit, ALL)
@@ -150,12 +170,12 @@ class Allocation:
         wide = spec.open if self._effort == "fallback" else spec.wide
         yield from self._permitted(slot, wide, BIT["backfill"])
 
-    def _of(self, slot: Filling, positions: list[int]) -> Iterator[Chosen]:
+    def _of(self, slot: Filling, positions: Iterable[int]) -> Iterator[Chosen]:
         ranked = self._ranked
         for i in positions:
             creative = self._creative(slot, ranked.rows[i])
             if creative is not None:
-                yield Chosen(ranked.rows[i], ranked.score[i], ranked.origin[i], creative, 0)
+                yield ranked.chosen(i, creative)
 
     def _permitted(self, slot: Filling, rows: Rows, origin: int) -> Iterator[Chosen]:
         """Rows beyond the candidates, in their order, as far as they are permitted."""

@@ -54,7 +54,7 @@ def _version(text: str) -> str:
     return text
 
 
-Id = Annotated[str, AfterValidator(_id)]
+Id = Annotated[str, AfterValidator(_id), Field(json_schema_extra={"minLength": 1, "maxLength": 64})]
 Code = Annotated[str, Field(min_length=1, max_length=64)]
 Version = Annotated[str, AfterValidator(_version)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]

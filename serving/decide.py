@@ -7,6 +7,8 @@ customer's records) stands in the query; which rung to run is the shell's choice
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,23 +84,33 @@ def page_of(query: Query, live: Live, effort: Effort = "full", cached: Rows | No
 
 
 def _placements(page: Page, live: Live, chosen: Sequence[Sequence[Chosen]]) -> tuple[Placement, ...]:
-    why: dict[int, int] = {}
-    placed: list[Placement] = []
+    """Made column by column: forty objects of eleven fields, one by one, would cost as much as ranking."""
+    flat = [one for places in chosen for one in places]
+    if not flat:
+        return ()
+    rows, scores, origins, creatives, flags = zip(*flat, strict=True)
+    why = {origin: int(_reason(origin, page)) for origin in set(origins)}
     texts = live.texts
-    rows = [one.row for places in chosen for one in places]
-    keys = live.keys[np.array(rows, np.intp)].tolist()
-    for slot, places in enumerate(chosen):
-        for position, (row, score, origin, creative, flags) in enumerate(places):
-            reason = why.get(origin)
-            if reason is None:
-                reason = why[origin] = int(_reason(origin, page))
-            shown = texts[row].creative_key(creative) if creative >= 0 else 0
-            key = keys[len(placed)]
-            placed.append(Placement(slot, position, row, key, score, origin, reason, creative, shown, flags))
-    return tuple(placed)
+    columns = (
+        [slot for slot, places in enumerate(chosen) for _ in places],
+        [position for places in chosen for position in range(len(places))],
+        rows,
+        live.keys.take(rows).tolist(),
+        scores,
+        origins,
+        [why[origin] for origin in origins],
+        creatives,
+        [
+            texts[row].creative_key(creative) if creative >= 0 else 0
+            for row, creative in zip(rows, creatives, strict=True)
+        ],
+        flags,
+        [1.0] * len(rows),
+    )
+    return tuple(map(Placement._make, zip(*columns, strict=True)))
 
 
-_REASONS: tuple[tuple[str, Reason], ...] = (
+_REASONS: Final[tuple[tuple[str, Reason], ...]] = (
     ("nearest_to_anchor", Reason.SIMILAR_TO_ANCHOR),
     ("near_location", Reason.NEAR_YOU),
     ("nearest_to_recent", Reason.NEAR_VIEWED),
@@ -109,25 +121,35 @@ _REASONS: tuple[tuple[str, Reason], ...] = (
     ("popular_with_everybody", Reason.POPULAR),
     ("operator", Reason.PICK_OF_OPERATOR),
 )
+_BY_BIT: Final = tuple((1 << BIT[source], reason) for source, reason in _REASONS)
+_BACKFILL: Final = 1 << BIT["backfill"]
 
 
 def _reason(origin: int, page: Page) -> Reason:
     """The first that is true: without a profile nobody is "like you", without a segment no group."""
-    for source, reason in _REASONS:
-        if not origin >> BIT[source] & 1:
+    for bit, reason in _BY_BIT:
+        if not origin & bit:
             continue
         if reason is Reason.SIMILAR_PEOPLE and (page.taste is None or not page.taste.informed):
             continue
         if reason is Reason.POPULAR_SEGMENT and not page.segment:
             return Reason.POPULAR
         return reason
-    return Reason.FALLBACK if origin >> BIT["backfill"] & 1 else Reason.POPULAR
+    return Reason.FALLBACK if origin & _BACKFILL else Reason.POPULAR
 
 
 def _counted(drops: Drops) -> dict[str, int]:
     """How many candidates each rule dropped, by its code."""
-    met = int(np.bitwise_or.reduce(drops)) if len(drops) else 0
-    return {drop.code: int(np.count_nonzero(drops & np.uint32(drop.bit))) for drop in Drop if met & drop.bit}
+    found: dict[str, int] = {}
+    for mask in drops.compress(drops != 0).tolist():
+        for code in _codes(mask):
+            found[code] = found.get(code, 0) + 1
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _codes(mask: int) -> tuple[str, ...]:
+    return tuple(drop.code for drop in Drop if mask & drop.bit)
 
 
 def _explained(

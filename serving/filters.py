@@ -21,6 +21,7 @@ from serving.pipeline import Filter, Page
 from serving.reasons import CUSTOMER, Drop
 
 Cause = Callable[[Page], Hashable]  # what an answer depends on, see Filter.cause
+Listed = Callable[[Page], list[int] | None]  # what is denied, see Filter.listed
 
 NEVER: Final = REPEATS.index("never")
 COOLING_S: Final = 14 * 86_400.0
@@ -250,12 +251,28 @@ class Repeat(Filter):
     views = ("profile", "live")
 
     def denies(self, page: Page, items: Facts) -> Mask | bool:
+        had = self._had(page)
+        return True if had is None else _any_of(items["key"], np.array(had, np.uint64))
+
+    def listed(self, items: Facts) -> Listed:
+        at = {key: place for place, key in enumerate(items["key"].tolist())}
+
+        def listed(page: Page) -> list[int] | None:
+            had = self._had(page)
+            return None if had is None else [at[key] for key in had if key in at]
+
+        return listed
+
+    def _had(self, page: Page) -> list[int] | None:
+        """Keys of what is held or was bought; None where that is not known."""
         customer = page.query.customer
-        held = _holdings(page)
-        if not customer.knows("holdings") or len(held) == HOLDINGS_KEPT or customer.contact is None:
-            return True
-        bought = customer.contact["item"][customer.contact["what"] == WHAT["converted"]]
-        return _any_of(items["key"], np.concatenate((held, bought)))
+        if not customer.knows("holdings") or customer.contact is None:
+            return None
+        had: list[int] = _holdings(page).tolist()
+        if len(had) == HOLDINGS_KEPT:
+            return None
+        what = customer.contact["what"]
+        return had + _items_where(customer.contact, what, WHAT["converted"])
 
 
 class Audience(Filter):
@@ -276,17 +293,30 @@ class Cooling(Filter):
     views = ("live",)
 
     def denies(self, page: Page, items: Facts) -> Mask | bool:
+        refused = self._refused(page)
+        return True if refused is None else _any_of(items["key"], np.array(refused, np.uint64))
+
+    def listed(self, items: Facts) -> Listed:
+        at = {key: place for place, key in enumerate(items["key"].tolist())}
+
+        def listed(page: Page) -> list[int] | None:
+            refused = self._refused(page)
+            return None if refused is None else [at[key] for key in refused if key in at]
+
+        return listed
+
+    def _refused(self, page: Page) -> list[int] | None:
+        """Keys of what was dismissed lately; None after a complaint, or where it is not known."""
         contact = page.query.customer.contact
         if contact is None:
-            return True
+            return None
         since = page.query.now - COOLING_S
         if len(contact) >= CONTACT_KEEP and contact["at"][0] > since:
-            return True  # the log was cut within the period
-        lately = contact[contact["at"] > since]
-        if (lately["what"] == WHAT["acted"]).any():  # of what customers do, contacts keep only complaints
-            return True
-        dismissed = lately["item"][lately["what"] == WHAT["dismissed"]]
-        return _any_of(items["key"], dismissed) if len(dismissed) else False
+            return None  # the log was cut within the period
+        lately = np.where(contact["at"] > since, contact["what"], np.uint8(0))
+        if WHAT["acted"] in lately.tobytes():  # of what customers do, contacts keep only complaints
+            return None
+        return _items_where(contact, lately, WHAT["dismissed"])
 
 
 FILTERS: Final[tuple[Filter, ...]] = (
@@ -324,6 +354,14 @@ def _holdings(page: Page) -> NDArray[np.uint64]:
     slots: NDArray[np.uint64] = page.query.customer.get("holdings")
     held: NDArray[np.uint64] = slots[slots != 0]
     return held
+
+
+def _items_where(contact: NDArray[np.void], what: NDArray[np.uint8], wanted: int) -> list[int]:
+    """Keys of the entries with that code; of most logs there are none, which their bytes say fastest."""
+    if wanted not in what.tobytes():
+        return []
+    keys: list[int] = contact["item"][what == wanted].tolist()
+    return keys
 
 
 def _any_of(values: NDArray[Any], wanted: NDArray[Any]) -> Mask:

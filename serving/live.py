@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,10 @@ from serving.pipeline import Pipeline
 from serving.plan import CompiledPlan, Plan, Stock, compile_plan
 from serving.surfaces import pipelines
 from serving.texts import Texts
+
+OWN_TITLE: Final = -1  # instead of the index of a creative
+_NOTHING: Final = -2
+_ASK: Final = -3
 
 
 class Switch(Protocol):
@@ -71,13 +75,16 @@ class Live:
     ranked: Rows  # all rows, most popular first
     keys: NDArray[np.uint64]  # (n rows,)
     categories: NDArray[np.uint32]
+    category_of: list[int]  # the same, and the kind's code, for loops: a list answers one row fastest
+    kind_of: list[int]
     pipelines: Mapping[Effort, Pipeline]
     prices: None = None
     features_version: str | None = None
     materialised: frozenset[str] = frozenset()
     watermark: float = inf  # POSIX seconds: no profile of the key space holds anything newer
     problems: tuple[str, ...] = ()  # of the overlay and of the plan over it; nothing unsafe
-    _picks: dict[int, int] = field(default_factory=dict, repr=False)  # a memo: the same on every replica
+    # A memo, the same on every replica: by layout and language, per row.
+    _picks: dict[tuple[int, bool], list[int]] = field(default_factory=dict, repr=False)
 
     @property
     def texts(self) -> Texts:
@@ -93,15 +100,22 @@ class Live:
 
     def creative(self, row: int, layout: int, english: bool, now: float) -> int | None:
         """What is rendered of a row in a layout code: `ItemText.pick`, remembered where it is timeless."""
-        at = (row << 5) | (layout << 1) | english
-        found = self._picks.get(at, -3)
-        if found == -3:
+        picks = self.picks(layout, english)
+        found = picks[row]
+        if found == _ASK:
             text = self.items.texts[row]
             picked = text.pick(layout, "en" if english else "zh-CN", now, self.kills.creatives)
             if not text.timeless:
                 return picked
-            found = self._picks[at] = -2 if picked is None else picked
-        return None if found == -2 else found
+            found = picks[row] = _NOTHING if picked is None else picked
+        return None if found == _NOTHING else found
+
+    def picks(self, layout: int, english: bool) -> list[int]:
+        """Per row what `creative` remembers of it; below OWN_TITLE where it has to be asked."""
+        held = self._picks.get((layout, english))
+        if held is None:
+            held = self._picks[layout, english] = [_ASK] * len(self)
+        return held
 
     def __len__(self) -> int:
         return len(self.items)
@@ -142,6 +156,8 @@ def build_live(
         ranked=stock.ranked,
         keys=np.ascontiguousarray(table["key"]),
         categories=np.ascontiguousarray(table["category"]),
+        category_of=table["category"].tolist(),
+        kind_of=stock.kinds.tolist(),
         pipelines=pipelines(items, compiled, stock.rules, stock.ranked),
         features_version=features_version,
         materialised=frozenset(materialised),

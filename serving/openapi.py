@@ -12,10 +12,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from features.ids import CHANNELS
-from features.views import AGGREGATED_FIELDS, PROFILE
+from features.views import AGGREGATED_FIELDS, ATTRIBUTES_KEPT, CONSENTS, HOLDINGS_KEPT, PROFILE, TAG_BITS
 from serving.catalogue import Creative, Item
 from serving.errors import CODES
-from serving.wire import LOCALE, EventsAsk, ItemsAsk, OutcomesAsk, RecommendAsk, UserAsk
+from serving.wire import ID_SCHEMA, LOCALE, EventsAsk, ItemsAsk, OutcomesAsk, RecommendAsk, UserAsk
 
 VERSION: Final = "1"
 _REF: Final = "#/components/schemas/{model}"
@@ -88,9 +88,16 @@ def _as_sent(schemas: dict[str, Any]) -> None:
         made = schemas[whole]
         needed = [name for name in made["required"] if name != "id"] + list(more)
         schemas[sent] = {**made, "properties": {**made["properties"], **more}, "required": needed}
+    page = schemas["RecommendAsk"]
+    own = {name: schema for name, schema in page["properties"].items() if name != "slots"}
+    schemas["NamedPageAsk"] = {**page, "properties": own, "description": "A page that names its own slots."}
     schemas["ItemsAsk"]["properties"]["items"]["items"] = _ref("Item")
     schemas["UserAsk"]["properties"]["profile"] |= {
-        "properties": {name: {} for name in PROFILE.names if name not in AGGREGATED_FIELDS},
+        "properties": {
+            name: _PROFILE.get(name, {"type": "number", "minimum": 0})
+            for name in PROFILE.names
+            if name not in AGGREGATED_FIELDS
+        },
         "additionalProperties": False,
     }
 
@@ -99,9 +106,15 @@ def _paths() -> dict[str, Any]:
     item, user, creative = _path_id("item"), _path_id("user"), _path_id("creative")
     return {
         "/v1/recommend": {"post": _page("recommend", "The page: some or all slots of a surface")},
-        "/v1/recommend/homepage": {"post": _page("recommendHomepage", "All slots of the surface home")},
-        "/v1/recommend/banner": {"post": _page("recommendBanner", "The banner slots of a surface")},
-        "/v1/recommend/product": {"post": _page("recommendProduct", "The shelf and feed slots of a surface")},
+        "/v1/recommend/homepage": {
+            "post": _page("recommendHomepage", "All slots of the surface home", "NamedPageAsk")
+        },
+        "/v1/recommend/banner": {
+            "post": _page("recommendBanner", "The banner slots of a surface", "NamedPageAsk")
+        },
+        "/v1/recommend/product": {
+            "post": _page("recommendProduct", "The shelf and feed slots of a surface", "NamedPageAsk")
+        },
         "/v1/events": {
             "post": _write(
                 "sendEvents", "What was displayed, clicked, dismissed, done", "EventsAsk", "Taken", 202
@@ -158,7 +171,7 @@ def _paths() -> dict[str, Any]:
     }
 
 
-def _page(name: str, summary: str) -> dict[str, Any]:
+def _page(name: str, summary: str, ask: str = "RecommendAsk") -> dict[str, Any]:
     header = {
         "name": "x-request-id",
         "in": "header",
@@ -166,7 +179,7 @@ def _page(name: str, summary: str) -> dict[str, Any]:
         "schema": {"type": "string"},
         "description": "decision id when the body has none; a retry within 10 minutes gets the same page",
     }
-    operation = _write(name, summary, "RecommendAsk", "Page")
+    operation = _write(name, summary, ask, "Page")
     operation["responses"] = {"200": _answer("Page"), **_problems(*_RECOMMEND)}
     return {**operation, "parameters": [header]}
 
@@ -262,12 +275,23 @@ def _list(of: dict[str, Any]) -> dict[str, Any]:
 
 
 _TEXT: Final[dict[str, Any]] = {"type": "string"}
-_ID: Final[dict[str, Any]] = {
-    "type": "string",
-    "minLength": 1,
-    "maxLength": 64,
-    "pattern": r"^[^\x00-\x1f\x7f]+$",
+_ID: Final[dict[str, Any]] = {"type": "string", **ID_SCHEMA}
+_FLAG: Final[dict[str, Any]] = {"type": "boolean"}
+_BITS: Final[dict[str, Any]] = {
+    "type": "array",
+    "items": {"type": "integer", "minimum": 0, "maximum": TAG_BITS - 1},
+    "maxItems": TAG_BITS,
 }
+_PROFILE: Final[dict[str, dict[str, Any]]] = {
+    **dict.fromkeys(("profiling", "blocked", "payroll"), _FLAG),
+    **dict.fromkeys(("tags", "tags_off"), _BITS),
+    **dict.fromkeys(("org", "city"), _ID),
+    "tz": {"type": "string", "examples": ["Asia/Shanghai"]},
+    "consents": {"type": "array", "items": {"enum": list(CONSENTS)}, "maxItems": len(CONSENTS)},
+    "holdings": {"type": "array", "items": _ID, "maxItems": HOLDINGS_KEPT},
+    "attributes": {"type": "object", "additionalProperties": _ID, "maxProperties": ATTRIBUTES_KEPT},
+}
+"""Fields of a profile as they are written; the rest are numbers."""
 _MAYBE: Final[dict[str, Any]] = {"type": ["string", "null"]}
 _NUMBER: Final[dict[str, Any]] = {"type": "number"}
 _WHOLE: Final[dict[str, Any]] = {"type": "integer"}

@@ -2,8 +2,9 @@
 
 Most rules ask little of a request: its channel, a risk level, in which period it falls. Their answers for
 all rows are worked out when first needed and kept for the life of a Live, in one table of drop masks per
-combination that was met. Rules about lists (what is held, what was dismissed) are asked on every page, about
-the candidates under them. `drops_asked` asks every rule: it is the definition, and the tests compare the two.
+combination that was met. Rules about the customer's lists (what is held, what was dismissed) say which few
+rows they deny, or are asked on every page about the candidates under them. `drops_asked` asks every rule: it
+is the definition, and the tests compare the two.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ KEPT_BYTES: Final = 16 << 20  # of tables in memory; beyond, all are let go
 
 _STATIC: Final = np.uint32(STATIC)
 Cause = Callable[[Page], Hashable]
+Listed = Callable[[Page], Sequence[int] | None]
 
 
 class Permission:
@@ -33,13 +35,18 @@ class Permission:
         self.filters, self.columns, self.rules = tuple(filters), columns, rules
         self._static = rules & _STATIC
         self._asked: list[tuple[int, Filter]] = []
+        self._listed: list[tuple[np.uint32, Rows, Listed]] = []
         self._tabled: list[tuple[Filter, Rows, Cause]] = []
         for one in filters:
             under = np.flatnonzero(rules & np.uint32(one.rule.bit)).astype(np.int32)
-            cause = one.cause(Facts(columns, under)) if len(under) else None
-            if cause is not None:
+            if not len(under):
+                continue
+            facts = Facts(columns, under)
+            if (cause := one.cause(facts)) is not None:
                 self._tabled.append((one, under, cause))
-            elif len(under):
+            elif (listed := one.listed(facts)) is not None:
+                self._listed.append((np.uint32(one.rule.bit), under, listed))
+            else:
                 self._asked.append((one.rule.bit, one))
         self._causes = [cause for *_, cause in self._tabled]
         self._most = max(4, kept // max(1, 4 * len(rules)))  # tables
@@ -48,6 +55,12 @@ class Permission:
     def drops(self, page: Page, rows: Rows) -> Drops:
         """What drops each row, 0 for what may be shown."""
         drops: Drops = self._table(page).take(rows)
+        for rule, under, listed in self._listed:
+            denied = listed(page)
+            if denied is None:
+                drops |= self.rules.take(rows) & rule
+            elif denied:
+                drops[(rows[:, None] == under[denied]).any(axis=1)] |= rule
         if len(rows) and self._asked:
             rules = self.rules.take(rows)
             subject = int(np.bitwise_or.reduce(rules))

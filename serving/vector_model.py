@@ -126,10 +126,10 @@ class VectorModel:
             return Taste(self._direct(rows, weights, known), informed)
         x: NDArray[np.float64] = self._mean_solved
         if len(known):
-            x = x + self._w_solved[known].sum(axis=0)
+            x = x + self._w_solved.take(known, axis=0).sum(axis=0)
         if len(rows):
-            y = self.vectors[rows].astype(np.float64)
-            s = self.solved[rows].astype(np.float64)
+            y = self.vectors.take(rows, axis=0).astype(np.float64)
+            s = self.solved.take(rows, axis=0).astype(np.float64)
             extra = self.alpha * weights
             x = x + (1.0 + extra) @ s
             inner = extra[:, None] * (y @ s.T)
@@ -144,9 +144,10 @@ class VectorModel:
         if not inside.all():
             history = type(history)(rows[inside], history.weights[inside])
             rows = history.rows
-        kept = self.has_vector[rows]
-        if not kept.all():
-            return rows[kept], evidence(history.weights[kept]).astype(np.float64)
+        if len(self._without):
+            kept = self.has_vector[rows]
+            if not kept.all():
+                return rows[kept], evidence(history.weights[kept]).astype(np.float64)
         return rows, evidence(history.weights).astype(np.float64)
 
     def _direct(self, rows: Rows, weights: NDArray[np.float64], known: NDArray[np.intp]) -> Floats:
@@ -167,7 +168,8 @@ class VectorModel:
 
     def score_all(self, taste: Taste) -> Scores:
         scores: Scores = self.vectors @ taste.values
-        scores[self._without] = np.nan
+        if len(self._without):
+            scores[self._without] = np.nan
         return scores
 
     def nearest(self, taste: Taste, k: int, kind: int) -> Proposal:

@@ -46,7 +46,13 @@ def _version(text: str) -> str:
     return text
 
 
-Id = Annotated[str, AfterValidator(_id), Field(description="UTF-8, 1 to 64 bytes", examples=["u42"])]
+ID_SCHEMA: Final[dict[str, Any]] = {
+    "minLength": 1,
+    "maxLength": 64,
+    "pattern": r"^[^\x00-\x1f\x7f]+$",
+    "description": "UTF-8, 1 to 64 bytes, no control characters",
+}
+Id = Annotated[str, AfterValidator(_id), Field(json_schema_extra=ID_SCHEMA)]
 LOCALE: Final = r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}$"
 Locale = Annotated[str, Field(pattern=LOCALE, max_length=32)]
 Geohash = Annotated[str, Field(pattern=r"^[0-9b-hjkmnp-z]{1,12}$")]
@@ -62,7 +68,7 @@ class _Model(BaseModel):
 class SlotAsk(_Model):
     """A slot of the surface: `count` places (its size when not said), never with the items in `exclude`."""
 
-    slot: Id
+    slot: Annotated[Id, Field(examples=["home.banner"])]
     count: Annotated[int, Field(ge=1, le=MAX_COUNT)] | None = None
     exclude: Annotated[list[Id], Field(max_length=MAX_EXCLUDED)] = []
 
@@ -97,7 +103,7 @@ class RecommendAsk(_Model):
     user_id: Id | None = None
     visitor_id: Id | None = None
     session_id: Id | None = None
-    surface: Id | None = None
+    surface: Annotated[Id | None, Field(examples=["home"])] = None
     slots: Annotated[list[SlotAsk], Field(min_length=1, max_length=MAX_SLOTS)] | None = None
     context: ContextAsk = ContextAsk()
     events: Annotated[list[dict[str, Any]], Field(max_length=MAX_INLINE_EVENTS)] = []

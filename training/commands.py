@@ -21,6 +21,7 @@ from training.ingest import IngestReport, ingest
 from training.job import RunReport, run_training
 from training.lake import Lake
 from training.source import Source
+from training.workspace import writing_to
 
 
 def train(
@@ -36,8 +37,23 @@ def train(
 ) -> RunReport:
     """One run; `settings` names a URL for every role. `plan`: what the bundle must fill, else the live one.
 
-    Raises what run_training does, and PlanError when the live plan cannot be read.
+    Raises what run_training does, DiskFull, and PlanError when the live plan cannot be read.
     """
+    with writing_to(settings.home):
+        return _train(settings, source, config, plan, fresh=fresh, force=force, by=by, console=console)
+
+
+def _train(
+    settings: Settings,
+    source: Source | None,
+    config: TrainConfig,
+    plan: Plan | None,
+    *,
+    fresh: bool,
+    force: bool,
+    by: str,
+    console: Console | None,
+) -> RunReport:
     report = run_training(
         settings.home,
         source,
@@ -75,8 +91,9 @@ def live_plan(settings: Settings) -> Plan | None:
 
 
 def ingest_now(settings: Settings, progress: Callable[[int, int], None] | None = None) -> IngestReport:
-    """Everything that waits in the log, into the lake."""
-    return ingest(_log(settings), lake_of(settings), now=time.time(), progress=progress)
+    """Everything that waits in the log, into the lake. Raises what ingest does, and DiskFull."""
+    with writing_to(settings.home):
+        return ingest(_log(settings), lake_of(settings), now=time.time(), progress=progress)
 
 
 def waiting(settings: Settings) -> int:

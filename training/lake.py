@@ -84,6 +84,8 @@ class Lake:
             return Manifest.read(self.fs.cat_file(self.path(_MANIFEST)))
         except FileNotFoundError:
             return Manifest()
+        except (ValueError, TypeError, AttributeError) as error:
+            raise self._damaged(_MANIFEST, error, "restore it, it says which files count") from None
 
     def events(
         self,
@@ -121,8 +123,11 @@ class Lake:
             packed = self.fs.cat_file(self.path("catalogue/items.jsonl.zst"))
         except FileNotFoundError:
             raise LakeError(f"{self.url} holds no catalogue: import one before training") from None
-        text = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(packed)).read()
-        return [json.loads(line) for line in text.splitlines()]
+        try:
+            text = zstandard.ZstdDecompressor().decompress(packed)  # whole, or an error
+            return [json.loads(line) for line in text.splitlines()]
+        except (zstandard.ZstdError, ValueError) as error:
+            raise self._damaged("catalogue/items.jsonl.zst", error, "import the items again") from None
 
     def read_users(self) -> pa.Table | None:
         """The customers' facts by `user_id`, or None when the lake has none."""
@@ -130,6 +135,8 @@ class Lake:
             return pq.read_table(io.BytesIO(self.fs.cat_file(self.path("catalogue/users.parquet"))))
         except FileNotFoundError:
             return None
+        except pa.ArrowException as error:
+            raise self._damaged("catalogue/users.parquet", error, "import the customers again") from None
 
     def users_written_at(self) -> float | None:
         """POSIX seconds at which the customers' facts were written; None when the lake has none."""
@@ -287,6 +294,11 @@ class Lake:
                 return pq.read_table(file, columns=columns, partitioning=None)
         except FileNotFoundError:
             raise LakeError(f"{self.url} lost {path}, which its manifest names: restore it") from None
+        except pa.ArrowException as error:
+            raise self._damaged(path, error, "restore it from a copy") from None
+
+    def _damaged(self, path: str, error: Exception, remedy: str) -> LakeError:
+        return LakeError(f"{self.path(path)} is damaged ({str(error)[:120]}): {remedy}")
 
 
 def digest(text: str) -> str:

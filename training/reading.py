@@ -250,6 +250,10 @@ def _lines(table: pa.Table, broken: Sequence[Any], first: int) -> tuple[NDArray[
 
 def _parquet(path: Path, content: bytes) -> RawTable:
     try:
+        names = pq.read_schema(io.BytesIO(content)).names
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DataError(str(path), twice, None, "the file has this column twice", "Rename one of them")
         table = pq.read_table(io.BytesIO(content))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         problem = f"this Parquet file is damaged ({shown(error)})"

@@ -69,7 +69,7 @@ def shown_in(
     )
     told = told.take((told.case >= 0) & (told.item >= 0))
     told = told.take(np.lexsort((told.what, told.at, told.item, told.case)))  # a display before its click
-    credited = _credited(lake, dataset, cases, told, rules, late) if rules is not None else None
+    credited = _credited(lake, dataset, cases, told, rules, until) if rules is not None else None
     return _labelled(told, credited, since, until, dataset.n_items)
 
 
@@ -85,7 +85,7 @@ def _credited(
 ) -> NDArray[np.int64]:
     """Rows of `told` that an outcome is credited with."""
     place = {dataset.subjects[user]: case for case, user in enumerate(cases.users.tolist())}
-    table = reported(lake, rules, until)
+    table = reported(lake, rules, until + rules.attribution.view_window_s)
     mine = [user_subject(user) in place for user in table["user_id"].to_pylist()]
     table = table.filter(pa.array(mine, pa.bool_()))
     items = dataset.compiled.table

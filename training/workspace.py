@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -10,11 +11,43 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from features.store import StoreUnavailable
+
+HARDLY_ANY: Final = 8 << 20  # bytes
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class TrainingBusy(RuntimeError):
     """Another training is at work in the same home; says which process."""
+
+
+class DiskFull(RuntimeError):
+    """The disk took no more; says where, and that what was done so far is kept."""
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Errors of a full or read-only disk become DiskFull. Libraries lose the error number on the way: then a
+    disk with hardly any room left is taken for the cause.
+    """
+    try:
+        yield
+    except StoreUnavailable:  # an OSError as well, but no disk's of ours
+        raise
+    except OSError as error:
+        if error.errno not in _NO_ROOM and (error.errno is not None or _free(folder) > HARDLY_ANY):
+            raise
+        why = os.strerror(error.errno or errno.ENOSPC).lower()
+        raise DiskFull(
+            f"{folder}: {why} ({_free(folder) // 1024:,} KiB free). Make room, or name another --home, and "
+            f"run again: steps that ended are kept"
+        ) from error
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(folder).free if folder.exists() else 0
 
 
 @contextmanager

@@ -40,7 +40,7 @@ class Both:
     settings: Settings
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     home = tmp_path_factory.mktemp("ray")
     plan = home / "plan.json"
@@ -53,9 +53,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def both(settings: Settings) -> Iterator[Both]:
-    """Ray starts once a session, and is stopped by the test of stopping, the last in this file."""
+    """Ray starts once, and is stopped behind the last test of this file."""
     from serving.app import serve_ray
 
     before = descendants(os.getpid())

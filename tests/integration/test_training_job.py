@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import redis
 from rich.console import Console
 
-from features.ids import keys64
+from features.bulk import count_held
+from features.ids import key32, key64, keys64
 from features.keyspace import parse_keyspace
 from features.redis_store import RedisStore
 from features.views import PROFILE, SCHEMAS
@@ -24,6 +27,8 @@ from training.config import parse_config
 from training.job import run_training
 from training.lake import Lake, LakeError
 from training.source import Source
+from training.tables import OUTCOME_COLUMNS
+from training.workspace import TrainingBusy, alone
 
 START = 1_780_000_000.0
 DAY = 86_400.0
@@ -255,6 +260,102 @@ def test_features_are_written_verified_and_pointed_at(valkey_url, tmp_path):
     assert (read.records["last_active"][:2] > START).all()
     again = run_training(tmp_path, shop(), CONFIG, now=NOW, features_url=valkey_url, control=control)
     assert next(step for step in again.steps if step.name == "materialise").skipped
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("lost", ["records", "pointer", "a record"])
+def test_what_the_store_has_lost_is_written_again(trained, valkey_url, tmp_path, lost):
+    control = MemoryControl()
+    first = run_training(tmp_path, shop(), CONFIG, now=NOW, features_url=valkey_url, control=control)
+    with redis.Redis.from_url(valkey_url) as client:
+        keys = client.keys("fs:*")
+        assert len(keys) == 220
+        if lost == "records":
+            client.flushall()
+        elif lost == "a record":
+            client.delete(keys[7])
+    if lost == "pointer":
+        control = MemoryControl()
+    again = run_training(tmp_path, shop(), CONFIG, now=NOW, features_url=valkey_url, control=control)
+    step = next(step for step in again.steps if step.name == "materialise")
+    assert not step.skipped and any("written again" in note for note in step.notes)
+    assert count_held(valkey_url, PROFILE, first.features, [f"c{n}" for n in range(220)]) == 220
+    state = asyncio.run(control.poll())
+    assert parse_keyspace(state.features).version == first.features
+    assert state.bundle == first.version
+    third = run_training(tmp_path, shop(), CONFIG, now=NOW, features_url=valkey_url, control=control)
+    assert next(step for step in third.steps if step.name == "materialise").skipped
+
+
+def test_control_that_forgot_the_bundle_is_told_although_nothing_new_is_promoted(
+    trained, tmp_path, monkeypatch
+):
+    first = run_training(tmp_path, shop(), CONFIG, now=NOW)
+    worse(monkeypatch)
+    control = MemoryControl()
+    report = run_training(tmp_path, shop(2, events=500), CONFIG, now=NOW, control=control)
+    assert not report.promoted
+    assert asyncio.run(control.poll()).bundle == first.version
+
+
+def test_two_trainings_in_one_home_are_one_too_many(trained, tmp_path):
+    with alone(tmp_path), pytest.raises(TrainingBusy, match=r"another training is at work in .*--home"):
+        run_training(tmp_path, shop(), CONFIG, now=NOW)
+    assert not (tmp_path / "lake").exists()
+    assert run_training(tmp_path, shop(), CONFIG, now=NOW).promoted
+
+
+def test_items_of_the_api_are_learnt_at_the_next_training(trained, tmp_path):
+    control = MemoryControl()
+    new = {"kind": "product", "title": {"en": "Fresh"}, "category": "c/new"}
+    changed = {"kind": "product", "title": {"en": "Thing 7, renamed"}, "category": "c/changed"}
+    asyncio.run(
+        control.overlay_put(
+            [("item", "fresh", new), ("item", "i7", changed), ("item", "i8", None), ("creative", "v", None)]
+        )
+    )
+    source = shop()
+    table = source.events.to_pylist()
+    bought = [
+        {**row, "event_id": f"n{n}", "item_id": "fresh", "item_key": key64("fresh"), "at": row["at"] + 1}
+        for n, row in enumerate(table[::40])
+    ]
+    more = pa.Table.from_pylist(bought, schema=source.events.schema)
+    source = replace(source, events=pa.concat_tables([source.events, more]), digest="with-fresh")
+    report = run_training(tmp_path, source, CONFIG, now=NOW, control=control)
+    assert any("2 items new or changed by the API" in note for note in report.steps[0].notes)
+    bundle = load(Registry(tmp_path / "registry").fetch(report.version, tmp_path / "cache"))
+    assert len(bundle) == 181
+    fresh, renamed = bundle.items.rows_of_keys(keys64(["fresh", "i7"])).tolist()
+    assert bundle.stats["interactions"][fresh] == len(bought)
+    assert bundle.compiled.table["category"][renamed] == key32("c/changed")
+    again = run_training(tmp_path, source, CONFIG, now=NOW, control=control)
+    assert again.version == report.version
+    assert not any("by the API" in note for note in again.steps[0].notes)
+
+
+def test_an_outcome_makes_another_bundle(trained, tmp_path):
+    first = run_training(tmp_path, shop(), CONFIG, now=NOW)
+    lake = Lake(tmp_path / "lake")
+    times = {"occurred_at": START + 3 * DAY, "recorded_at": NOW, "received_at": NOW}
+    named = {"outcome_id": "o", "user_id": "c3", "kind": "purchase", "item_id": "i9", "item_key": key64("i9")}
+    with lake.writing():
+        manifest = lake.manifest()
+        told = pa.Table.from_pylist([named | times], schema=OUTCOME_COLUMNS)
+        manifest.files["outcomes"] += lake.write_parts("outcomes", told, "bank")
+        lake.commit(manifest)
+    again = run_training(tmp_path, None, CONFIG, now=NOW)
+    assert again.numbers["positives"] == first.numbers["positives"] + 1
+    assert not next(step for step in again.steps if step.name == "models").skipped
+
+
+@pytest.mark.integration
+def test_the_bulk_load_shows_how_far_it_is(trained, valkey_url, tmp_path, monkeypatch):
+    monkeypatch.setattr("features.bulk.PIECE_BYTES", 20_000)
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120)
+    run_training(tmp_path, shop(), CONFIG, now=NOW, features_url=valkey_url, console=console)
+    assert "of 220 records" in screen.getvalue()
 
 
 def test_a_run_leaves_few_work_folders(trained):

@@ -247,6 +247,33 @@ def test_a_grown_file_adds_only_its_new_rows(tmp_path: Path) -> None:
     assert [item["id"] for item in lake.read_items()] == ["i0", "i1", "i2", "i9"]
 
 
+def test_a_grown_file_of_another_name_adds_only_its_new_rows(tmp_path: Path) -> None:
+    """Daily exports carry their date in their name: the day before must not count twice."""
+    lake = Lake(tmp_path / "lake")
+    head = "user_id,item_id,type,timestamp\n"
+    rows = [f"u{n % 5},i{n % 3},clicked,{1_750_000_000 + n}\n" for n in range(30)]
+    first = load(write(tmp_path, "events-1.csv", head + "".join(rows)), now=NOW)
+    grown = "".join([*rows, "u1,i1,clicked,1750009999\n"])
+    second = load(write(tmp_path, "events-2.csv", head + grown), now=NOW)
+    assert import_source(first, lake).events == 30
+    again = import_source(second, lake)
+    assert (again.events, again.repeated, again.already) == (1, 30, False)
+
+
+def test_rows_without_a_time_are_others_in_another_file(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    text = "user_id,item_id\n" + "".join(f"u{n % 5},i{n % 3}\n" for n in range(15))
+    for name, added in (("june", 15), ("july", 15), ("june", 0)):
+        assert import_source(load(write(tmp_path, f"{name}.csv", text), now=NOW), lake).events == added
+
+
+def test_customers_without_any_known_column_are_told(tmp_path: Path) -> None:
+    write(tmp_path, "events.csv", "user_id,item_id,type\na,x,clicked\nb,y,clicked\n")
+    write(tmp_path, "users.csv", "user_id,shoe\na,41\nb,42\n")
+    notes = " ".join(load(tmp_path, now=NOW).notes)
+    assert "users.csv: no column is a field of the profile (age, gender" in notes
+
+
 def test_a_killed_import_is_done_again_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, lake = load(write(tmp_path, "e.csv", EVENTS), now=NOW), Lake(tmp_path / "lake")
 

@@ -36,8 +36,12 @@ def column_added(header: str, good: str, *bad: str) -> str:
 
 
 def parquet_of(**columns: list) -> bytes:
+    return written(pa.table(columns))
+
+
+def written(table: pa.Table) -> bytes:
     sink = io.BytesIO()
-    pq.write_table(pa.table(columns), sink)
+    pq.write_table(table, sink)
     return sink.getvalue()
 
 
@@ -137,6 +141,37 @@ REFUSED: dict[str, tuple[str, bytes | str | None, Options, tuple[str, ...]]] = {
         parquet_of(user_id=["a"], item_id=["b"])[:-30],
         Options(),
         ("damaged", "again"),
+    ),
+    "a Parquet column twice": (
+        "events.parquet",
+        written(pa.table([["a"], ["b"], ["c"]], names=["user_id", "user_id", "item_id"])),
+        Options(),
+        ("'user_id'", "twice", "Rename"),
+    ),
+    "Parquet times of day": (
+        "events.parquet",
+        parquet_of(user_id=["a", "b"], item_id=["x", "y"], timestamp=pa.array([1, 2], pa.time32("s"))),
+        Options(),
+        ("'timestamp'", "row 1", "no readable time"),
+    ),
+    "a date of two readings": (
+        "events.csv",
+        HEADER + "".join(f"u{i % 7},i{i % 5},clicked,{1 + i % 28:02d}/06/2025\n" for i in range(40)),
+        Options(),
+        ("'timestamp'", "line 2", "'01/06/2025'", "ISO 8601"),
+    ),
+    "JSON lines": (
+        "events.csv",
+        '{"user":"a","item":"b"}\n{"user":"c","item":"d"}\n',
+        Options(),
+        ("no column is the user",),
+    ),
+    "a web page": ("events.csv", "<html><body>404</body></html>\n<p>x</p>\n", Options(), ("no column is",)),
+    "columns of nothing": (
+        "events.parquet",
+        parquet_of(user_id=pa.nulls(9), item_id=pa.nulls(9)),
+        Options(),
+        ("'user_id'", "row 1", "no user id"),
     ),
     "Parquet without rows": (
         "events.parquet",

@@ -207,3 +207,27 @@ def test_a_folder_is_made_by_the_first_write(tmp_path):
     assert lake.events().num_rows == 0 and not Path(tmp_path / "deep").exists()
     lake.append_events(table([START]), "b1")
     assert lake.events().num_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "remedy"),
+    [
+        ("manifest.json", "restore it"),
+        ("catalogue/items.jsonl.zst", "import the items again"),
+        ("catalogue/users.parquet", "import the customers again"),
+        ("events", "restore it from a copy"),
+    ],
+)
+@pytest.mark.parametrize("junk", [b"", b"junk", b"[1]", b"\x28\xb5\x2f\xfd"])
+def test_a_damaged_file_is_named_with_a_remedy(tmp_path, path, remedy, junk):
+    lake = Lake(tmp_path)
+    lake.append_events(table([START]), "b1")
+    lake.write_items([{"id": "i1"}])
+    lake.write_users(pa.table({"user_id": ["u1"]}))
+    name = lake.manifest().files["events"][0]["path"] if path == "events" else path
+    (tmp_path / name).write_bytes(junk)
+    read = {"manifest.json": lake.manifest, "events": lake.events}
+    read |= {"catalogue/items.jsonl.zst": lake.read_items, "catalogue/users.parquet": lake.read_users}
+    with pytest.raises(LakeError, match=remedy) as caught:
+        read[path]()
+    assert name in str(caught.value) and "damaged" in str(caught.value)

@@ -131,3 +131,47 @@ def test_similar_is_as_documented() -> None:
             matches(answer.json(), answer_schema("/v1/items/{id}/similar", "get", 200))
 
     run(story)
+
+
+def test_bodies_are_documented_as_they_are_sent() -> None:
+    """The id stands in the path; a creative says whose it is; a named page names its own slots."""
+    schemas = DOCUMENT["components"]["schemas"]
+
+    def body(path: str, method: str) -> dict[str, Any]:
+        schema = DOCUMENT["paths"][path][method]["requestBody"]["content"]["application/json"]["schema"]
+        found: dict[str, Any] = schemas[schema["$ref"].rsplit("/", 1)[1]]
+        return found
+
+    assert body("/v1/items/{id}", "put")["required"] == ["kind", "title"]
+    assert set(body("/v1/creatives/{id}", "put")["required"]) == {"item_id", "title"}
+    assert "slots" not in body("/v1/recommend/banner", "post")["properties"]
+    assert "slots" in body("/v1/recommend", "post")["properties"]
+    batch = body("/v1/items:batch", "put")["properties"]["items"]["items"]
+    assert batch == {"$ref": "#/components/schemas/Item"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("consents", ["marketing"]),
+        ("profiling", False),
+        ("tags", [0, 127]),
+        ("holdings", ["p1"]),
+        ("attributes", {"job": "teacher"}),
+        ("tz", "Asia/Shanghai"),
+        ("city", "310000"),
+        ("assets", 12.5),
+        ("risk_level", 3),
+    ],
+)
+def test_profile_fields_are_documented_as_they_are_taken(name: str, value: Any) -> None:
+    profile = DOCUMENT["components"]["schemas"]["UserAsk"]["properties"]["profile"]
+    kinds = {"array": list, "boolean": bool, "string": str, "object": dict, "number": (int, float)}
+    assert isinstance(value, kinds[profile["properties"][name]["type"]])  # type: ignore[arg-type]
+    assert profile["additionalProperties"] is False and "clicks_30d" not in profile["properties"]
+
+    async def story() -> None:
+        async with running() as shell:
+            assert (await shell.put("/v1/users/u1", {"profile": {name: value}})).status_code == 200
+
+    run(story)

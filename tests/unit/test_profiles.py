@@ -13,6 +13,8 @@ from features.views import MEMBERSHIP, PROFILE
 from training.profiles import (
     CellProblem,
     Profiles,
+    as_served,
+    attribute_columns,
     holdings_of,
     membership_records,
     profile_records,
@@ -184,3 +186,33 @@ def test_more_purchases_than_fit_keep_the_latest() -> None:
     assert whole.tolist() == [False, True]
     held, whole = holdings_of(np.zeros(0, np.int32), np.zeros(0, np.uint64), np.zeros(0), 2)
     assert held.shape == (2, 16) and whole.all()
+
+
+def test_what_a_decision_may_see() -> None:
+    """The twin of features.customer.decode_customer; tests/parity holds both against each other."""
+    tags = TagDictionary(Tag(f"t{n}", "rule", "o", "s", 1, "profiling", 1, n) for n in range(3))
+    ids = ["u0", "u1", "u2"]
+    facts = {"profiling": ["1", "0", ""], "age": ["30"] * 3, "gender": ["F"] * 3}
+    table = pa.table({"user_id": ids, **facts, "tags": ["t0|t2"] * 3, "tags_off": ["t2"] * 3})
+    problems: list[CellProblem] = []
+    profiles = profile_records(table, ids, tags=tags, problems=problems)
+    assert not problems
+    served = as_served(profiles)
+    assert [tags.unpack(row) for row in served.records["tags"]] == [("t0",)] * 3
+    assert knows(served, "gender") == knows(served, "segment") == [True, False, True]
+    assert knows(served, "age") == [True] * 3  # needed for permission, not for liking
+    assert knows(profiles, "gender") == [True] * 3
+
+
+def test_a_column_that_tells_customers_apart_is_no_attribute() -> None:
+    n = 60
+    users = pa.table(
+        {
+            "user_id": [f"u{i}" for i in range(n)],
+            "card_number": [f"6222{i:04d}" for i in range(n)],
+            "occupation": [("clerk", "nurse")[i % 2] for i in range(n)],
+        }
+    )
+    assert attribute_columns(users) == ["occupation"]
+    assert unused_columns(users) == ["card_number"]
+    assert attribute_columns(users.slice(0, 12)) == ["card_number", "occupation"]  # too few to say

@@ -1,0 +1,131 @@
+"""A decision made again from its `served` record: the same inputs through the same `decide`, the same page.
+
+What the record names by version (bundle, plan, overlay) stands in the Live that is handed in. Not in the
+record, and so the caller's to know: what was killed at that moment, and on the rung `cached` the customer's
+page before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from features.customer import Blobs, decode_customer
+from features.events import unpack
+from features.ids import key64
+from features.views import MEMBERSHIP
+from serving.decide import decide
+from serving.domain import Decision, Query, Rows, SlotRequest
+from serving.live import Live
+from serving.wire import ContextAsk, context_of
+from training.lake import Lake
+
+Record = Mapping[str, Any]
+
+
+class ReplayError(ValueError):
+    """A record that cannot be decided again here; says what is missing."""
+
+
+class Placed(NamedTuple):
+    """What a record and a decision both say of a placement. `score` as the record keeps it, in 32 bits."""
+
+    slot: int
+    item: int
+    creative: int
+    score: bytes
+    propensity: bytes
+    origin: int
+    reason: int
+
+
+def records(lake: Lake, since: float | None = None, until: float | None = None) -> Iterator[Record]:
+    """The served records of the lake, in the order of writing."""
+    for packed in lake.served(since, until, columns=["record"])["record"]:
+        yield unpack(packed.as_py())
+
+
+def query_of(record: Record, live: Live) -> Query:
+    """The query that was decided. Raises ReplayError when `live` is not what the record was decided by."""
+    _same(record, live)
+    context: dict[str, Any] = record["context"]
+    asked = ContextAsk(**{name: context[name] for name in ContextAsk.model_fields if name in context})
+    anchor = asked.anchor_item
+    customer = decode_customer(
+        Blobs(*record["blobs"]),
+        now=record["at"],
+        profiling=record["profiling"],
+        schemas=live.bundle.schemas,
+        # The record says whether a customer without a record was known to be in no audience.
+        materialised=frozenset() if MEMBERSHIP.name in record["degraded"] else frozenset({MEMBERSHIP.name}),
+        watermark=live.watermark,
+    )
+    return Query(
+        record["id"],
+        record["subject"],
+        record["surface"],
+        _slots(record, live),
+        context_of(asked),
+        customer,
+        record["at"],
+        live.row(anchor) if anchor is not None else None,
+        customer.profiling,
+    )
+
+
+def decided_again(record: Record, live: Live, cached: Rows | None = None) -> Decision:
+    """`decide` on what the record holds. `cached`: rows of the customer's page before, for the rung of that
+    name. Raises ReplayError.
+    """
+    if record["effort"] == "cached" and cached is None:
+        raise ReplayError(f"decision {record['id']}: the rung `cached` needs the customer's page before")
+    return decide(query_of(record, live), live, record["effort"], cached)
+
+
+def placed_by(decision: Decision) -> list[Placed]:
+    """The placements of a decision, to be compared with `placed_in` its record."""
+    return [
+        Placed(
+            place.slot,
+            place.key,
+            place.creative_key,
+            np.float32(place.score).tobytes(),
+            np.float32(place.propensity).tobytes(),
+            place.origin,
+            place.reason,
+        )
+        for place in decision.placements
+    ]
+
+
+def placed_in(record: Record) -> list[Placed]:
+    """The placements that a record says were served."""
+    floats = [[one.tobytes() for one in np.frombuffer(record[name], "<f4")] for name in _FLOATS]
+    whole = [np.frombuffer(record[name], kind).tolist() for name, kind in _WHOLE]
+    slots, items, creatives, origins, reasons = whole
+    columns = zip(slots, items, creatives, *floats, origins, reasons, strict=True)
+    return [Placed(*one) for one in columns]
+
+
+_FLOATS = ("scores", "propensity")
+_WHOLE = (("place_slot", "u1"), ("items", "<u8"), ("creatives", "<u4"), ("origins", "<u4"), ("reasons", "u1"))
+
+
+def _same(record: Record, live: Live) -> None:
+    wanted = {"bundle": live.bundle.version, "plan": live.plan.version, "overlay": live.overlay_seq}
+    for name, here in wanted.items():
+        if record[name] != here:
+            raise ReplayError(
+                f"decision {record['id']} was made by {name} {record[name]}, not {here}: build that one first"
+            )
+
+
+def _slots(record: Record, live: Live) -> tuple[SlotRequest, ...]:
+    known = {slot.name: slot for slot in live.plan.surfaces[record["surface"]]}
+    excluded: dict[str, list[str]] = record["context"].get("exclude", {})
+    return tuple(
+        SlotRequest(known[name], count, frozenset(key64(item) for item in excluded.get(name, ())))
+        for name, count in zip(record["slots"], record["sizes"], strict=True)
+    )
