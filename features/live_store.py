@@ -36,18 +36,19 @@ class LiveKeys(NamedTuple):
 
 
 def live_keys(subject: str) -> LiveKeys:
-    tag = f"lv:{{{subject}}}:".encode()
-    return LiveKeys(tag + b"recent", tag + b"contact", tag + b"patch")
+    """What a key holds comes first: an id may contain anything, and so could end like another's key."""
+    tag = f"{{{subject}}}".encode()
+    return LiveKeys(b"lv:recent:" + tag, b"lv:contact:" + tag, b"lv:patch:" + tag)
 
 
 def decision_key(subject: str, decision_id: str) -> bytes:
     """Where a decision is remembered, to answer a retry with the same page."""
-    return f"lv:{{{subject}}}:d:{decision_id}".encode()
+    return f"lv:d{len(subject)}:{{{subject}}}:{decision_id}".encode()  # the length says where the id begins
 
 
 def decisions_key(subject: str) -> bytes:
     """The index of a subject's remembered decisions, for erasure."""
-    return f"lv:{{{subject}}}:ds".encode()
+    return f"lv:ds:{{{subject}}}".encode()
 
 
 class LiveStore(Protocol):

@@ -271,6 +271,9 @@ class Repeat(Filter):
         had: list[int] = _holdings(page).tolist()
         if len(had) == HOLDINGS_KEPT:
             return None
+        as_of = customer.profile.as_of if customer.profile is not None else -np.inf
+        if len(customer.contact) >= CONTACT_KEEP and customer.contact["at"][0] > as_of:
+            return None  # the log was cut since the holdings were known: a purchase may be gone from it
         what = customer.contact["what"]
         return had + _items_where(customer.contact, what, WHAT["converted"])
 

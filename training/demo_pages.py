@@ -91,7 +91,7 @@ def against_popularity(console: Console, run: RunReport) -> None:
 def next_steps(console: Console, url: str, settings: Settings, report: Path, seconds: float) -> None:
     """Where everything lies, and lines to try."""
     body = json.dumps(
-        {"user_id": "u42", "context": {"channel": "app", "app_version": "9.2.0", "city": "310000"}}
+        {"user_id": "u000042", "context": {"channel": "app", "app_version": "9.2.0", "city": "310000"}}
     )
     console.rule(f"done in {seconds:.0f} s")
     console.print(f"report and plots   {report}")

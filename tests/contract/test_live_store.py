@@ -16,6 +16,7 @@ from features.live_store import (
     LiveStore,
     MemoryLiveStore,
     decision_key,
+    decisions_key,
     live_keys,
 )
 from features.store import MemoryBlobs, StoreConflict
@@ -128,6 +129,14 @@ class LiveStoreContract(ABC):
             return await store.fetch([*store.keys("u:1")[:1], *store.keys("v:1")[:1], *store.keys("u:")[:1]])
 
         assert self.run(steps) == [recents([1]), recents([2]), None]
+
+    def test_ids_that_look_like_parts_of_keys_do_not_meet(self):
+        awkward = ["u:x", "u:x}:y", "u:x}", "u:{x", "u:x}:d:y", "u:x:{", "u:x}:y}:z"]
+        ids = ["z", "y}:z", "y}:recent", "recent", "}:z", ":z"]
+        keys = [key for subject in awkward for key in live_keys(subject)]
+        keys += [decision_key(subject, one) for subject in awkward for one in ids]
+        keys += [decisions_key(subject) for subject in awkward]
+        assert len(set(keys)) == len(keys)
 
     def test_linking_merges_by_time_once_and_leaves_the_visitor(self):
         async def steps(store):

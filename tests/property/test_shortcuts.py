@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -136,6 +137,40 @@ def test_rules_looked_up_answer_as_rules_asked(live, pages):
             assert permission.drops(page, rows).tolist() == permission.drops_asked(page, rows).tolist()
 
 
+SWEEPS = {
+    "age": [{"age": age} for age in (0, 16, 17, 18, 19, 59, 60, 61, 64, 65, 66)],
+    "risk_level": [{"risk_level": level} for level in range(6)],
+    "consents": [{"consents": bits} for bits in range(8)],
+    "blocked": [{"blocked": 0}, {"blocked": 1}],
+    "city": [{"city": key32(code)} for code in ("310000", "110000", "440300")] + [{"city": 0}],
+}
+STEPS = ("2026-09-01", "2026-09-10", "2026-09-25", "2026-09-30", "2026-10-02", "2026-11-01")
+ASKED = {
+    "channel": range(6),
+    "app_version": (0, 999_999, 1_000_000, 9_001_999, 9_002_000, 98_999_999, 99_000_000),
+    "auth_level": range(5),
+    "now": [datetime.fromisoformat(f"{day}T00:00:00Z").timestamp() + s for day in STEPS for s in (-1, 0, 1)],
+}
+
+
+@pytest.mark.parametrize("fact", [*SWEEPS, *ASKED])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_table_is_not_used_beyond_where_a_rule_changes_its_mind(live, fact, backwards):
+    """Pages that differ in one fact, across each of its steps, in both directions, over the same tables."""
+    whole = live.pipelines["full"].permission
+    fresh, rows = type(whole)(FILTERS, whole.columns, whole.rules), np.arange(N, dtype=np.int32)
+    if fact in SWEEPS:
+        pages = [query(live, customer(**{"risk_level": 5, "consents": 7} | one)) for one in SWEEPS[fact]]
+    else:
+        pages = [query(live, customer(risk_level=5, consents=7), **{fact: value}) for value in ASKED[fact]]
+    answers = set()
+    for asked in reversed(pages) if backwards else pages:
+        found = fresh.drops(page_of(asked, live), rows).tolist()
+        assert found == fresh.drops_asked(page_of(asked, live), rows).tolist()
+        answers.add(tuple(found))
+    assert len(answers) > 1
+
+
 def test_tables_are_let_go_when_they_are_many(live):
     whole = live.pipelines["full"].permission
     small = type(whole)(FILTERS, whole.columns, whole.rules, kept=0)
@@ -171,7 +206,7 @@ def test_fatigue_by_place_is_fatigue_by_key():
     keys = np.array([key64(f"i{n}") for n in range(9)], np.uint64)
     for size in (0, 1, 5, 60, 256):
         log = np.zeros(size, CONTACT)
-        log["item"] = np.append(keys, rng.integers(1, 9, 3))[rng.integers(0, 12, size)]
+        log["item"] = rng.choice(np.append(keys, keys[:2] + np.uint64(1)), size)  # two are not among the items
         log["what"] = rng.choice([1, 1, 1, 2, 3, 4, 5], size)
         log["at"] = NOW - rng.integers(-100, 10 * DAY, size)
         told = telling(log, NOW)
@@ -179,6 +214,7 @@ def test_fatigue_by_place_is_fatigue_by_key():
         places = np.where(match.any(axis=1), match.argmax(axis=1), -1)
         quick = fatigue_at(log["what"][told], log["at"][told], places, len(keys), NOW)
         assert quick == pytest.approx(fatigue(log, keys, NOW), rel=1e-6)
+        assert quick.any() or size < 60
 
 
 def everything(live: Live, page, **columns) -> Candidates:

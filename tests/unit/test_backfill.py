@@ -10,6 +10,7 @@ import redis
 
 from features.events import live_entries, parse_event, to_log
 from features.ids import key32, key64
+from features.live_store import live_keys
 from features.token import TokenSigner
 from features.views import CONTACT, CONTACT_KEEP, RECENT, RECENT_KEEP
 from training.backfill import backfill, live_logs
@@ -94,14 +95,14 @@ def test_only_what_is_missing_is_written_and_once(tmp_path, valkey_url):
     at = imported.schema.get_field_index("source")
     lake.append_events(imported.set_column(at, "source", [["past"] * imported.num_rows]), "past-1")
     with redis.Redis.from_url(valkey_url) as client:
-        client.set(b"lv:{u:ann}:recent", b"what she did since")
+        client.set(live_keys("u:ann").recent, b"what she did since")
         assert backfill(valkey_url, lake) == 2
-        assert client.get(b"lv:{u:ann}:recent") == b"what she did since"
-        filled = client.get(b"lv:{u:bo}:recent")
-        assert len(filled) == 7 * RECENT.itemsize and 0 < client.ttl(b"lv:{u:bo}:recent") <= 180 * 86_400
-        client.delete(b"lv:{u:bo}:recent")
+        assert client.get(live_keys("u:ann").recent) == b"what she did since"
+        filled = client.get(live_keys("u:bo").recent)
+        assert len(filled) == 7 * RECENT.itemsize and 0 < client.ttl(live_keys("u:bo").recent) <= 180 * 86_400
+        client.delete(live_keys("u:bo").recent)
         assert backfill(valkey_url, lake) == 0
-        assert client.get(b"lv:{u:bo}:recent") is None
+        assert client.get(live_keys("u:bo").recent) is None
 
 
 @pytest.mark.integration
@@ -116,8 +117,8 @@ def test_a_store_that_was_lost_gets_back_what_the_service_took_in(tmp_path, valk
     assert backfill(valkey_url, lake) == 1
     assert backfill(valkey_url, lake) == 0
     with redis.Redis.from_url(valkey_url) as client:
-        held = client.get(b"lv:{u:ann}:recent")
+        held = client.get(live_keys("u:ann").recent)
         assert len(held) == 4 * RECENT.itemsize
         client.flushall()
         assert backfill(valkey_url, lake) == 1
-        assert client.get(b"lv:{u:ann}:recent") == held
+        assert client.get(live_keys("u:ann").recent) == held

@@ -337,6 +337,15 @@ def only(live, blobs, effort, *products):
     return names(live, decide(asked, live, effort, np.array([WANTED], np.int32)), "home.shelf")
 
 
+def test_a_contact_log_that_was_cut_since_the_holdings_were_known_does_not_prove_that_nothing_was_bought():
+    live = live_for(None, repeat="never")
+    free = {"holdings": [key64("i1")]}
+    cut = tuple(("i2", "displayed", 3600.0 - n) for n in range(256))
+    assert not wanted_in(live, shelf(live, blobs_of(RULES[0], profile=free, contact=cut)))
+    reaching_back = (("i2", "displayed", 3 * DAY), *cut[1:])
+    assert wanted_in(live, shelf(live, blobs_of(RULES[0], profile=free, contact=reaching_back)))
+
+
 @pytest.mark.parametrize("effort", ["full", "light", "popular"])
 def test_a_held_product_that_matures_is_offered_again_when_nothing_else_is_left(effort):
     live, one = live_for(None, repeat="after_maturity"), f"i{WANTED}"
