@@ -206,7 +206,7 @@ def test_fatigue_by_place_is_fatigue_by_key():
     keys = np.array([key64(f"i{n}") for n in range(9)], np.uint64)
     for size in (0, 1, 5, 60, 256):
         log = np.zeros(size, CONTACT)
-        log["item"] = rng.choice(np.append(keys, keys[:2] + np.uint64(1)), size)  # two are not among the items
+        log["item"] = rng.choice(np.append(keys, keys[:2] + np.uint64(1)), size)
         log["what"] = rng.choice([1, 1, 1, 2, 3, 4, 5], size)
         log["at"] = NOW - rng.integers(-100, 10 * DAY, size)
         told = telling(log, NOW)
