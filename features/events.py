@@ -287,7 +287,7 @@ def from_log(payload: bytes) -> Event:
 SERVED_FIELDS: Final = (
     "id", "subject", "at", "surface", "bundle", "plan", "overlay", "prices", "stats", "context", "blobs",
     "slots", "sizes", "place_slot", "items", "item_ids", "campaigns", "creatives", "scores", "propensity",
-    "origins", "reasons", "effort", "degraded", "arms", "profiling",
+    "origins", "reasons", "effort", "degraded", "arms", "profiling", "kills", "cached", "watermark", "views",
 )  # fmt: skip
 
 

@@ -64,6 +64,7 @@ def decide(
         degraded=query.customer.missing + lost,
         drops=_counted(drops),
         explained=_explained(page, live, effort, ranked, found, drops) if query.explain else None,
+        cached=cached if effort == "cached" else None,
     )
     trace.note("assemble", len(ranked), start)
     return decision

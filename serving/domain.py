@@ -178,6 +178,7 @@ class Decision:
     degraded: tuple[str, ...] = ()  # views that were missing, stages that failed open
     drops: Mapping[str, int] = field(default_factory=dict)  # drop code -> candidates of the page
     explained: Explained | None = None
+    cached: Rows | None = None  # what the rung `cached` was given: the rows of the page before
 
     @property
     def valid_until(self) -> float:

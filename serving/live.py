@@ -82,6 +82,7 @@ class Live:
     features_version: str | None = None
     materialised: frozenset[str] = frozenset()
     watermark: float = inf  # POSIX seconds: no profile of the key space holds anything newer
+    thrown: tuple[tuple[str, str], ...] = ()  # the kills as control says them: scope and id
     problems: tuple[str, ...] = ()  # of the overlay and of the plan over it; nothing unsafe
     # A memo, the same on every replica: by layout and language, per row.
     _picks: dict[tuple[int, bool], list[int]] = field(default_factory=dict, repr=False)
@@ -139,6 +140,7 @@ def build_live(
     the bundle's items; when only the overlay or a kill makes it short (or `strict` is False, for a
     preview), it stands and `problems` says so.
     """
+    kills = tuple(kills)
     stopped = Kills.of(kills)
     items = items_in_effect(bundle, overlay)
     stock = _stock(items, stopped)
@@ -162,6 +164,7 @@ def build_live(
         features_version=features_version,
         materialised=frozenset(materialised),
         watermark=watermark,
+        thrown=tuple((one.scope, one.id) for one in kills),
         problems=(*items.problems, *(str(problem) for problem in compiled.problems)),
     )
 

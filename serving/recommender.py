@@ -344,10 +344,7 @@ class Recommender:
         keys = np.array([place.key for place in decision.placements], np.uint64)
         if decision.effort in ("full", "light"):
             _keep(self._last, (asked.who.subject, asked.surface), keys, LAST_PAGES)
-        live = asked.live
-        self._publisher.put(
-            partial(served_entry, decision, blobs, asked.ask, live.texts, live.features_version or "", again)
-        )
+        self._publisher.put(partial(served_entry, decision, blobs, asked.ask, asked.live, again))
 
 
 def _keep(held: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:

@@ -16,23 +16,22 @@ from features.customer import Blobs
 from features.events import served_id, served_to_log
 from features.log import Entry
 from serving.domain import Decision
-from serving.texts import Texts
+from serving.live import Live
 from serving.wire import RecommendAsk
 
 
-def served_entry(
-    decision: Decision, blobs: Blobs, ask: RecommendAsk, texts: Texts, features: str, again: int
-) -> Entry:
+def served_entry(decision: Decision, blobs: Blobs, ask: RecommendAsk, live: Live, again: int) -> Entry:
     """The log's entry. `again` counts how often a page was decided afresh under its id: 0 the first time."""
     query = decision.query
     identity = served_id(query.subject, query.decision_id) + (f"#{again}" if again else "")
-    return Entry(identity, query.subject, served_to_log(record(decision, blobs, ask, texts, features)))
+    return Entry(identity, query.subject, served_to_log(record(decision, blobs, ask, live)))
 
 
-def record(
-    decision: Decision, blobs: Blobs, ask: RecommendAsk, texts: Texts, features: str
-) -> dict[str, Any]:
-    """The record's fields (features.events.SERVED_FIELDS). `sizes` are the places asked for, slot by slot."""
+def record(decision: Decision, blobs: Blobs, ask: RecommendAsk, live: Live) -> dict[str, Any]:
+    """The record's fields (features.events.SERVED_FIELDS). `sizes` are the places asked for, slot by slot.
+
+    `live`: what the decision was made by. `cached` holds the item keys of the page that its rung repeated.
+    """
     query, placed = decision.query, decision.placements
     columns: dict[str, NDArray[Any]] = {
         "place_slot": np.array([place.slot for place in placed], np.uint8),
@@ -54,18 +53,28 @@ def record(
         "overlay": decision.overlay_seq,
         "prices": None,
         "stats": decision.bundle,  # item statistics travel with the bundle
-        "features": features,
+        "features": live.features_version or "",
+        "views": sorted(live.materialised),
+        "watermark": live.watermark,
+        "kills": [list(kill) for kill in live.thrown],
+        "cached": _keys(decision, live),
         "context": _context(ask),
         "blobs": list(blobs),
         "slots": [slot.spec.name for slot in query.slots],
         "sizes": [slot.count for slot in query.slots],
-        "item_ids": [texts[place.row].id for place in placed],
+        "item_ids": [live.texts[place.row].id for place in placed],
         "effort": decision.effort,
         "degraded": list(decision.degraded),
         "arms": {},
         "profiling": query.profiling,
         **{name: column.tobytes() for name, column in columns.items()},
     }
+
+
+def _keys(decision: Decision, live: Live) -> bytes | None:
+    if decision.cached is None:
+        return None
+    return live.keys[decision.cached[decision.cached >= 0]].tobytes()
 
 
 def _context(ask: RecommendAsk) -> dict[str, Any]:

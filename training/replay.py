@@ -1,8 +1,7 @@
 """A decision made again from its `served` record: the same inputs through the same `decide`, the same page.
 
-What the record names by version (bundle, plan, overlay) stands in the Live that is handed in. Not in the
-record, and so the caller's to know: what was killed at that moment, and on the rung `cached` the customer's
-page before.
+What the record names by version (bundle, plan, overlay), and the kills it lists, stand in the Live that is
+handed in.
 """
 
 from __future__ import annotations
@@ -15,9 +14,8 @@ import numpy as np
 from features.customer import Blobs, decode_customer
 from features.events import unpack
 from features.ids import key64
-from features.views import MEMBERSHIP
 from serving.decide import decide
-from serving.domain import Decision, Query, Rows, SlotRequest
+from serving.domain import Decision, Query, SlotRequest
 from serving.live import Live
 from serving.wire import ContextAsk, context_of
 from training.lake import Lake
@@ -58,9 +56,8 @@ def query_of(record: Record, live: Live) -> Query:
         now=record["at"],
         profiling=record["profiling"],
         schemas=live.bundle.schemas,
-        # The record says whether a customer without a record was known to be in no audience.
-        materialised=frozenset() if MEMBERSHIP.name in record["degraded"] else frozenset({MEMBERSHIP.name}),
-        watermark=live.watermark,
+        materialised=frozenset(record["views"]),
+        watermark=record["watermark"],
     )
     return Query(
         record["id"],
@@ -75,12 +72,11 @@ def query_of(record: Record, live: Live) -> Query:
     )
 
 
-def decided_again(record: Record, live: Live, cached: Rows | None = None) -> Decision:
-    """`decide` on what the record holds. `cached`: rows of the customer's page before, for the rung of that
-    name. Raises ReplayError.
-    """
-    if record["effort"] == "cached" and cached is None:
-        raise ReplayError(f"decision {record['id']}: the rung `cached` needs the customer's page before")
+def decided_again(record: Record, live: Live) -> Decision:
+    """`decide` on what the record holds. Raises ReplayError."""
+    cached = None
+    if record["cached"] is not None:
+        cached = live.items.rows_of_keys(np.frombuffer(record["cached"], np.uint64))
     return decide(query_of(record, live), live, record["effort"], cached)
 
 
@@ -114,7 +110,12 @@ _WHOLE = (("place_slot", "u1"), ("items", "<u8"), ("creatives", "<u4"), ("origin
 
 
 def _same(record: Record, live: Live) -> None:
-    wanted = {"bundle": live.bundle.version, "plan": live.plan.version, "overlay": live.overlay_seq}
+    wanted = {
+        "bundle": live.bundle.version,
+        "plan": live.plan.version,
+        "overlay": live.overlay_seq,
+        "kills": [list(kill) for kill in live.thrown],
+    }
     for name, here in wanted.items():
         if record[name] != here:
             raise ReplayError(

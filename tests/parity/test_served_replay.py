@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from features.customer import LATE
@@ -143,6 +142,13 @@ def replayed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Story, dict[int,
     return story, lives
 
 
+def test_the_record_says_what_was_killed(replayed: tuple[Story, dict[int, Live]]) -> None:
+    story, lives = replayed
+    said = {tuple(map(tuple, record["kills"])) for record in story.records}
+    assert said == {live.thrown for live in lives.values()}
+    assert any(("item", "i8") in kills for kills in said) and () in said
+
+
 def test_every_page_is_decided_again_bit_for_bit(replayed: tuple[Story, dict[int, Live]]) -> None:
     story, lives = replayed
     assert len(story.records) == 120 and len(lives) == 2
@@ -188,11 +194,10 @@ def test_another_bundle_plan_or_overlay_is_refused(replayed: tuple[Story, dict[i
     for other in (
         replace(live, bundle=replace(live.bundle, version="b2")),
         replace(live, overlay_seq=99),
+        replace(live, thrown=(*live.thrown, ("item", "i1"))),
     ):
         with pytest.raises(ReplayError, match="was made by"):
             decided_again(record, other)
-    with pytest.raises(ReplayError, match="the customer's page before"):
-        decided_again({**record, "effort": "cached"}, live)
 
 
 def test_the_cached_rung_is_decided_again_from_the_page_before(tmp_path: Path) -> None:
@@ -218,7 +223,7 @@ def test_the_cached_rung_is_decided_again_from_the_page_before(tmp_path: Path) -
     live, _ = run(story)
     first, second = sorted(records(lake), key=lambda record: record["at"])
     assert (first["effort"], second["effort"]) == ("full", "cached")
-    before: Rows = live.items.rows_of_keys(np.frombuffer(first["items"], "<u8"))
-    again = decided_again(second, live, before)
+    assert second["cached"] == first["items"] and first["cached"] is None
+    again = decided_again(second, live)
     assert placed_by(again) == placed_in(second)
     assert list(again.degraded) == [name for name in second["degraded"] if name not in ("full", "light")]
