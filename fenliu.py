@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -185,6 +184,11 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--map", metavar="FIELD=COLUMN,…", help="column names that are not found by themselves")
     data.add_argument("--type", metavar="TYPE", help="event type where the file has no such column")
     data.add_argument("--kind", metavar="KIND", help="item kind where the file has no such column")
+    data.add_argument("--types", metavar="NAME=TYPE,…", help="what event types mean: buy=converted")
+    data.add_argument("--min-rating", type=float, metavar="N", help="ratings below are left out")
+    data.add_argument("--keep-repeats", action="store_true", default=None, help="equal rows count each")
+    data.add_argument("--encoding", help="of the text files (utf-8)")
+    data.add_argument("--delimiter", help="of the text files, where it is not found by itself")
     job = parser.add_argument_group("job")
     job.add_argument("--config", type=Path, metavar="FILE", help="the job's configuration, YAML")
     job.add_argument("--seed", type=int, help="seed of everything random")
@@ -254,10 +258,19 @@ def _source(args: argparse.Namespace) -> Source | None:
         if args.items or args.users or args.map:
             raise UsageError("--items, --users and --map go with --events FILE")
         return None
-    given = {"default_type": args.type, "kind": args.kind, "items": args.items, "users": args.users}
+    given = {
+        "default_type": args.type,
+        "kind": args.kind,
+        "items": args.items,
+        "users": args.users,
+        "columns": parse_columns(args.map) if args.map else None,
+        "types": parse_columns(args.types) if args.types else None,
+        "min_rating": args.min_rating,
+        "keep_repeats": args.keep_repeats,
+        "encoding": args.encoding,
+        "delimiter": args.delimiter,
+    }
     options = Options(**{name: value for name, value in given.items() if value is not None})
-    if args.map:
-        options = replace(options, columns=parse_columns(args.map))
     where = data_folder(os.environ, Path(__file__).parent)
     return load(args.source or args.events, now=time.time(), data=where, options=options)
 
@@ -402,7 +415,7 @@ def _point_at_bundle(version: str) -> None:
 
 
 def _why(gate: dict[str, Any]) -> str:
-    return "; ".join(str(reason) for reason in gate.get("reasons", ())) or "no reason recorded"
+    return "; ".join(one["text"] for one in gate.get("refusals", ())) or "no reason recorded"
 
 
 def _who() -> str:

@@ -119,6 +119,11 @@ class Registry:
         paths = sorted(str(path) for path in self._files.glob(self._path("history/*.json")))
         return [json.loads(self._files.cat_file(path)) for path in paths]
 
+    def taken_back(self, version: str) -> bool:
+        """Whether the last word on a version was a rollback from it."""
+        said = [one for one in self.history() if version in (one["version"], one["was"])]
+        return bool(said) and said[-1]["action"] == "rollback" and said[-1]["was"] == version
+
     def _point(self, version: str, entry: dict[str, Any]) -> None:
         """The pointer remembers the versions below the live one, so that rollbacks can be repeated."""
         old = self._read(POINTER) or {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +285,9 @@ class _Run(RunState):
             comparisons = tuple(_comparison(one) for one in evaluation["comparisons"])
             verdict, version = write_and_judge(parts, folder, self.plan, comparisons, force=force)
             promoted = False
+            if version is not None and not force and self.registry.taken_back(version):
+                said = f"{version} was rolled back; train on newer data, or promote it with --force"
+                verdict = replace(verdict, refusals=(*verdict.refusals, Refusal("rolled_back", said)))
             if version is not None:
                 version, promoted = put_and_promote(self.registry, folder, verdict, by=by)
             live = self.live_version()

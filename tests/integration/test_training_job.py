@@ -197,6 +197,18 @@ def test_new_events_make_a_new_bundle_held_against_the_live_one(trained, tmp_pat
     assert len(Registry(tmp_path / "registry").history()) == 2
 
 
+def test_what_was_rolled_back_does_not_come_back_by_itself(tmp_path):
+    first = run_training(tmp_path, shop(), CONFIG, now=NOW)
+    newer = shop(2, events=3000, days=70)
+    assert run_training(tmp_path, newer, CONFIG, now=NOW).promoted
+    registry = Registry(tmp_path / "registry")
+    assert registry.rollback() == first.version
+    again = run_training(tmp_path, newer, CONFIG, now=NOW)
+    assert not again.promoted and [one.code for one in again.verdict.refusals] == ["rolled_back"]
+    assert registry.live() == first.version
+    assert run_training(tmp_path, newer, CONFIG, now=NOW, force=True).promoted
+
+
 def worse(monkeypatch):
     """Makes the candidate choose popularity, whatever is better."""
     monkeypatch.setattr("training.appraise.choose", lambda measured, metric: "popular")

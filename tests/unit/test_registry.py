@@ -99,6 +99,17 @@ def test_promote_and_roll_back_step_by_step(registry, tmp_path):
     assert forced["forced"] is True and forced["reason"] == "tested by hand" and forced["at"] > 1000
 
 
+def test_what_was_rolled_back_is_known_until_it_is_promoted_again(registry, tmp_path):
+    for version in ("b1", "b2"):
+        registry.put(made(tmp_path, version))
+        registry.promote(version)
+    assert not registry.taken_back("b1") and not registry.taken_back("b2")
+    registry.rollback()
+    assert registry.taken_back("b2") and not registry.taken_back("b1") and not registry.taken_back("b3")
+    registry.promote("b2")
+    assert not registry.taken_back("b2")
+
+
 def test_promoting_what_is_live_changes_nothing_below_it(registry, tmp_path):
     for version in ("b1", "b2"):
         registry.put(made(tmp_path, version))
