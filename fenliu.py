@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from serving.control import Control
     from serving.registry import Registry
     from serving.settings import Settings
-    from training.source import Source
 
 T = TypeVar("T")
 Run = Callable[[argparse.Namespace], int]
@@ -222,14 +221,14 @@ def _demo(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     from serving.backing import backed
     from serving.plan import load_plan
-    from training.commands import train
+    from training.commands import source_of, train
     from training.config import read_config
 
     config = read_config(args.config)
     if args.seed is not None:
         config = config.model_copy(update={"seed": args.seed})
     plan = load_plan(args.plan) if args.plan else None
-    source = _source(args)
+    source = source_of(args, os.environ, Path(__file__).parent)
     with backed(_settings()) as settings:
         report = train(
             settings,
@@ -242,37 +241,6 @@ def _train(args: argparse.Namespace) -> int:
             console=_console(),
         )
     return 0 if report.promoted else 1
-
-
-def _source(args: argparse.Namespace) -> Source | None:
-    """What the data arguments name; None: the lake alone."""
-    import time
-
-    from training.adapters import data_folder, load
-    from training.adapters.general import Options
-    from training.adapters.roles import parse_columns
-
-    if args.source and args.events:
-        raise UsageError("name either --source or --events, not both")
-    if not (args.source or args.events):
-        if args.items or args.users or args.map:
-            raise UsageError("--items, --users and --map go with --events FILE")
-        return None
-    given = {
-        "default_type": args.type,
-        "kind": args.kind,
-        "items": args.items,
-        "users": args.users,
-        "columns": parse_columns(args.map) if args.map else None,
-        "types": parse_columns(args.types) if args.types else None,
-        "min_rating": args.min_rating,
-        "keep_repeats": args.keep_repeats,
-        "encoding": args.encoding,
-        "delimiter": args.delimiter,
-    }
-    options = Options(**{name: value for name, value in given.items() if value is not None})
-    where = data_folder(os.environ, Path(__file__).parent)
-    return load(args.source or args.events, now=time.time(), data=where, options=options)
 
 
 def _serve(args: argparse.Namespace) -> int:
@@ -325,14 +293,18 @@ def _plan_publish(args: argparse.Namespace) -> int:
 
 
 def _plan_show(_args: argparse.Namespace) -> int:
+    from serving.plan import default_plan
     from serving.plans import PlanShelf
 
-    state = _with_control(lambda control: control.poll())
-    if state.plan is None:
-        raise UsageError(
-            "no plan is live yet; `fenliu train` publishes a first one, or: fenliu plan publish FILE"
-        )
-    print(PlanShelf(_settings().registry_url).fetch(state.plan).model_dump_json(indent=2))
+    version = _with_control(lambda control: control.poll()).plan
+    if version is not None:
+        plan = PlanShelf(_settings().registry_url).fetch(version)
+    elif (bundle := _live_bundle()) is not None:
+        plan = default_plan(bundle.kind_counts())
+        print("no plan was published: this is the one that fits the live bundle", file=sys.stderr)
+    else:
+        raise UsageError("neither a plan nor a bundle is live yet: fenliu train, or fenliu plan publish FILE")
+    print(plan.model_dump_json(indent=2))
     return 0
 
 
@@ -491,22 +463,18 @@ def _with_control(act: Callable[[Control], Awaitable[T]]) -> T:
     """Run one call on the control store, the embedded one where none is configured."""
     import asyncio
 
-    from features.stores import Stores, StoreUrls
     from serving.backing import backed
     from serving.redis_control import RedisControl
 
     async def run(url: str) -> T:
-        stores = Stores.open(StoreUrls.one(url))
-        link = stores.control_link
-        if link is None:
-            raise UsageError("the control store is memory://, which only the serving process can reach")
+        control = RedisControl.at(url)
         try:
-            return await act(RedisControl(link))
+            return await act(control)
         finally:
-            await stores.close()
+            await control.close()
 
     with backed(_settings()) as settings:
-        return asyncio.run(run(settings.store_urls["control"] or ""))
+        return asyncio.run(run(settings.control_url or ""))
 
 
 if __name__ == "__main__":

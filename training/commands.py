@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
+import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rich.console import Console
 
 from features.redis_log import RedisLog
-from features.stores import Stores, StoreUrls
 from serving.plan import Plan
 from serving.plans import PlanShelf
-from serving.redis_control import RedisControl
 from serving.settings import Settings
+from training.adapters import data_folder, load
+from training.adapters.general import Options
+from training.adapters.roles import parse_columns
 from training.backfill import backfill
 from training.config import TrainConfig
 from training.ingest import IngestReport, ingest
 from training.job import RunReport, run_training
 from training.lake import Lake
+from training.materialize import pointers
 from training.source import Source
 from training.workspace import writing_to
+
+
+class UsageError(ValueError):
+    """Arguments that do not go together; the message says which."""
 
 
 def train(
@@ -77,17 +83,36 @@ def _train(
 
 def live_plan(settings: Settings) -> Plan | None:
     """The plan that control points at; None while the default one is live."""
-
-    async def ask() -> str | None:
-        stores = Stores.open(StoreUrls.one(settings.control_url or ""))
-        link = stores.control_link
-        try:
-            return None if link is None else (await RedisControl(link).poll()).plan
-        finally:
-            await stores.close()
-
-    version = asyncio.run(ask())
+    version = pointers(settings.control_url or "").plan
     return None if version is None else PlanShelf(settings.registry_url).fetch(version)
+
+
+def source_of(args: argparse.Namespace, environment: Mapping[str, str], root: Path) -> Source | None:
+    """What the data arguments of `fenliu train` name; None: the lake alone. `root`: the project's folder.
+
+    Raises UsageError for arguments that do not go together, DataError for what the files hold.
+    """
+    if args.source and args.events:
+        raise UsageError("name either --source or --events, not both")
+    if not (args.source or args.events):
+        if args.items or args.users or args.map:
+            raise UsageError("--items, --users and --map go with --events FILE")
+        return None
+    given = {
+        "default_type": args.type,
+        "kind": args.kind,
+        "items": args.items,
+        "users": args.users,
+        "columns": parse_columns(args.map) if args.map else None,
+        "types": parse_columns(args.types) if args.types else None,
+        "min_rating": args.min_rating,
+        "keep_repeats": args.keep_repeats,
+        "encoding": args.encoding,
+        "delimiter": args.delimiter,
+    }
+    options = Options(**{name: value for name, value in given.items() if value is not None})
+    where = data_folder(environment, root)
+    return load(args.source or args.events, now=time.time(), data=where, options=options)
 
 
 def ingest_now(settings: Settings, progress: Callable[[int, int], None] | None = None) -> IngestReport:

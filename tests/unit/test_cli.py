@@ -52,6 +52,7 @@ def test_help_imports_nothing_heavy():
         (["bundle", "show", "../x"], "bundle"),
         (["bundle", "promote", "nope"], "no bundle"),
         (["bundle", "rollback"], "roll back"),
+        (["plan", "show"], "neither a plan nor a bundle"),
         (["report"], "no report yet"),
     ],
 )
