@@ -43,6 +43,14 @@ UNLESS_SET: Final = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
+FILES: Final = {  # Ray has them in /tmp/haproxy-serve, which belongs to whoever of the machine was first
+    "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
+    "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
+    "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "metrics.sock",
+}
+LONGEST_SCRATCH: Final = 36  # a node's folder and a socket's name still fit into the kernel's 107 bytes
 LOOPBACK: Final = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"
 }  # Ray's name for "a cluster of this machine only"
@@ -174,6 +182,8 @@ def application(settings: Settings, pages: type = Pages) -> Any:
 def _environment(settings: Settings, scratch: Path) -> dict[str, str]:
     """What the processes of Ray are to find in their environment."""
     flags = {**UNLESS_SET, **{name: str(free_port()) for name in PORTS}}
+    if len(str(scratch)) <= LONGEST_SCRATCH:
+        flags |= {name: str(scratch / file) for name, file in FILES.items()}
     if settings.loopback:
         flags |= LOOPBACK
     flags = {name: os.environ.get(name, value) for name, value in flags.items()} | ALWAYS
