@@ -58,10 +58,6 @@ def keys64(texts: Iterable[str]) -> NDArray[np.uint64]:
     return np.fromiter((key64(text) for text in texts), np.uint64)
 
 
-def keys32(texts: Iterable[str]) -> NDArray[np.uint32]:
-    return np.fromiter((key32(text) for text in texts), np.uint32)
-
-
 def user_subject(user_id: str) -> str:
     return "u:" + user_id
 
