@@ -32,6 +32,7 @@ ONLY_IN = {
     "pandas": ("training/*",),
     "matplotlib": ("training/*",),
     "threadpoolctl": ("training/*",),
+    "numba": ("features/compiled.py",),
     "torch": (),
     "pickle": (),
 }
