@@ -22,6 +22,23 @@ def test_the_shipped_plan_has_the_canonical_homepage():
     compiled = compile_for(plan, tiny_bundle(600))
     assert compiled.slots["home.grid"].key == key32("home.grid")
     assert compiled.areas[key32("320100")] == (key32("320000"),)
+    assert compiled.audiences.names == ("young", "wealthy", "winback", "interested")
+    assert compiled.orgs.root == "head" and compiled.orgs.zones["branch/310000"] == "Asia/Shanghai"
+    assert (
+        plan.values is not None
+        and len(compiled.campaigns) == 0
+        and len(compiled.campaigns.contact_rules) == 2
+    )
+
+
+def test_the_campaigns_that_the_shipped_plan_shows_as_examples_are_valid():
+    text = (ROOT / "k8s" / "plan.yaml").read_text(encoding="utf-8")
+    before, _, examples = text.partition("# campaigns:\n")
+    uncommented = "campaigns:\n" + "".join(f"{line[2:]}\n" for line in examples.splitlines())
+    banner = "{name: home.banner, layout: banner, size: 5, kinds: [activity, content, benefit]"
+    assert banner in before
+    plan = parse_plan(before.replace(banner, banner + ", shares: {branch/110000: 0.2}") + uncommented)
+    assert [one.tier for one in plan.campaigns] == ["mandatory", "guaranteed", "standard", "share"]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +52,7 @@ def test_the_shipped_plan_has_the_canonical_homepage():
         ({"slots": [SLOT | {"kinds": ["product", "product"]}]}, "may not name a thing twice"),
         ({"slots": [SLOT | {"layout": "hero"}]}, "slots.0.layout"),
         ({"slots": [SLOT | {"size": 0}]}, "slots.0.size"),
-        ({"slots": [SLOT | {"explore": 0.1}]}, "slots.0.explore"),
+        ({"slots": [SLOT | {"explore": 0.6}]}, "slots.0.explore"),
         ({"slots": [SLOT | {"refresh": "hour"}]}, "slots.0.refresh"),
         ({"colour": 1}, "colour: Extra inputs are not permitted; remove it"),
         ({"name": None}, "name"),
