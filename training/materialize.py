@@ -25,8 +25,10 @@ from features.tags import TagDictionary
 from features.views import MEMBERSHIP, PROFILE
 from serving.control import Control, ControlState
 from serving.redis_control import RedisControl
+from training.base_columns import BaseCopy
 from training.dataset import Dataset
 from training.lake import Lake
+from training.lists import with_lists
 from training.profiles import USER_ID, membership_records, profile_records
 
 pc: Any = pyarrow.compute
@@ -79,7 +81,7 @@ def customer_ids(lake: Lake, dataset: Dataset) -> tuple[str, ...]:
 def view_batches(
     lake: Lake, dataset: Dataset, found: Aggregates, tags: TagDictionary | None = None
 ) -> list[ViewBatch]:
-    """PROFILE records of every customer, and MEMBERSHIP of those in some audience."""
+    """PROFILE records of every customer, and MEMBERSHIP of those in some audience or list."""
     users = lake.read_users()
     records, known = profile_records(users, found.ids, tags=tags)
     _take_over(records, known, dataset, found.ids)
@@ -87,8 +89,8 @@ def view_batches(
     as_of = watermark(lake, dataset)
     profiles = PROFILE.pack(records, as_of=as_of, known=known)
     member_records, member = membership_records(users, found.ids)
-    members = [one for one, is_member in zip(found.ids, member.tolist(), strict=True) if is_member]
-    memberships = MEMBERSHIP.pack(member_records[member], as_of=as_of)
+    members, member_records = with_lists(lake, found.ids, member_records, member)
+    memberships = MEMBERSHIP.pack(member_records, as_of=as_of)
     return [
         ViewBatch(PROFILE, found.ids, profiles, as_of),
         ViewBatch(MEMBERSHIP, members, memberships, as_of),
@@ -122,9 +124,15 @@ def write_features(
     *,
     rng: np.random.Generator,
     progress: Callable[[int], None] | None = None,
+    copy: BaseCopy | None = None,
 ) -> KeySpace:
-    """Write a key space, verified. Raises what `features.keyspace.materialise` does."""
-    return materialise(url, version, batches, rng=rng, progress=progress)
+    """Write a key space, verified, and its columnar copy. Raises what `features.keyspace.materialise` does,
+    OSError when the copy cannot be written.
+    """
+    space = materialise(url, version, batches, rng=rng, progress=progress)
+    if copy is not None:
+        copy.write(version, batches)
+    return space
 
 
 def in_use(url: str, control: Control | str, version: str, ids: tuple[str, ...]) -> bool:
