@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from features.fields import Rejected as Rejected
 from features.fields import channel_code, identifier, needed, optional_id, parse_time, parse_value, told
-from features.ids import key32, key64, user_subject, visitor_subject
+from features.ids import decision_mark, key32, key64, user_subject, visitor_subject
+from features.reservations import LATE as LATE  # CONTACT flag: shown when page or reservation was over
+from features.reservations import RESERVED as RESERVED  # flag of a place that the ledger holds
 from features.token import PLACES, PageToken, TokenError
 
 WHAT: Final = {
@@ -46,11 +48,10 @@ COMPLAINED: Final = ACTIONS.index("complained") + 1
 MAX_BATCH: Final = 500
 MAX_AGE_S: Final = 7 * 86_400.0
 MAX_AHEAD_S: Final = 300.0
-LATE: Final = 8  # CONTACT flag beside the place's own: displayed after the page's valid_until
 
 _ACTION_CODE = {action: code + 1 for code, action in enumerate(ACTIONS)}
 _RECENT = Struct("<QQdBBHf")  # views.RECENT, an entry
-_CONTACT = Struct("<QIIIIIBBBB")  # views.CONTACT, an entry
+_CONTACT = Struct("<QIIIIIBBBBII")  # views.CONTACT, an entry
 _NO_PLACES = np.zeros(0, PLACES)
 
 _SHARED = frozenset(("event_id", "type", "occurred_at", "session_id"))
@@ -91,6 +92,9 @@ class Event:
     channel: int
     late: bool
     session_id: str | None
+    device: str | None = None  # the visitor's subject that a user's page was shown on
+    org: int = 0  # key32 of the customer's org when the page was decided, 0 not known
+    valid_until: float | None = None
 
     @property
     def what(self) -> int:
@@ -147,6 +151,9 @@ def parse_event(
             token.channel,
             kind == "displayed" and occurred_at > token.valid_until,
             session_id,
+            token.device or None,
+            token.org,
+            token.valid_until,
         )
     user_id, visitor_id = optional_id(raw, "user_id"), optional_id(raw, "visitor_id")
     action, item_id = None, None
@@ -202,10 +209,11 @@ def parse_batch(
 def live_entries(
     event: Event, categories: Callable[[NDArray[np.uint64]], NDArray[np.uint32]] | None = None
 ) -> tuple[bytes, bytes]:
-    """The entries for the customer's RECENT and CONTACT logs (32 bytes each, either may be empty).
+    """The entries for the customer's RECENT and CONTACT logs (32 and 40 bytes each, either may be empty).
 
     RECENT takes what the customer did (never a display); CONTACT displays, clicks, dismissals, conversions
     and complaints. `categories`: item keys -> key32 of their category, which a token does not say; else 0.
+    A display is known by its decision, whichever event tells of it; an entry's `org` is not known here.
     """
     if event.type == "linked":
         return b"", b""
@@ -219,12 +227,14 @@ def live_entries(
         )
     if event.type == "acted":
         return recent, _complaint(event, categories) if event.action == "complained" else b""
-    places, mark, at = event.places, key32(event.event_id), _seconds(event.at)
+    places, mark, at = event.places, contact_mark(event), _seconds(event.at)
     kinds = categories(places["item"]).tolist() if categories is not None else [0] * len(places)
     late = LATE if event.late else 0
     contact = [
-        _CONTACT.pack(item, mark, at, campaign, category, slot, event.channel, what, position, flags | late)
-        for (item, slot, campaign, _, _, position, flags), category in zip(
+        _CONTACT.pack(
+            item, mark, at, campaign, category, slot, event.channel, what, position, flags | late, creative, 0
+        )
+        for (item, slot, campaign, creative, _, position, flags), category in zip(
             places.tolist(), kinds, strict=True
         )
     ]
@@ -233,7 +243,14 @@ def live_entries(
 
 def contact_entry(item: int, event_id: str, at: float, *, category: int, channel: int, what: int) -> bytes:
     """One CONTACT entry of something that happened outside a page. `at` in POSIX seconds."""
-    return _CONTACT.pack(item, key32(event_id), _seconds(at), 0, category, 0, channel, what, 0, 0)
+    return _CONTACT.pack(item, key32(event_id), _seconds(at), 0, category, 0, channel, what, 0, 0, 0, 0)
+
+
+def contact_mark(event: Event) -> int:
+    """What tells the event's CONTACT entries from others of the same items."""
+    if event.type == "displayed" and event.decision_id is not None:
+        return decision_mark(event.subject, event.decision_id)
+    return key32(event.event_id)
 
 
 def to_log(event: Event) -> bytes:
@@ -254,6 +271,8 @@ def to_log(event: Event) -> bytes:
         row["places"] = event.places.tobytes()
     if event.item_key:
         row["item_key"] = event.item_key
+    if event.org:
+        row["org"] = event.org
     if event.late:
         row["late"] = True
     packed: bytes = msgpack.packb(row)
@@ -261,7 +280,7 @@ def to_log(event: Event) -> bytes:
 
 
 _WHERE_KNOWN = ("decided_at", "user_id", "visitor_id", "decision_id", "action", "item_id", "amount",
-                "currency", "session_id")  # fmt: skip
+                "currency", "session_id", "device", "valid_until")  # fmt: skip
 
 
 def from_log(payload: bytes) -> Event:
@@ -278,6 +297,7 @@ def from_log(payload: bytes) -> Event:
             places=np.frombuffer(row["places"], PLACES) if "places" in row else _NO_PLACES,
             item_key=row.get("item_key", 0),
             late=row.get("late", False),
+            org=row.get("org", 0),
             **known,
         )
     except KeyError as missing:

@@ -1,8 +1,10 @@
 """The live store port (role `live`): what a customer just did, and its memory twin.
 
-Per subject three keys under one key tag: the recent behaviour and the contact history, each an append-only
-log of 32-byte entries, oldest first, and the patch (fields put online). A log keeps its last entries only.
-An entry's first bytes are its identity (item and event), so an event that arrives twice counts once.
+Per subject, under one key tag: the recent behaviour (entries of 32 bytes) and the contact history (of 40),
+each an append-only log, oldest first, the patch (fields put online), the ledger's reservations, and what
+users' pages showed on a device. A log keeps its last entries only. An entry's first bytes are its identity
+(item and event), so an event that arrives twice counts once. An entry of a display confirms its reservation
+in the same step; where the place was reserved and that has lapsed or was superseded, it is flagged late.
 
 Appends keep the order of arrival; linking a visitor merges by time. A log whose length is not a whole
 number of entries is torn at its end: the next append keeps the whole entries.
@@ -15,11 +17,21 @@ from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
+from features.reservations import (
+    CONTACT_BYTES,
+    CONTACT_IDENTITY,
+    HELD,
+    ON_DEVICE,
+    entries_of,
+    judged,
+    last_expiry,
+    linked,
+    settled,
+)
 from features.store import MemoryBlobs, StoreConflict
 
-ENTRY_BYTES: Final = 32
+RECENT_BYTES: Final = 32
 RECENT_IDENTITY: Final = 16  # item u8, event u8
-CONTACT_IDENTITY: Final = 12  # item u8, event u4
 RECENT_LAST: Final = 64
 CONTACT_LAST: Final = 256
 LIVE_TTL_S: Final = 180 * 86_400
@@ -33,12 +45,18 @@ class LiveKeys(NamedTuple):
     recent: bytes
     contact: bytes
     patch: bytes
+    reserved: bytes
 
 
 def live_keys(subject: str) -> LiveKeys:
     """What a key holds comes first: an id may contain anything, and so could end like another's key."""
     tag = f"{{{subject}}}".encode()
-    return LiveKeys(b"lv:recent:" + tag, b"lv:contact:" + tag, b"lv:patch:" + tag)
+    return LiveKeys(b"lv:recent:" + tag, b"lv:met:" + tag, b"lv:patch:" + tag, b"lv:res:" + tag)
+
+
+def device_key(subject: str) -> bytes:
+    """What users' pages showed on a device: apart from its own logs, which linking adds to a user's."""
+    return f"lv:dev:{{{subject}}}".encode()
 
 
 def decision_key(subject: str, decision_id: str) -> bytes:
@@ -61,17 +79,20 @@ class LiveStore(Protocol):
         """As a feature store's: one MGET a tick of the loop. StoreUnavailable also when the time is over."""
         ...
 
-    async def append(self, subject: str, *, recent: bytes = b"", contact: bytes = b"") -> None:
-        """Add whole entries at the end of the subject's logs, each identity once. Atomic.
+    async def append(
+        self, subject: str, *, recent: bytes = b"", contact: bytes = b"", device: bytes = b""
+    ) -> None:
+        """Add whole entries at the end of the subject's logs, each identity once; displays confirm. Atomic.
 
-        Raises ValueError when either is not a whole number of 32-byte entries.
+        `device`: CONTACT entries of a user's page, for the visitor it was shown to. Raises ValueError when
+        one is not a whole number of entries (32 bytes of RECENT, 40 of CONTACT).
         """
         ...
 
     async def link(self, visitor: str, user: str) -> None:
-        """Add the visitor's logs to the user's, each identity once, ordered by time. Idempotent.
+        """Add the visitor's logs and reservations to the user's, each identity once, by time. Idempotent.
 
-        Both are subjects (`v:…`, `u:…`). The visitor's own logs stay: a device keeps its scope.
+        Both are subjects (`v:…`, `u:…`). The visitor's own stay: a device keeps its scope.
         """
         ...
 
@@ -92,33 +113,45 @@ class LiveStore(Protocol):
     async def close(self) -> None: ...
 
 
-def check_entries(log: bytes) -> None:
-    if len(log) % ENTRY_BYTES:
-        raise ValueError(f"a live log is made of {ENTRY_BYTES}-byte entries, not {len(log)} bytes")
+class LogForm(NamedTuple):
+    """A log's entries: their size, the length of their identity, how many are kept, and their time."""
+
+    size: int
+    identity: int
+    last: int
+    time: str  # NumPy dtype
+    offset: int
 
 
-def appended(old: bytes, new: bytes, identity: int, last: int) -> bytes:
-    """`old` and the entries of `new` whose first `identity` bytes it does not hold; the last `last`."""
-    entries = _entries(old)
-    known = {entry[:identity] for entry in entries}
-    for entry in _entries(new):
-        if entry[:identity] not in known:
-            known.add(entry[:identity])
+RECENT_FORM: Final = LogForm(RECENT_BYTES, RECENT_IDENTITY, RECENT_LAST, "<f8", 16)
+CONTACT_FORM: Final = LogForm(CONTACT_BYTES, CONTACT_IDENTITY, CONTACT_LAST, "<u4", 12)
+
+
+def check_entries(log: bytes, form: LogForm) -> None:
+    if len(log) % form.size:
+        raise ValueError(f"this live log is made of {form.size}-byte entries, not {len(log)} bytes")
+
+
+def appended(old: bytes, new: bytes, form: LogForm) -> bytes:
+    """`old` and the entries of `new` whose identity it does not hold; the last that a log keeps."""
+    return b"".join(_union(old, new, form)[-form.last :])
+
+
+def merged(own: bytes, other: bytes, form: LogForm) -> bytes:
+    """Both logs, each identity once, by time; equal times keep their order."""
+    entries = _union(own, other, form)
+    entries.sort(key=lambda entry: float(np.frombuffer(entry, form.time, 1, form.offset)[0]))
+    return b"".join(entries[-form.last :])
+
+
+def _union(old: bytes, new: bytes, form: LogForm) -> list[bytes]:
+    entries = entries_of(old, form.size)
+    known = {entry[: form.identity] for entry in entries}
+    for entry in entries_of(new, form.size):
+        if entry[: form.identity] not in known:
+            known.add(entry[: form.identity])
             entries.append(entry)
-    return b"".join(entries[-last:])
-
-
-def merged(own: bytes, other: bytes, identity: int, last: int, time: str, offset: int) -> bytes:
-    """Both logs, each identity once, by the time (a `time`) at `offset`; equal times keep their order."""
-    union = appended(own, other, identity, (len(own) + len(other)) // ENTRY_BYTES + 1)
-    entries = _entries(union)
-    entries.sort(key=lambda entry: float(np.frombuffer(entry, time, 1, offset)[0]))
-    return b"".join(entries[-last:])
-
-
-def _entries(log: bytes) -> list[bytes]:
-    whole = len(log) - len(log) % ENTRY_BYTES
-    return [log[at : at + ENTRY_BYTES] for at in range(0, whole, ENTRY_BYTES)]
+    return entries
 
 
 class MemoryLiveStore(LiveStore):
@@ -131,27 +164,51 @@ class MemoryLiveStore(LiveStore):
     async def fetch(self, keys: Sequence[bytes], timeout_s: float | None = None) -> list[bytes | None]:  # noqa: ARG002
         return [self.blobs.get(key) for key in keys]
 
-    async def append(self, subject: str, *, recent: bytes = b"", contact: bytes = b"") -> None:
-        check_entries(recent)
-        check_entries(contact)
+    async def append(
+        self, subject: str, *, recent: bytes = b"", contact: bytes = b"", device: bytes = b""
+    ) -> None:
+        check_entries(recent, RECENT_FORM)
+        check_entries(contact, CONTACT_FORM)
+        check_entries(device, CONTACT_FORM)
         keys = live_keys(subject)
-        self._append(keys.recent, recent, RECENT_IDENTITY, RECENT_LAST)
-        self._append(keys.contact, contact, CONTACT_IDENTITY, CONTACT_LAST)
+        if recent:
+            self._keep(keys.recent, appended(self.blobs.get(keys.recent) or b"", recent, RECENT_FORM))
+        self._confirm(keys.reserved, keys.contact, contact, HELD)
+        self._confirm(keys.reserved, device_key(subject), device, ON_DEVICE)
 
-    def _append(self, key: bytes, new: bytes, identity: int, last: int) -> None:
-        if new:
-            self.blobs.set(key, appended(self.blobs.get(key) or b"", new, identity, last), LIVE_TTL_S)
+    def _confirm(self, reserved: bytes, key: bytes, new: bytes, state: int) -> None:
+        """Entries into a log of contacts; displays take their reservations with them."""
+        if not new:
+            return
+        log, rows = self.blobs.get(key) or b"", self.blobs.get(reserved) or b""
+        known = {entry[:CONTACT_IDENTITY] for entry in entries_of(log, CONTACT_BYTES)}
+        fresh = [e for e in entries_of(new, CONTACT_BYTES) if e[:CONTACT_IDENTITY] not in known]
+        now = int(self.blobs.clock())
+        told = [judged(entry, rows, state, now) for entry in fresh]
+        self._keep(key, appended(log, b"".join(told), CONTACT_FORM))
+        if rows and (left := settled(rows, fresh, state)) != rows:
+            self.blobs.set(reserved, left, self.blobs.expires(reserved) - self.blobs.clock())
+
+    def _keep(self, key: bytes, log: bytes) -> None:
+        self.blobs.set(key, log, LIVE_TTL_S)
 
     async def link(self, visitor: str, user: str) -> None:
         theirs, ours = live_keys(visitor), live_keys(user)
-        self._link(theirs.recent, ours.recent, RECENT_IDENTITY, RECENT_LAST, "<f8", 16)
-        self._link(theirs.contact, ours.contact, CONTACT_IDENTITY, CONTACT_LAST, "<u4", 12)
+        self._link(theirs.recent, ours.recent, RECENT_FORM)
+        self._link(theirs.contact, ours.contact, CONTACT_FORM)
+        rows = linked(
+            self.blobs.get(ours.reserved) or b"",
+            self.blobs.get(theirs.reserved) or b"",
+            self.blobs.get(ours.contact) or b"",
+            int(self.blobs.clock()),
+        )
+        if rows:
+            self.blobs.set(ours.reserved, rows, last_expiry(rows) - self.blobs.clock() + 1)
 
-    def _link(self, source: bytes, target: bytes, identity: int, last: int, time: str, offset: int) -> None:
+    def _link(self, source: bytes, target: bytes, form: LogForm) -> None:
         other = self.blobs.get(source)
         if other:
-            own = self.blobs.get(target) or b""
-            self.blobs.set(target, merged(own, other, identity, last, time, offset), LIVE_TTL_S)
+            self._keep(target, merged(self.blobs.get(target) or b"", other, form))
 
     async def patch(self, subject: str, change: Callable[[bytes | None], bytes]) -> None:
         key = live_keys(subject).patch
@@ -177,7 +234,7 @@ class MemoryLiveStore(LiveStore):
         return blob
 
     async def forget(self, subject: str) -> int:
-        keys = [*live_keys(subject), *self._decisions.pop(subject, ())]
+        keys = [*live_keys(subject), device_key(subject), *self._decisions.pop(subject, ())]
         return sum(self.blobs.delete(key) for key in keys)
 
     async def close(self) -> None:

@@ -96,6 +96,7 @@ class RespLink:
         self._pause_s = 0.0
         self._away_until = 0.0
         self._closed = False
+        self.openings = 0  # connections made so far: another number, maybe another server
 
     @property
     def up(self) -> bool:
@@ -166,6 +167,7 @@ class RespLink:
             raise StoreUnavailable(f"no store at {self.address.name}: {reason}") from error
         else:
             self._protocol, self._pause_s = protocol, 0.0
+            self.openings += 1
         finally:
             self._opening = None
 

@@ -13,11 +13,16 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Self
 
 from features.customer import LATE_BLOB, Blobs
+from features.ledger import Ledger
 from features.live_store import LiveStore, MemoryLiveStore, decision_key
 from features.log import EventLog, MemoryLog
+from features.memory_ledger import MemoryLedger
+from features.meters import MemoryMeters, Meters
 from features.redis_address import parse_address
+from features.redis_ledger import RedisLedger
 from features.redis_live import RedisLiveStore
 from features.redis_log import RedisLog
+from features.redis_meters import RedisMeters
 from features.redis_resp import RespLink
 from features.redis_store import Fetcher, RedisStore
 from features.store import Clock, FeatureStore, MemoryBlobs, MemoryStore, StoreUnavailable, feature_key
@@ -49,23 +54,34 @@ class Fetched(NamedTuple):
     """What was known of a customer. A late role's blobs are LATE_BLOB; `late` names the roles.
 
     `visitor` (None: no visitor was asked for) holds the live blobs of the device beside a user's own.
-    `decision` is what was remembered for this decision id; None also when `live` is late.
+    `decision` is what was remembered for this decision id; None also when `live` is late. `reserved`: the
+    customer's rows of views.RESERVATION, beside Blobs because no replay needs them.
     """
 
     blobs: Blobs
     visitor: Blobs | None
     decision: bytes | None
     late: tuple[str, ...]
+    reserved: bytes | None = None
 
 
 class Stores:
     """Belongs to one event loop. Made by `open`; nothing connects before the first command."""
 
     def __init__(
-        self, features: FeatureStore, live: LiveStore, log: EventLog, links: dict[str, RespLink], control: str
+        self,
+        features: FeatureStore,
+        live: LiveStore,
+        ledger: Ledger,
+        meters: Meters,
+        log: EventLog,
+        links: dict[str, RespLink],
+        control: str,
     ) -> None:
         self.features = features
         self.live = live
+        self.ledger = ledger
+        self.meters = meters
         self.log = log
         self._links = links
         self._control = control
@@ -87,6 +103,8 @@ class Stores:
             if urls.features in links
             else MemoryStore(blobs[urls.features]),
             RedisLiveStore(fetchers[urls.live]) if urls.live in links else MemoryLiveStore(blobs[urls.live]),
+            RedisLedger(links[urls.live]) if urls.live in links else MemoryLedger(blobs[urls.live]),
+            RedisMeters(links[urls.live]) if urls.live in links else MemoryMeters(clock),
             RedisLog(urls.log, link=links[urls.log]) if urls.log in links else MemoryLog(clock),
             links,
             urls.control,
@@ -150,10 +168,11 @@ async def _in_time(
 def _fetched(known: Found | None, recent: Found | None, visitor: bool, decision: bool) -> Fetched:
     late = tuple(role for role, found in (("features", known), ("live", recent)) if found is None)
     batch = [LATE_BLOB, LATE_BLOB] if known is None else known
-    live = [LATE_BLOB] * 6 if recent is None else recent
+    live = [LATE_BLOB] * 8 if recent is None else recent
     return Fetched(
         Blobs(*batch, *live[:3]),
-        Blobs(None, None, *live[3:6]) if visitor else None,
+        Blobs(None, None, *live[4:7]) if visitor else None,
         recent[-1] if decision and recent is not None else None,
         late,
+        live[3],
     )

@@ -1,11 +1,12 @@
 """The page token: what a page showed, signed, so that an event about it needs no look-up.
 
 One token a decision, one MAC. Inside base64url without padding, little-endian: version u1, key id, decision
-id, subject (each a length byte and UTF-8), decided_at u6 ms, validity u4 ms, channel u1, packing u1, slots
-u1 and their key32s, places u2, the columns of the places, a keyed BLAKE2b MAC of 16 bytes. The columns are
+id, subject, device (each a length byte and UTF-8), the customer's org u4, decided_at u6 ms, validity u4 ms,
+channel u1, packing u1, slots u1 and their key32s, places u2, the columns of the places, a keyed BLAKE2b MAC of 16 bytes. The columns are
 slot u1 (an index into the slots), item u8, campaign u4, creative u4, flags u1: 18 bytes a place. `packing`
 says which are short: a page that goes slot by slot stores its slots as counts, and a column of zeros (no
-campaign, say) is left out. The subject is in clear: it is the client's own id.
+campaign, say) is left out. Subject and device are in clear: they are the client's own ids. Version 1 had
+neither device nor org; its tokens are read still.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from features.ids import MAX_ID_BYTES
 
-VERSION: Final = 1
+VERSION: Final = 2
+_FIRST: Final = 1
 MAC_BYTES: Final = 16
 MAX_CHARS: Final = 32_768
 MAX_PLACES: Final = 1_000
@@ -37,6 +39,7 @@ FALLBACK: Final = 4
 _MAX_SUBJECT_BYTES = MAX_ID_BYTES + 2  # "u:" or "v:" before the id
 _PERSON = b"fenliu.page.v1"
 _SLOTS_AS_COUNTS, _NO_CAMPAIGNS, _NO_CREATIVES, _NO_FLAGS = 1, 2, 4, 8
+_ORG = struct.Struct("<I")
 _TIMES = struct.Struct("<IHIBBB")  # decided_at ms low and high, validity ms, channel, packing, slots
 _COUNT = struct.Struct("<H")
 _TO_URL = bytes.maketrans(b"+/", b"-_")
@@ -87,6 +90,8 @@ class PageToken:
     count: int
     packing: int
     body: bytes
+    device: str = ""  # the visitor's subject beside a user's, "" where none was told
+    org: int = 0  # key32 of the customer's org when the page was decided, 0 not known
 
     def __len__(self) -> int:
         return self.count
@@ -160,6 +165,9 @@ class TokenSigner:
         campaigns: ArrayLike,
         creatives: ArrayLike,
         flags: ArrayLike,
+        *,
+        device: str = "",
+        org: int = 0,
     ) -> str:
         """The token of one page; the last five are parallel, one entry a place, in page order.
 
@@ -189,6 +197,8 @@ class TokenSigner:
                 self._head,
                 _short(decision_id, MAX_ID_BYTES, "decision id"),
                 _short(subject, _MAX_SUBJECT_BYTES, "subject"),
+                _short(device, _MAX_SUBJECT_BYTES, "device"),
+                _ORG.pack(org),
                 _TIMES.pack(start & 0xFFFFFFFF, start >> 32, validity, channel, packing, len(slots)),
                 np.asarray(slots, "<u4").tobytes(),
                 _COUNT.pack(n),
@@ -211,7 +221,7 @@ class TokenSigner:
         blob = _strip(text)
         body, given = blob[:-MAC_BYTES], blob[-MAC_BYTES:]
         try:
-            if body[0] != VERSION:
+            if body[0] not in (_FIRST, VERSION):
                 raise TokenError(
                     "token_malformed", f"the page token has version {body[0]}, known is {VERSION}"
                 )
@@ -249,6 +259,11 @@ def _pack(of: bytes, slots: int, columns: tuple[bytes, ...]) -> tuple[int, list[
 def _read(body: bytes, at: int) -> PageToken:
     decision_id, at = _text(body, at)
     subject, at = _text(body, at)
+    device, org = "", 0
+    if body[0] != _FIRST:
+        device, at = _text(body, at)
+        (org,) = _ORG.unpack_from(body, at)
+        at += _ORG.size
     low, high, validity, channel, packing, slots = _TIMES.unpack_from(body, at)
     at += _TIMES.size
     table = body[at : at + 4 * slots]
@@ -263,7 +278,17 @@ def _read(body: bytes, at: int) -> PageToken:
         raise TokenError("token_malformed", "the page token's places do not fit its length")
     keys = np.frombuffer(table, "<u4")
     return PageToken(
-        decision_id, subject, start / 1000, (start + validity) / 1000, channel, keys, n, packing, rest
+        decision_id,
+        subject,
+        start / 1000,
+        (start + validity) / 1000,
+        channel,
+        keys,
+        n,
+        packing,
+        rest,
+        device,
+        org,
     )
 
 

@@ -1,8 +1,9 @@
 """The views themselves: what is kept about a customer and an item, and in which form.
 
 PROFILE and MEMBERSHIP are batch records of a customer; ITEM_STATS of an item; ITEM is the columns of the
-catalogue that every replica holds. RECENT and CONTACT are not views but live logs: packed entries of 32
-bytes, oldest first, appended as things happen. A key is never 0, so that 0 can mean "none".
+catalogue that every replica holds. RECENT and CONTACT are not views but live logs: packed entries of 32 and
+40 bytes, oldest first, appended as things happen; RESERVATION is what may still become a CONTACT entry. A key
+is never 0, so that 0 can mean "none".
 """
 
 from __future__ import annotations
@@ -191,7 +192,10 @@ RECENT: Final = np.dtype(
 CONTACT: Final = np.dtype(
     [
         ("item", "<u8"),  # item and event are the entry's identity: the first 12 bytes
-        ("event", "<u4"),  # key32 of event_id
+        (
+            "event",
+            "<u4",
+        ),  # of a display the decision's mark (a page shows an item once), else key32 of event_id
         ("at", "<u4"),  # POSIX seconds
         ("campaign", "<u4"),
         ("category", "<u4"),
@@ -200,9 +204,37 @@ CONTACT: Final = np.dtype(
         ("what", "u1"),
         ("position", "u1"),
         ("flags", "u1"),
+        ("creative", "<u4"),
+        ("org", "<u4"),  # 0 where the writer does not know it
     ]
 )
-"""What reached the customer, and the answer: displayed, clicked, dismissed, converted, complaints."""
+"""What reached the customer, and the answer: displayed, clicked, dismissed, converted; complaints. 40 B."""
+
+RESERVATION: Final = np.dtype(
+    [
+        ("item", "<u8"),  # the first 40 bytes are the CONTACT entry that a display will be
+        ("event", "<u4"),
+        ("at", "<u4"),  # when it was reserved
+        ("campaign", "<u4"),
+        ("category", "<u4"),
+        ("slot", "<u4"),
+        ("channel", "u1"),
+        ("what", "u1"),
+        ("position", "u1"),
+        ("flags", "u1"),
+        ("creative", "<u4"),
+        ("org", "<u4"),
+        ("expires", "<u4"),  # POSIX seconds of the store
+        ("scope", "<u4"),  # key32 of surface and device
+        ("epoch", "<u4"),
+        ("place", "u1"),  # of the page's capped places
+        ("choice", "u1"),  # which alternative was taken, 255 none
+        ("attempt", "u1"),
+        ("state", "u1"),  # 0 displayed, 1 held, 2 refused or released, 3 held on a device for a user's page
+    ]
+)
+"""One capped place of one decision, kept until it lapses: what may still be displayed, and what was answered
+when the same decision is reserved again. 56 bytes."""
 
 RECENT_KEEP: Final = 64
 CONTACT_KEEP: Final = 256

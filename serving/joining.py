@@ -14,10 +14,8 @@ from features.customer import LATE_BLOB, Blobs
 from features.events import Event, to_log
 from features.ids import key64
 from features.live_store import (
-    CONTACT_IDENTITY,
-    CONTACT_LAST,
-    RECENT_IDENTITY,
-    RECENT_LAST,
+    CONTACT_FORM,
+    RECENT_FORM,
     LiveStore,
     appended,
     merged,
@@ -78,8 +76,8 @@ def with_entries(blobs: Blobs, entries: LiveBytes | None) -> Blobs:
     if entries is None or LATE_BLOB in (blobs.recent, blobs.contact):
         return blobs
     return blobs._replace(
-        recent=appended(blobs.recent or b"", entries.recent, RECENT_IDENTITY, RECENT_LAST),
-        contact=appended(blobs.contact or b"", entries.contact, CONTACT_IDENTITY, CONTACT_LAST),
+        recent=appended(blobs.recent or b"", entries.recent, RECENT_FORM),
+        contact=appended(blobs.contact or b"", entries.contact, CONTACT_FORM),
     )
 
 
@@ -89,9 +87,9 @@ def with_device(own: Blobs, device: Blobs) -> Blobs:
         return own
     recent, contact = own.recent, own.contact
     if device.recent:
-        recent = merged(recent or b"", device.recent, RECENT_IDENTITY, RECENT_LAST, "<f8", 16)
+        recent = merged(recent or b"", device.recent, RECENT_FORM)
     if device.contact:
-        contact = merged(contact or b"", device.contact, CONTACT_IDENTITY, CONTACT_LAST, "<u4", 12)
+        contact = merged(contact or b"", device.contact, CONTACT_FORM)
     return own._replace(recent=recent, contact=contact)
 
 

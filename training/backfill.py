@@ -17,7 +17,7 @@ import pyarrow.compute
 from numpy.typing import NDArray
 
 from features.events import LATE, WHAT, action_code
-from features.ids import Vocabulary, key32, key64
+from features.ids import Vocabulary, decision_mark, key32, key64
 from features.redis_fill import Logs, filling
 from features.views import CONTACT, CONTACT_KEEP, RECENT, RECENT_KEEP
 from training.lake import Lake
@@ -27,7 +27,7 @@ pc: Any = pyarrow.compute
 
 COLUMNS: Final = (
     "event_id", "type", "at", "subject", "slot", "position", "item_key", "campaign", "action", "amount",
-    "channel", "late",
+    "channel", "late", "creative", "decision_id",
 )  # fmt: skip
 _RECENT_TYPES: Final = ("clicked", "dismissed", "converted", "acted")
 _CONTACT_TYPES: Final = ("displayed", "clicked", "dismissed", "converted")
@@ -93,16 +93,26 @@ def _packed_contact(
     some = events.take(rows)
     log = np.zeros(len(rows), CONTACT)
     log["item"] = _whole(some["item_key"], np.uint64)
-    log["event"] = _hashed(some["event_id"], key32, np.uint32)
+    log["event"] = _marks(some, kind[rows])
     log["at"] = np.clip(_floats(some["at"]), 0, 2**32 - 1)
     log["category"] = categories(log["item"])
-    for name in ("campaign", "slot"):
+    for name in ("campaign", "slot", "creative"):
         log[name] = _whole(some[name], np.uint32)
     log["channel"] = _whole(some["channel"], np.uint8)
     log["what"] = kind[rows]
     log["position"] = np.clip(_whole(some["position"], np.int64), 0, 255)
     log["flags"] = np.where(_whole(some["late"], np.uint8) > 0, LATE, 0)
     return log
+
+
+def _marks(some: pa.Table, kind: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """`features.events.contact_mark` of rows."""
+    marks = _hashed(some["event_id"], key32, np.uint32)
+    paged = (kind == WHAT["displayed"]) & some["decision_id"].is_valid().to_numpy(zero_copy_only=False)
+    rows = np.flatnonzero(paged)
+    pairs = some.take(rows).select(["subject", "decision_id"]).to_pydict()
+    marks[rows] = [decision_mark(*pair) for pair in zip(*pairs.values(), strict=True)]
+    return marks
 
 
 def _last(rows: NDArray[np.int64], subject: NDArray[np.int64], keep: int) -> NDArray[np.int64]:

@@ -11,6 +11,11 @@ import pytest
 
 from features.keyspace import KeySpace, KeySpaceError, ViewSpace, swap
 from serving.control import Control, ControlError, ControlState, Kill, MemoryControl, OverlayEntry
+from serving.prices import NO_PRICES, Prices, PricesError, decode_prices, version_of
+
+
+def prices(fence: int, sequence: int = 1, price: float = 0.25) -> Prices:
+    return Prices(version=version_of(fence, sequence), made_at=1.5e9, per_display={"活动": price})
 
 
 class ControlContract(ABC):
@@ -35,17 +40,16 @@ class ControlContract(ABC):
 
     def test_pointers_are_set_and_removed(self):
         async def steps(control):
-            for field in ("bundle", "plan", "features", "prices", "epoch"):
+            for field in ("bundle", "plan", "features", "epoch"):
                 await control.set(field, f"{field}-二")
             await control.set("bundle", "b2")
             await control.set("plan", None)
-            await control.set("prices", None)
-            await control.set("prices", None)
+            await control.set("plan", None)
             return await control.poll()
 
         assert self.run(steps) == ControlState(bundle="b2", features="features-二", epoch="epoch-二")
 
-    @pytest.mark.parametrize("field", ["kills", "overlay_seq", "bundel", ""])
+    @pytest.mark.parametrize("field", ["kills", "overlay_seq", "prices", "bundel", ""])
     def test_other_fields_are_refused(self, field):
         async def steps(control):
             with pytest.raises(ControlError, match="bundle, plan"):
@@ -162,6 +166,104 @@ class ControlContract(ABC):
         assert after == space
         assert after.materialised == {"profile"}
 
+    def test_one_candidate_leads_until_it_resigns(self):
+        async def steps(control):
+            first = await control.lead("pacer", "a", 60)
+            assert await control.lead("pacer", "b", 60) is None
+            assert await control.lead("other", "b", 60) is not None
+            again = await control.lead("pacer", "a", 60)
+            await control.resign("pacer", "b")  # not the leader: nothing happens
+            assert await control.lead("pacer", "b", 60) is None
+            await control.resign("pacer", "a")
+            second = await control.lead("pacer", "b", 60)
+            assert await control.lead("pacer", "a", 60) is None
+            return first, again, second
+
+        first, again, second = self.run(steps)
+        assert first == again < second
+
+    def test_a_lead_that_is_not_renewed_ends(self):
+        async def steps(control):
+            first = await control.lead("pacer", "a", 0.05)
+            await asyncio.sleep(0.12)
+            second = await control.lead("pacer", "a", 60)  # led by nobody in between: a new number
+            assert await control.lead("pacer", "b", 60) is None
+            return first, second
+
+        first, second = self.run(steps)
+        assert first < second
+
+    def test_of_many_candidates_one_leads(self):
+        async def steps(control):
+            return await asyncio.gather(*(control.lead("pacer", f"c{i}", 60) for i in range(20)))
+
+        assert sum(fence is not None for fence in self.run(steps)) == 1
+
+    @pytest.mark.parametrize(
+        ("name", "who", "ttl"), [("", "a", 1), ("p", "", 1), ("p", "a b", 1), ("p", "a", 0)]
+    )
+    def test_a_candidate_that_makes_no_sense_is_refused(self, name, who, ttl):
+        async def steps(control):
+            with pytest.raises(ControlError):
+                await control.lead(name, who, ttl)
+
+        self.run(steps)
+
+    def test_the_leaders_prices_arrive_with_the_poll_once(self):
+        async def steps(control):
+            fence = await control.lead("pacer", "a", 60)
+            assert await control.pacer_state() == b""
+            assert await control.put_prices(prices(fence), b"\x00state")
+            told = await control.poll()
+            fresh = await control.poll("")
+            held = await control.poll(fresh.prices)
+            assert await control.put_prices(prices(fence, 2, -0.5), b"next")
+            return fence, told, fresh, held, await control.poll(fresh.prices), await control.pacer_state()
+
+        fence, told, fresh, held, second, state = self.run(steps)
+        assert told.prices == fresh.prices == held.prices == str(version_of(fence, 1))
+        assert told.blob is None
+        assert held.blob is None
+        assert decode_prices(fresh.blob) == prices(fence)
+        assert decode_prices(second.blob) == prices(fence, 2, -0.5)
+        assert state == b"next"
+
+    def test_a_poll_for_prices_where_there_are_none(self):
+        assert self.run(lambda control: control.poll("")) == ControlState()
+
+    def test_what_a_deposed_leader_writes_is_refused(self):
+        async def steps(control):
+            old = await control.lead("pacer", "a", 0.05)
+            assert await control.put_prices(prices(old), b"old")
+            await asyncio.sleep(0.12)
+            assert not await control.put_prices(prices(old, 2), b"late")  # nobody leads
+            new = await control.lead("pacer", "b", 60)
+            assert not await control.put_prices(prices(old, 3), b"later")
+            assert not await control.put_prices(prices(new + 1), b"from the future")
+            assert await control.pacer_state() == b"old"
+            assert await control.put_prices(prices(new), b"new")
+            return new, await control.poll(""), await control.pacer_state()
+
+        new, state, kept = self.run(steps)
+        assert decode_prices(state.blob).fence == new
+        assert kept == b"new"
+
+    def test_nobody_writes_prices_without_leading(self):
+        async def steps(control):
+            done = [await control.put_prices(NO_PRICES), await control.put_prices(prices(7))]
+            return done, await control.poll("")
+
+        assert self.run(steps) == ([False, False], ControlState())
+
+    def test_garbage_is_not_written(self):
+        async def steps(control):
+            fence = await control.lead("pacer", "a", 60)
+            with pytest.raises(PricesError):
+                await control.put_prices(prices(fence, 1, float("nan")))
+            return await control.poll("")
+
+        assert self.run(steps) == ControlState()
+
 
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"version": "v1"}', '{"version": "v 1", "views": {}}', "null"]
@@ -176,6 +278,13 @@ class TestMemoryControl(ControlContract):
     async def opened(self) -> AsyncIterator[MemoryControl]:
         yield MemoryControl()
 
+    def test_fences_follow_the_clock_so_that_they_grow_over_a_loss(self):
+        async def steps():
+            before = await MemoryControl(lambda: 1000.0).lead("pacer", "a", 1)
+            return before, await MemoryControl(lambda: 1001.0).lead("pacer", "a", 1)
+
+        assert asyncio.run(steps()) == (1000, 1001)
+
 
 class ServerControlContract(ControlContract):
     url: str
@@ -189,6 +298,19 @@ class ServerControlContract(ControlContract):
             yield control
         finally:
             await control.close()
+
+    def test_an_emptied_store_does_not_go_back_in_fences(self):
+        from features.redis_plain import opened
+
+        async def steps(control):
+            first = await control.lead("pacer", "a", 60)
+            with opened(self.url) as store:
+                store.flushall()
+            await asyncio.sleep(1.1)
+            return first, await control.lead("pacer", "a", 60)
+
+        first, second = self.run(steps)
+        assert first < second
 
     @pytest.mark.parametrize(
         ("field", "value"),

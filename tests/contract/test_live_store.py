@@ -45,7 +45,7 @@ def events_of(blob: bytes | None, dtype=RECENT) -> list[int]:
 
 def test_the_store_and_the_views_agree_on_sizes():
     assert (RECENT_LAST, CONTACT_LAST) == (RECENT_KEEP, CONTACT_KEEP)
-    assert RECENT.itemsize == CONTACT.itemsize == 32
+    assert (RECENT.itemsize, CONTACT.itemsize) == (32, 40)
     assert (RECENT.fields["at"][1], CONTACT.fields["at"][1]) == (16, 12)
     assert RECENT.names[:2] == CONTACT.names[:2] == ("item", "event")
 
@@ -68,7 +68,7 @@ class LiveStoreContract(ABC):
         return asyncio.run(whole())
 
     def test_an_unknown_subject_has_nothing(self):
-        assert self.run(lambda store: store.fetch(store.keys("u:1"))) == [None, None, None]
+        assert self.run(lambda store: store.fetch(store.keys("u:1"))) == [None] * 4
 
     def test_entries_are_added_at_the_end(self):
         async def steps(store):
@@ -77,7 +77,7 @@ class LiveStoreContract(ABC):
             await store.append("u:1")
             return await store.fetch(store.keys("u:1"))
 
-        recent, contact, patch = self.run(steps)
+        recent, contact, patch, _ = self.run(steps)
         assert recent == recents([1, 2, 3])
         assert contact == contacts([1, 2])
         assert patch is None
@@ -89,7 +89,7 @@ class LiveStoreContract(ABC):
             await store.append("u:1", contact=contacts([7], item=6))
             return await store.fetch(store.keys("u:1"))
 
-        recent, contact, _ = self.run(steps)
+        recent, contact, *_ = self.run(steps)
         assert recent == recents([1, 2, 3], at=[1, 2, 99])
         assert contact == contacts([7, 8]) + contacts([7], item=6)
 
@@ -110,7 +110,7 @@ class LiveStoreContract(ABC):
                 await store.append("u:1", recent=recents(events), contact=contacts(events))
             return await store.fetch(store.keys("u:1"))
 
-        recent, contact, _ = self.run(steps)
+        recent, contact, *_ = self.run(steps)
         assert events_of(recent) == list(range(300 - RECENT_LAST, 300))
         assert events_of(contact, CONTACT) == list(range(300 - CONTACT_LAST, 300))
 
@@ -120,7 +120,7 @@ class LiveStoreContract(ABC):
                 await store.append("u:1", recent=b"x" * 31)
             return await store.fetch(store.keys("u:1"))
 
-        assert self.run(steps) == [None, None, None]
+        assert self.run(steps) == [None] * 4
 
     def test_subjects_do_not_mix(self):
         async def steps(store):
@@ -149,8 +149,8 @@ class LiveStoreContract(ABC):
             return once, twice, await store.fetch(store.keys("v:d"))
 
         once, twice, visitor = self.run(steps)
-        assert once == twice == [recents([1, 2, 4, 5]), contacts([3, 4, 9]), None]
-        assert visitor == [recents([2, 5, 1]), contacts([9, 3]), None]
+        assert once == twice == [recents([1, 2, 4, 5]), contacts([3, 4, 9]), None, None]
+        assert visitor == [recents([2, 5, 1]), contacts([9, 3]), None, None]
 
     def test_linking_keeps_the_latest_and_equal_times_in_order(self):
         mine, theirs = list(range(0, 100, 2)), list(range(1, 100, 2))
@@ -175,7 +175,7 @@ class LiveStoreContract(ABC):
             await store.link("v:none", "u:none")
             return await store.fetch([*store.keys("u:1"), *store.keys("u:none")])
 
-        assert self.run(steps) == [recents([2, 1]), None, None, None, None, None]
+        assert self.run(steps) == [recents([2, 1]), *[None] * 7]
 
     def test_any_sequence_does_what_the_definition_says(self):
         """Random appends and links against plain Python lists."""
@@ -267,7 +267,7 @@ class LiveStoreContract(ABC):
             await store.append("u:1", contact=contacts([1]))
             await store.link("v:1", "u:1")
             await store.patch("u:1", lambda old: b"x")
-            return [self.seconds_left(store, key) for key in store.keys("u:1")]
+            return [self.seconds_left(store, key) for key in store.keys("u:1")[:3]]
 
         for left in self.run(steps):
             assert 179 * 86_400 < left <= 180 * 86_400
@@ -299,7 +299,7 @@ class LiveStoreContract(ABC):
 
         gone, left, again, keys = self.run(steps)
         assert (gone, again) == (5, 0)
-        assert left == [None] * 5 + [recents([1])]
+        assert left == [None] * 6 + [recents([1])]
         assert not [key for key in keys if b"u:1" in key]
 
     @abstractmethod

@@ -20,7 +20,7 @@ from features.views import MEMBERSHIP, PROFILE
 from serving.redis_control import RedisControl
 
 NOW = 1_800_000_000.0
-ENTRY = bytes(range(32))
+ENTRY, MET = bytes(range(32)), bytes(range(40))
 
 
 def batches(ids, as_of=NOW, seed=1):
@@ -42,7 +42,7 @@ def everything(urls: StoreUrls, load):
         stores = Stores.open(urls, clock=lambda: NOW)
         load(stores, made)
         await stores.live.append("u:a", recent=ENTRY)
-        await stores.live.append("v:d", contact=ENTRY)
+        await stores.live.append("v:d", contact=MET)
         await stores.live.patch("u:a", lambda old: b"patched")
         await stores.live.remember("u:a", "d1", b"page")
         found = (
@@ -57,12 +57,13 @@ def everything(urls: StoreUrls, load):
     profile, members = made[0].blobs[0].tobytes(), made[1].blobs[0].tobytes()
     assert known == (
         Blobs(profile, members, ENTRY, None, b"patched"),
-        Blobs(None, None, None, ENTRY, None),
+        Blobs(None, None, None, MET, None),
         b"page",
         (),
+        None,
     )
-    assert visitor == (Blobs(None, None, None, ENTRY, None), None, None, ())
-    assert early == (NOTHING, None, None, ())
+    assert visitor == (Blobs(None, None, None, MET, None), None, None, (), None)
+    assert early == (NOTHING, None, None, (), None)
 
 
 def test_in_memory():
@@ -133,9 +134,9 @@ def test_a_role_that_hangs_is_late_and_the_other_stands(tmp_path, valkey_url):
         live_late = asyncio.run(run(StoreUrls(valkey_url, other.url, valkey_url, valkey_url)))
         both_late = asyncio.run(run(StoreUrls.one(other.url)))
     none = Blobs(None, None, None, None, None)
-    assert features_late == (Blobs(LATE_BLOB, LATE_BLOB, ENTRY, None, None), none, None, ("features",))
+    assert features_late == (Blobs(LATE_BLOB, LATE_BLOB, ENTRY, None, None), none, None, ("features",), None)
     late3 = (LATE_BLOB, LATE_BLOB, LATE_BLOB)
-    assert live_late == (Blobs(None, None, *late3), Blobs(None, None, *late3), None, ("live",))
+    assert live_late == (Blobs(None, None, *late3), Blobs(None, None, *late3), None, ("live",), LATE_BLOB)
     assert both_late.blobs == Blobs(LATE_BLOB, LATE_BLOB, *late3)
     assert both_late.late == ("features", "live")
 

@@ -14,6 +14,7 @@ from features.events import (
     WHAT,
     Rejected,
     action_code,
+    contact_mark,
     from_log,
     live_entries,
     parse_batch,
@@ -276,7 +277,7 @@ def test_recent_takes_what_was_done_and_contact_what_was_shown():
     assert rows["flags"].tolist() == [EXPLORING | LATE, LATE] and set(rows["what"]) == {WHAT["displayed"]}
     assert (
         set(rows["at"]) == {int(NOW - 1)}
-        and set(rows["event"]) == {key32("e1")}
+        and set(rows["event"]) == {contact_mark(parse(displayed(event_id="another")))}
         and set(rows["channel"]) == {1}
     )
 

@@ -273,7 +273,7 @@ def test_names_that_a_view_does_not_declare():
 
 
 def test_the_declared_views():
-    assert RECENT.itemsize == CONTACT.itemsize == 32
+    assert (RECENT.itemsize, CONTACT.itemsize) == (32, 40)
     assert (RECENT["event"].itemsize, RECENT.fields["at"][1]) == (8, 16)  # identity: the first 16 bytes
     assert CONTACT.fields["at"][1] == 12  # identity: the first 12 bytes
     assert tuple(column.name for column in PROFILE_COLUMNS) == PROFILE.names
