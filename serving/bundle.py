@@ -5,6 +5,7 @@
     items/*.npy         ITEM columns, known bits, layouts, texts
     stats.npy           ITEM_STATS of every item at training time
     model/ popular/ neighbours/ blend.json schemas.json golden.json
+    uplift.json         what benefits add, where it was measured; may be missing
 
 Arrays are plain `.npy`, memory-mapped. Nothing in a bundle is about any single customer.
 """
@@ -32,6 +33,8 @@ from serving.catalogue import CompiledItems
 from serving.models import Neighbours, Popular, load_model
 from serving.taste import ServedModel
 from serving.texts import Texts
+from serving.uplift import FILE as UPLIFT_FILE
+from serving.uplift import Uplift
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -62,6 +65,7 @@ class Bundle:
     blend: Blend
     schemas: Schemas
     golden: tuple[Mapping[str, Any], ...] = ()  # made-up queries with what they must give
+    uplift: Uplift | None = None  # None: not measured
 
     def __post_init__(self) -> None:
         n = len(self.items)
@@ -117,6 +121,8 @@ def save(bundle: Bundle, folder: str | Path) -> Path:
         (root / name).mkdir()
         getattr(bundle, name).save(root / name)
     bundle.blend.save(root)
+    if bundle.uplift is not None:
+        bundle.uplift.save(root)
     (root / "schemas.json").write_text(bundle.schemas.to_json(), encoding="utf-8")
     (root / "golden.json").write_text(_json(list(bundle.golden)), encoding="utf-8")
     manifest = {**bundle.manifest, "version": bundle.version, "format": FORMAT, "files": digests(root)}
@@ -204,6 +210,7 @@ def _assemble(root: Path, manifest: dict[str, Any]) -> Bundle:
         blend=Blend.load(root),
         schemas=Schemas.from_json((root / "schemas.json").read_text(encoding="utf-8")),
         golden=tuple(golden),
+        uplift=Uplift.load(root) if UPLIFT_FILE in manifest["files"] else None,
     )
 
 

@@ -25,6 +25,7 @@ from training.golden import check_golden, make_golden
 from training.index import IndexReport
 from training.learn import Fitted, Prepared
 from training.neighbours import build_neighbours, cooccurrence, owned
+from training.uplift import Learned
 from training.workspace import digest_of
 
 RELATED_DAMPING = 0.6  # on ml-1m, 0.3 puts Star Wars beside Toy Story, 1.0 what hardly anybody has seen
@@ -43,6 +44,7 @@ class Parts:
     evaluation: Mapping[str, Any]
     stats: NDArray[np.void]
     inputs: str
+    uplift: Learned | None = None  # None: too little is known of benefits
 
 
 def assemble(parts: Parts, plan: Plan | None) -> Bundle:
@@ -59,6 +61,7 @@ def assemble(parts: Parts, plan: Plan | None) -> Bundle:
         neighbours=_neighbours(parts),
         blend=parts.blend,
         schemas=SCHEMAS,
+        uplift=None if parts.uplift is None else parts.uplift.uplift,
     )
     plan = plan or default_plan(bundle.kind_counts())
     return replace(bundle, golden=make_golden(bundle, plan, dataset.now))
@@ -94,6 +97,7 @@ def manifest(parts: Parts) -> dict[str, Any]:
         "index": [_untimed(report) for report in parts.index_reports],
         "evaluation": dict(parts.evaluation),
         "data": _data(dataset),
+        "uplift": None if parts.uplift is None else parts.uplift.to_json(),
     }
 
 

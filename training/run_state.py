@@ -9,6 +9,7 @@ from pathlib import Path
 
 import implicit
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from features.tags import TagDictionary
 from features.transforms import EventWeights
@@ -26,9 +27,11 @@ from training.learn import Fitted, Prepared, prepare
 from training.materialize import Aggregates, aggregate
 from training.progress import StepRecord, Telling
 from training.shown import shown_in
+from training.uplift import Learned, fit_uplift
+from training.uplift_study import study_of
 from training.workspace import Workspace, digest_of
 
-LEARNING = 3  # raise when the same inputs shall give another bundle
+LEARNING = 4  # raise when the same inputs shall give another bundle
 
 
 @dataclass
@@ -94,6 +97,15 @@ class RunState:
     @cached_property
     def aggregates(self) -> Aggregates:
         return aggregate(self.lake, self.dataset)
+
+    @cached_property
+    def uplift(self) -> Learned | None:
+        """What benefits add; None where the lake tells too little of it."""
+        study = study_of(self.lake, self.dataset, self.config.outcomes.rules(), seed=self.config.seed)
+        if study is None:
+            return None
+        with threadpool_limits(1):  # the same bits on any number of cores
+            return fit_uplift(study, seed=self.config.seed)
 
     def last_event(self) -> float:
         """The data's own present: two runs over the same lake see the same one."""
