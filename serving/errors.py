@@ -25,6 +25,8 @@ class Code(NamedTuple):
 _BAD = ("请求有误，请稍后再试", "The request could not be understood")
 _BUSY = ("系统繁忙，请稍后再试", "The service is busy, please try again shortly")
 _AWAY = ("服务暂不可用，请稍后再试", "The service is not available right now")
+_DENIED = ("没有权限进行此操作", "This is not permitted")
+_STATE = ("当前状态不允许此操作", "Not possible as things stand")
 _GONE = ("未找到所请求的内容", "What was asked for does not exist")
 
 CODES: Final[dict[str, Code]] = {
@@ -33,12 +35,20 @@ CODES: Final[dict[str, Code]] = {
     "bad_path": Code(400, *_BAD),
     "bad_query": Code(400, *_BAD),
     "unauthorized": Code(401, "请先完成身份验证", "Authentication is needed"),
+    "forbidden": Code(403, *_DENIED),
+    "same_person": Code(403, *_DENIED),
     "not_found": Code(404, *_GONE),
     "unknown_item": Code(404, *_GONE),
+    "unknown_proposal": Code(404, *_GONE),
     "method_not_allowed": Code(405, *_BAD),
     "request_id_reused": Code(409, *_BAD),
     "unreadable_record": Code(409, *_AWAY),
+    "wrong_state": Code(409, *_STATE),
+    "not_approved": Code(409, *_STATE),
     "body_too_slow": Code(408, *_BAD),
+    "stale_revision": Code(
+        412, "内容已被他人更新，请刷新后重试", "Somebody changed it meanwhile: look again"
+    ),
     "body_too_large": Code(413, "请求内容过大", "The request is too large"),
     "unsupported_media_type": Code(415, *_BAD),
     "invalid_field": Code(422, *_BAD),
@@ -55,13 +65,24 @@ CODES: Final[dict[str, Code]] = {
     "bad_item": Code(422, *_BAD),
     "bad_creative": Code(422, *_BAD),
     "id_mismatch": Code(422, *_BAD),
+    "bad_plan": Code(422, *_BAD),
+    "bad_principal": Code(422, *_BAD),
+    "precondition_needed": Code(428, *_BAD),
+    "audit_broken": Code(500, *_AWAY),
     "internal": Code(500, "系统出错，请稍后再试", "Something went wrong, please try again"),
     "overloaded": Code(503, *_BUSY),
     "not_ready": Code(503, *_AWAY),
     "store_unavailable": Code(503, *_AWAY),
+    "registry_unavailable": Code(503, *_AWAY),
     "log_full": Code(503, *_BUSY),
 }
-_RETRY_AFTER_S: Final = {"overloaded": 1, "not_ready": 2, "store_unavailable": 1, "log_full": 5}
+_RETRY_AFTER_S: Final = {
+    "overloaded": 1,
+    "not_ready": 2,
+    "store_unavailable": 1,
+    "log_full": 5,
+    "registry_unavailable": 5,
+}
 
 
 class FieldError(NamedTuple):

@@ -1,5 +1,5 @@
-"""Who may call: one app key, and no address beyond loopback without it; and the secrets that sign page
-tokens.
+"""Who may call: the app's key, principals' keys, and no address beyond loopback without one; and the secrets
+that sign page tokens.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ import os
 import secrets
 from hmac import compare_digest
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from serving.errors import Problem
+from serving.principals import Identity, Scope, local_identity
 from serving.settings import Settings, SettingsError, TokenKey
 
 OPEN_PATHS: Final = frozenset({"/livez", "/readyz", "/openapi.json"})
@@ -31,13 +32,78 @@ class AppKey:
         """Raises Problem `unauthorized`; probes and the contract are open."""
         if self._key is None or path in OPEN_PATHS:
             return
-        given = api_key
-        if authorization is not None and authorization[: len(_BEARER)].lower() == _BEARER:
-            given = authorization[len(_BEARER) :].strip()
+        given = token_of(authorization, api_key)
         if given is None:
             raise Problem("unauthorized", "send the app key as Authorization: Bearer KEY", headers=_CHALLENGE)
         if not compare_digest(given, self._key):
             raise Problem("unauthorized", "this is not the app key of this service", headers=_CHALLENGE)
+
+
+def token_of(authorization: bytes | None, api_key: bytes | None) -> bytes | None:
+    """What was sent as a key: a bearer token goes before X-Api-Key."""
+    if authorization is not None and authorization[: len(_BEARER)].lower() == _BEARER:
+        return authorization[len(_BEARER) :].strip()
+    return api_key
+
+
+class Keyring(Protocol):
+    """`serving.keys.Ring`: the principals as they are now."""
+
+    def identify(self, token: bytes) -> Identity | None: ...
+    def __bool__(self) -> bool: ...
+
+
+NOBODY: Final = Identity("nobody", frozenset())  # of the probes: they say who they are to no one
+APP: Final = Identity("app", frozenset({Scope("app")}), "FENLIU_APP_KEY")
+ANYBODY: Final = Identity("anybody", frozenset({Scope("app")}))  # on this machine, where no app key is set
+
+
+class Access:
+    """Who is calling. Constant time over the secrets; what they may do is the handlers' question.
+
+    Without principals whoever gets in on loopback may do everything, as one person; beyond loopback the app
+    key asks for pages and nothing else. With principals, keys decide; FENLIU_APP_KEY remains the app's.
+    """
+
+    def __init__(self, settings: Settings, ring: Keyring) -> None:
+        self._app, self._settings, self._ring = AppKey(settings.app_key), settings, ring
+
+    def identify(self, path: str, authorization: bytes | None, api_key: bytes | None) -> Identity:
+        """Raises Problem `unauthorized`; probes and the contract are open."""
+        if path in OPEN_PATHS:
+            return NOBODY
+        if not self._ring:
+            self._app.check(path, authorization, api_key)
+            return local_identity() if self._settings.loopback else APP
+        token = token_of(authorization, api_key)
+        if token is not None and (known := self._ring.identify(token)) is not None:
+            return known
+        if token is None and self._settings.loopback and self._settings.app_key is None:
+            return ANYBODY
+        if self._settings.app_key is None:
+            raise Problem("unauthorized", "this key is not known, or no longer valid", headers=_CHALLENGE)
+        self._app.check(path, authorization, api_key)
+        return APP
+
+
+def needs(who: Identity, *roles: str) -> None:
+    """Raises Problem `forbidden` unless somebody has one of the roles."""
+    if not who.has(*roles):
+        raise Problem("forbidden", f"{who.principal} may not do this: it needs {' or '.join(roles)}")
+
+
+def check_creative_state(who: Identity, approvals: str, state: object) -> None:
+    """Creatives go live by an approved proposal only, where approvals are required. Raises Problem.
+
+    For what writes creatives past governance (`PUT /v1/creatives/{id}`, the creatives inside an item): what
+    is not shown yet or no more may always be written; `state` None means live.
+    """
+    if approvals == "required" and state not in ("draft", "reviewed", "withdrawn"):
+        raise Problem(
+            "not_approved",
+            f"{who.principal} may write drafts here; to make a creative live, propose it as creative:ID"
+            " (POST /v1/plan:propose) and have it approved",
+        )
 
 
 def check_binding(settings: Settings) -> None:
