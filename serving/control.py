@@ -4,17 +4,23 @@ One hash, `control`, holds the pointers and versions; a replica polls it every h
 a new bundle, plan or key space, an overlay entry or a kill arrives. The overlay holds items and creatives
 put, changed or deleted since the bundle was made: the poll brings its sequence number, `overlay_since` the
 entries behind it.
+
+Prices are a value with compare: only the pacer that leads may write them. `lead` elects one candidate at a
+time, with a fencing number that grows from leader to leader, also over a control that was emptied; what a
+deposed leader writes late is refused by the store itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, Protocol, get_args
 
 import orjson
 
 from features.keyspace import KeySpace, parse_keyspace
+from serving.prices import Prices
 
 Scope = Literal["item", "creative", "campaign", "slot", "everything"]
 OverlayKind = Literal["item", "creative"]
@@ -22,8 +28,9 @@ Payload = Mapping[str, Any]
 
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 OVERLAY_KINDS: Final[tuple[OverlayKind, ...]] = get_args(OverlayKind)
-POINTERS: Final = ("bundle", "plan", "features", "prices", "epoch")  # what `set` may change
-POLLED: Final = (*POINTERS, "overlay_seq", "kills")
+POINTERS: Final = ("bundle", "plan", "features", "epoch")  # what `set` may change
+POLLED: Final = (*POINTERS, "overlay_seq", "kills", "prices")
+PACER: Final = "pacer"  # whose leader may write prices
 
 
 class ControlError(ValueError):
@@ -48,7 +55,10 @@ class OverlayEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ControlState:
-    """One poll. `features` is the JSON of the key space in use (`keyspace` parses it); None: never set."""
+    """One poll. `features` is the JSON of the key space in use (`keyspace` parses it); None: never set.
+
+    `prices` is the version of the prices; `blob` their text, when the poll named another version.
+    """
 
     bundle: str | None = None
     plan: str | None = None
@@ -57,6 +67,7 @@ class ControlState:
     epoch: str | None = None
     overlay_seq: int = 0
     kills: tuple[Kill, ...] = ()
+    blob: bytes | None = None
 
     @property
     def keyspace(self) -> KeySpace | None:
@@ -67,12 +78,37 @@ class ControlState:
 class Control(Protocol):
     """Raises StoreUnavailable; ControlError for bad fields and values."""
 
-    async def poll(self) -> ControlState:
-        """One read of everything that a replica follows."""
+    async def poll(self, prices: str | None = None) -> ControlState:
+        """One read of everything that a replica follows.
+
+        `prices` is the version held ("" for none): when control has another, it comes along in `blob`.
+        """
         ...
 
     async def set(self, field: str, value: str | None) -> None:
-        """Point `bundle`, `plan`, `features`, `prices` or `epoch` at a value; None removes it."""
+        """Point `bundle`, `plan`, `features` or `epoch` at a value; None removes it."""
+        ...
+
+    async def lead(self, name: str, candidate: str, ttl_s: float) -> int | None:
+        """Lead, or go on leading, for `ttl_s` from now: the fencing number; None while another leads.
+
+        The number stays the same while one leads without a gap and is greater for every later leader.
+        """
+        ...
+
+    async def resign(self, name: str, candidate: str) -> None:
+        """Let somebody else lead at once. Nothing happens when another leads."""
+        ...
+
+    async def put_prices(self, prices: Prices, state: bytes = b"") -> bool:
+        """Put prices and the controller's state, both or neither; False when another pacer leads by now.
+
+        Compared is the fence of the prices with the leader's. Raises PricesError for what may not be sent.
+        """
+        ...
+
+    async def pacer_state(self) -> bytes:
+        """What the last prices came with, for the leader that follows; empty when there is nothing."""
         ...
 
     async def kill(self, kill: Kill) -> None:
@@ -120,17 +156,60 @@ def check_overlay(entries: Iterable[tuple[OverlayKind, str, Payload | None]]) ->
             )
 
 
+def check_candidate(name: str, candidate: str, ttl_s: float) -> str:
+    if not name or not candidate or " " in candidate or ttl_s <= 0:
+        raise ControlError(f"{candidate!r} cannot lead {name!r} for {ttl_s} s: name both, without spaces")
+    return candidate
+
+
 class MemoryControl(Control):
     """Everything in this process: tests, and runs without a server."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self._pointers: dict[str, str] = {}
         self._kills: dict[Kill, None] = {}
         self._seq = 0
         self._overlay: dict[tuple[OverlayKind, str], tuple[int, bytes]] = {}
+        self._fences: dict[str, int] = {}
+        self._leaders: dict[str, tuple[str, float]] = {}  # the candidate, and when its lead ends
+        self._prices: tuple[str, bytes, bytes] | None = None  # version, blob, the pacer's state
 
-    async def poll(self) -> ControlState:
-        return ControlState(**self._pointers, overlay_seq=self._seq, kills=tuple(self._kills))
+    async def poll(self, prices: str | None = None) -> ControlState:
+        version, blob, _ = self._prices or (None, None, b"")
+        return ControlState(
+            **self._pointers,
+            prices=version,
+            overlay_seq=self._seq,
+            kills=tuple(self._kills),
+            blob=blob if prices is not None and prices != version else None,
+        )
+
+    async def lead(self, name: str, candidate: str, ttl_s: float) -> int | None:
+        check_candidate(name, candidate, ttl_s)
+        now = self._clock()
+        leader, until = self._leaders.get(name, ("", 0.0))
+        if now >= until:
+            self._fences[name] = max(self._fences.get(name, 0) + 1, int(now))
+        elif leader != candidate:
+            return None
+        self._leaders[name] = (candidate, now + ttl_s)
+        return self._fences[name]
+
+    async def resign(self, name: str, candidate: str) -> None:
+        if self._leaders.get(name, ("", 0.0))[0] == candidate:
+            del self._leaders[name]
+
+    async def put_prices(self, prices: Prices, state: bytes = b"") -> bool:
+        blob = prices.encode()
+        leads = self._clock() < self._leaders.get(PACER, ("", 0.0))[1]
+        if not leads or prices.fence != self._fences[PACER]:
+            return False
+        self._prices = (str(prices.version), blob, state)
+        return True
+
+    async def pacer_state(self) -> bytes:
+        return b"" if self._prices is None else self._prices[2]
 
     async def set(self, field: str, value: str | None) -> None:
         check_pointer(field)

@@ -59,6 +59,14 @@ class Metrics:
         )  # fmt: skip
         self._running = gauge("running_info", "what the service runs by", "bundle", "plan", "features")
         self._overlay = gauge("overlay_seq", "sequence number of the last item change taken in")
+        self.price_sets = counter("price_sets_total", "sets of prices met, by what became of them", "result")
+        self._pacings = counter("pacer_steps_total", "steps of the pacer, by outcome", "result")
+        self._pacing_seconds = Histogram(
+            "fenliu_pacer_step_seconds", "time of one step of the pacer that leads",
+            registry=self.registry, buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
+        )  # fmt: skip
+        self._leads = gauge("pacer_leads", "1 while this process leads the pacing")
+        self._ledger = counter("ledger_total", "places and units asked of the ledger, by outcome", "result")
         self._polled = gauge("control_age_seconds", "time since control last answered")
         self._features_age = gauge("features_age_seconds", "time since the watermark of a batch view", "view")
         self._cache: dict[tuple[str, ...], Any] = {}
@@ -94,6 +102,18 @@ class Metrics:
         """Control answered: its age counts from now by `clock` (monotonic)."""
         at = clock()
         self._polled.set_function(lambda: clock() - at)
+
+    def paced(self, result: str, seconds: float) -> None:
+        """A step of the pacer: written, following, idle, deposed or failed."""
+        self._child(("pacings", result), lambda: self._pacings.labels(result)).inc()
+        self._leads.set(result in ("written", "idle"))
+        if result == "written":
+            self._pacing_seconds.observe(seconds)
+
+    def ledger(self, result: str, count: int = 1) -> None:
+        """What came of asking the ledger: taken, replaced, refused_cap, refused_quota, unreachable, epoch."""
+        if count:
+            self._child(("ledger", result), lambda: self._ledger.labels(result)).inc(count)
 
     def watermarks(self, views: Mapping[str, float]) -> None:
         """Time of the watermark of each batch view, POSIX seconds."""

@@ -10,6 +10,7 @@ import orjson
 from features.redis_address import parse_address
 from features.redis_resp import RespLink, Script
 from serving.control import (
+    PACER,
     POLLED,
     Control,
     ControlError,
@@ -18,15 +19,58 @@ from serving.control import (
     OverlayEntry,
     OverlayKind,
     Payload,
+    check_candidate,
     check_kill,
     check_overlay,
     check_pointer,
 )
+from serving.prices import Prices
 
 HASH: Final = b"control"
 BODIES: Final = b"control:overlay"  # hash: "kind:id" -> "seq payload"
 ORDER: Final = b"control:overlay:order"  # sorted set: "kind:id" by seq
+PRICES: Final = b"control:prices"  # the blob
+STATE: Final = b"control:pacer"  # what the next pacer continues from
+FENCES: Final = b"control:fences"  # hash: name -> the last fencing number
 PAGE: Final = 1000
+
+# ARGV: the version of the prices held, then the fields. The blob comes along when there is a newer one.
+_POLL: Final = Script("""
+local values = redis.call('HMGET', KEYS[1], unpack(ARGV, 2))
+local version = redis.call('HGET', KEYS[1], 'prices')
+local blob = false
+if version and version ~= ARGV[1] then blob = redis.call('GET', KEYS[2]) end
+values[#ARGV] = blob
+return values
+""")
+
+# KEYS: leader, fences. ARGV: name, candidate, milliseconds. The store's seconds keep the numbers growing
+# when what it knew is lost.
+_LEAD: Final = Script("""
+local leader = redis.call('GET', KEYS[1])
+if leader and leader ~= ARGV[2] then return false end
+local fence = tonumber(redis.call('HGET', KEYS[2], ARGV[1]) or '0')
+if not leader then
+  fence = math.max(fence + 1, tonumber(redis.call('TIME')[1]))
+  redis.call('HSET', KEYS[2], ARGV[1], string.format('%d', fence))
+end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return fence
+""")
+
+_RESIGN: Final = Script("""
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+""")
+
+# KEYS: leader, fences, control, prices, state. ARGV: name, fence, version, blob, state.
+_PRICE: Final = Script("""
+if redis.call('EXISTS', KEYS[1]) == 0 or redis.call('HGET', KEYS[2], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('SET', KEYS[4], ARGV[4])
+redis.call('SET', KEYS[5], ARGV[5])
+redis.call('HSET', KEYS[3], 'prices', ARGV[3])
+return 1
+""")
 
 # ARGV: name, payload, name, payload, … Sequence numbers survive a trim: they live in the hash.
 _PUT: Final = Script("""
@@ -75,13 +119,37 @@ class RedisControl(Control):
     def at(cls, url: str) -> RedisControl:
         return cls(RespLink(parse_address(url)))
 
-    async def poll(self) -> ControlState:
-        values: list[bytes | None] = await self._link.command(b"HMGET", HASH, *POLLED)
+    async def poll(self, prices: str | None = None) -> ControlState:
+        blob: bytes | None = None
+        values: list[bytes | None]
+        if prices is None:
+            values = await self._link.command(b"HMGET", HASH, *POLLED)
+        else:
+            *values, blob = await _POLL.run(self._link, (HASH, PRICES), prices, *POLLED)
         found = {
             name: value.decode() for name, value in zip(POLLED, values, strict=True) if value is not None
         }
         seq, kills = found.pop("overlay_seq", "0"), found.pop("kills", "[]")
-        return ControlState(**found, overlay_seq=_int(seq), kills=_kills(kills))
+        return ControlState(**found, overlay_seq=_int(seq), kills=_kills(kills), blob=blob)
+
+    async def lead(self, name: str, candidate: str, ttl_s: float) -> int | None:
+        check_candidate(name, candidate, ttl_s)
+        keys = (_leader(name), FENCES)
+        fence: int | None = await _LEAD.run(self._link, keys, name, candidate, max(1, int(1000 * ttl_s)))
+        return fence
+
+    async def resign(self, name: str, candidate: str) -> None:
+        await _RESIGN.run(self._link, (_leader(name),), candidate)
+
+    async def put_prices(self, prices: Prices, state: bytes = b"") -> bool:
+        keys = (_leader(PACER), FENCES, HASH, PRICES, STATE)
+        blob = prices.encode()
+        done = await _PRICE.run(self._link, keys, PACER, prices.fence, prices.version, blob, state)
+        return bool(done)
+
+    async def pacer_state(self) -> bytes:
+        state: bytes | None = await self._link.command(b"GET", STATE)
+        return state or b""
 
     async def set(self, field: str, value: str | None) -> None:
         name = check_pointer(field)
@@ -128,6 +196,10 @@ class RedisControl(Control):
 
     async def close(self) -> None:
         await self._link.close()
+
+
+def _leader(name: str) -> bytes:
+    return b"control:leader:" + name.encode()
 
 
 def _entry(name: bytes, body: bytes) -> OverlayEntry:
