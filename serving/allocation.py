@@ -1,30 +1,54 @@
-"""The page: which candidate goes to which place, no item twice, no slot short while it can be full."""
+"""The page: which candidate goes to which place, under which campaign, no item twice, no slot short.
+
+`serving.page` decides jointly; here its columns are made from what a page has, its answer is given creatives,
+and what the market could not fill is filled from the back: candidates beyond a limit, the operators' picks,
+then everything that is permitted. Nothing of that may touch what a campaign or a cap stands behind.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, pairwise
+from itertools import chain
 from math import ceil
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.domain import BACKFILLED, Candidates, Effort, Rows, SlotRequest
-from serving.live import OWN_TITLE, Live
+from features.reservations import RESERVED
+from serving.domain import BACKFILLED, PINNED, Candidates, Effort, Rows, SlotRequest
+from serving.live import Live
+from serving.market import Market
+from serving.page import ORGANIC, RULE, Offers, Options, Problem, Slots, Solution, solve
 from serving.pipeline import Page, best_first
+from serving.plan import CompiledSlot
+from serving.stability import held_places
 from serving.surfaces import ALL, BIT, RECIPES, Recipe
 
-CHUNK = 64  # rows of a back-fill that are permitted together
+CHUNK: Final = 64  # rows of a back-fill that are permitted together
+MOST_SHAPES: Final = 256
+MOST_TURNS: Final = 12  # solutions in which some chosen item turned out to have nothing to show
+_IN_ORDER: Final = frozenset({"cached", "fallback"})  # rungs whose values are only an order
+_COUNTERS: Final = frozenset({RULE["cap"], RULE["exclusion"]})  # rules whose `by` is a counter
 
 
 class Chosen(NamedTuple):
+    """One place: the item, what is rendered of it, and what put it there."""
+
     row: int
     score: float
     origin: int
     creative: int
     flags: int
+    campaign: int = -1
+    value: float = 0.0  # CNY per display, with lever and prices
+    base: float = 0.0
+    tag: float = 0.0
+    rule: int = 0
+    by: int = -1  # campaign that the rule is of
+    capped: bool = False
+    spare: Chosen | None = None  # stands in where the ledger refuses
 
 
 @dataclass(slots=True, eq=False)
@@ -37,72 +61,47 @@ class Filling:
     count: int
     excluded: frozenset[int]  # rows
     chosen: list[Chosen] = field(default_factory=list)
-    passed: list[int] = field(default_factory=list)  # candidates beyond a limit
     supply: Iterator[Chosen] = field(default_factory=chain)
 
     @property
     def short(self) -> bool:
         return len(self.chosen) < self.count
 
-
-class Ranked:
-    """Permitted candidates, best first, as columns; the rows also as a list, for the loops over places."""
-
-    __slots__ = ("_members", "met", "origin", "rows", "score")
-
-    def __init__(self, live: Live, candidates: Candidates) -> None:
-        order = best_first(candidates.score)
-        rows = candidates.rows.take(order)
-        self._members: NDArray[np.uint64] = live.plan.members.take(rows)
-        self.rows: list[int] = rows.tolist()
-        self.score = candidates.score.take(order)
-        self.origin = candidates.origin.take(order)
-        self.met = int(np.bitwise_or.reduce(self.origin))
-
-    def chosen(self, at: int, creative: int) -> Chosen:
-        """The candidate at a position, to be placed."""
-        return Chosen(self.rows[at], self.score.item(at), self.origin.item(at), creative, 0)
-
-    def suiting(self, bit: int, origins: int) -> list[int]:
-        """Positions of what may go into the slot of this bit and comes from one of the sources."""
-        return self.suiting_each([(bit, origins)])[0]
-
-    def suiting_each(self, slots: Sequence[tuple[int, int]]) -> list[list[int]]:
-        """The same for several slots at once."""
-        bits = np.array([bit for bit, _ in slots], np.uint64)
-        suits = (self._members & bits[:, None]) != 0
-        if any(self.met & ~origins for _, origins in slots):
-            counting = np.array([origins for _, origins in slots], np.uint32)
-            suits &= (self.origin & counting[:, None]) != 0
-        n = len(self.rows)
-        flat = suits.ravel().nonzero()[0]  # slot after slot, as one line
-        ends: list[int] = flat.searchsorted(np.arange(len(slots) + 1) * n).tolist()
-        return [(flat[start:end] - slot * n).tolist() for slot, (start, end) in enumerate(pairwise(ends))]
+    @property
+    def must_fill(self) -> bool:
+        """A slot whose showing costs something may stay empty."""
+        return self.asked.spec.interruption <= 0
 
 
 class Allocation:
-    """Fills the slots in page order; then repairs what is short by moving items between slots."""
+    """One page. `fill` gives what is chosen for each slot of the query, in order."""
 
-    def __init__(self, page: Page, live: Live, candidates: Candidates, effort: Effort) -> None:
-        self._page, self._live, self._effort = page, live, effort
+    def __init__(
+        self, page: Page, live: Live, candidates: Candidates, effort: Effort, market: Market
+    ) -> None:
+        self._page, self._live, self._effort, self._market = page, live, effort, market
+        self._candidates = candidates
         self._now = page.query.now
         self._english = page.query.context.locale.startswith("en")
-        self._ranked = Ranked(live, candidates)
         self._taken: dict[int, int] = {}  # row -> index of its slot
         self._slots = [self._filling(i, asked) for i, asked in enumerate(page.query.slots)]
+        self._members = self._may_stand()
+        self._offers = self._standing_offers()
 
     def fill(self) -> list[list[Chosen]]:
-        """What is chosen for each slot of the query, in order."""
-        wanted = [(slot.asked.spec.bit, slot.recipe.selector.origins) for slot in self._slots]
-        for slot, suiting in zip(self._slots, self._ranked.suiting_each(wanted), strict=True):
-            self._best(slot, suiting)
-            while slot.short and (chosen := self._next(slot)) is not None:
-                self._place(slot, chosen)
-            self._reserve(slot)
+        if len(self._candidates):
+            self._settle()
         for slot in self._slots:
-            while slot.short and self._make_room(slot):
+            self._reserve(slot)
+            slot.supply = self._rest(slot)
+            while slot.short and slot.must_fill and (chosen := self._next(slot)) is not None:
+                self._place(slot, chosen)
+        for slot in self._slots:
+            while slot.short and slot.must_fill and self._make_room(slot):
                 pass
         return [slot.chosen for slot in self._slots]
+
+    # --- what competes
 
     def _filling(self, index: int, asked: SlotRequest) -> Filling:
         live, query = self._live, self._page.query
@@ -110,81 +109,192 @@ class Allocation:
         if asked.exclude:
             keys = np.fromiter(sorted(asked.exclude), np.uint64, len(asked.exclude))
             rows += live.items.rows_of_keys(keys).tolist()
-        count = 0 if live.kills.everything or asked.spec.name in live.kills.slots else asked.count
+        stopped = live.kills.everything or asked.spec.name in live.kills.slots
+        count = 0 if stopped else self._market.slot_most[index]
         return Filling(index, asked, RECIPES[asked.spec.layout], count, frozenset(rows))
+
+    def _may_stand(self) -> NDArray[np.uint64]:
+        """(n,) slots that each candidate may hold without a campaign: not where it is excluded."""
+        rows = self._candidates.rows
+        members = self._live.plan.members.take(rows)
+        for slot in self._slots:
+            self._bar(members, rows, slot)
+        return members
+
+    def _standing_offers(self) -> Offers:
+        offers = self._market.offers
+        slots = offers.slots.copy()
+        rows = self._candidates.rows.take(offers.candidate)
+        for slot in self._slots:
+            self._bar(slots, rows, slot)
+        return offers._replace(slots=slots)
+
+    def _bar(self, members: NDArray[np.uint64], rows: Rows, slot: Filling) -> None:
+        """Take the slot's bit from rows that are excluded there, or have nothing to show there."""
+        barred = np.zeros(len(rows), np.bool_)
+        if slot.excluded:
+            barred |= np.isin(rows, sorted(slot.excluded))
+        bare = self._live.bare(slot.asked.spec.layout_code, self._english)
+        if bare:
+            barred |= np.isin(rows, bare)
+        if barred.any():
+            members[barred] &= ~np.uint64(slot.asked.spec.bit)
+
+    # --- the market's answer
+
+    def _settle(self) -> None:
+        """Solve, and again without what has nothing to show, until everything chosen has."""
+        for _ in range(MOST_TURNS):
+            solution = solve(self._problem())
+            chosen, bare = self._read(solution)
+            if not bare:
+                break
+            for slot, candidate in bare:
+                bit = ~np.uint64(self._slots[slot].asked.spec.bit)
+                self._members[candidate] &= bit
+                self._offers.slots[self._offers.candidate == candidate] &= bit
+        for slot, one in chosen:
+            self._place(self._slots[slot], one)
+
+    def _problem(self) -> Problem:
+        candidates, market = self._candidates, self._market
+        _, category = np.unique(candidates.items["category"], return_inverse=True)
+        options = Options(
+            members=self._members,
+            origin=candidates.origin,
+            value=market.value,
+            category=np.where(candidates.items["category"] == 0, 0, category + 1).astype(np.int32),
+            kind=candidates.items["kind"],
+            room=market.option_room,
+            capped=market.option_capped,
+        )
+        query = self._page.query
+        held = held_places(query, query.slots, candidates.rows, self._live.items)
+        return Problem(self._shape(), options, self._offers, market.room, held, market.limits)
+
+    def _shape(self) -> Slots:
+        """The slots as columns: the same for all pages that ask for the same places."""
+        in_order = self._effort in _IN_ORDER
+        key = (in_order, *((slot.asked.spec.index, slot.count) for slot in self._slots))
+        made = self._live.shapes.get(key)
+        if made is None:
+            if len(self._live.shapes) >= MOST_SHAPES:
+                self._live.shapes.clear()
+            made = page_slots([(slot.asked.spec, slot.count) for slot in self._slots])
+            if in_order:  # slot by slot, each from its first place on
+                one = np.ones_like(made.diminish)
+                made = made._replace(rates=np.sign(made.rates), diminish=one, cross=one)
+            self._live.shapes[key] = made
+        return made
+
+    def _read(self, solution: Solution) -> tuple[list[tuple[int, Chosen]], list[tuple[int, int]]]:
+        """What was chosen (slot, place), and (slot, candidate) of what has nothing to show."""
+        chosen: list[tuple[int, Chosen]] = []
+        bare: list[tuple[int, int]] = []
+        columns = (column.tolist() for column in solution[:11])
+        for slot, _, candidate, offer, value, base, tag, rule, by, spare, spare_offer in zip(
+            *columns, strict=True
+        ):
+            creative = self._shown(slot, candidate, offer)
+            if creative is None:
+                bare.append((slot, candidate))
+                continue
+            one = self._one(slot, candidate, offer, creative)._replace(
+                value=value, base=base, tag=tag, rule=rule, by=self._blamed(rule, by)
+            )
+            if one.capped and spare >= 0:
+                one = one._replace(spare=self._spare(slot, spare, spare_offer))
+            if rule == RULE["pin"]:
+                one = one._replace(flags=one.flags | PINNED)
+            chosen.append((slot, one))
+        return chosen, bare
+
+    def _one(self, slot: int, candidate: int, offer: int, creative: int) -> Chosen:
+        candidates, market = self._candidates, self._market
+        tagged = offer != ORGANIC
+        capped = bool(market.option_capped[candidate]) or market.slot_capped[slot]
+        capped = capped or (tagged and bool(self._offers.capped[offer]))
+        worth = self._offers.value[offer] if tagged else market.value[candidate]
+        base = self._offers.base[offer] if tagged else market.value[candidate]
+        return Chosen(
+            int(candidates.rows[candidate]),
+            float(candidates.score[candidate]),
+            int(candidates.origin[candidate]),
+            creative,
+            RESERVED if capped else 0,
+            int(self._offers.campaign[offer]) if tagged else -1,
+            float(worth),
+            float(base),
+            capped=capped,
+        )
+
+    def _spare(self, slot: int, candidate: int, offer: int) -> Chosen | None:
+        """The stand-in, unless it has nothing to show or the slot itself is capped."""
+        creative = self._shown(slot, candidate, offer)
+        if creative is None or self._market.slot_capped[slot]:
+            return None
+        self._taken[int(self._candidates.rows[candidate])] = slot
+        return self._one(slot, candidate, offer, creative)
+
+    def _blamed(self, rule: int, by: int) -> int:
+        if by >= 0 and rule in _COUNTERS:
+            return self._market.counter_of[by]
+        return by
+
+    def _shown(self, slot: int, candidate: int, offer: int) -> int | None:
+        """The creative; of a campaign that names some, the first of these that may be shown."""
+        row, spec = int(self._candidates.rows[candidate]), self._slots[slot].asked.spec
+        if offer != ORGANIC:
+            allowed = self._live.creatives_of(int(self._market.table[offer]))
+            if allowed is not None:
+                return self._live.creative_among(row, spec.layout_code, self._english, self._now, allowed)
+        return self._live.creative(row, spec.layout_code, self._english, self._now)
+
+    # --- what the market could not fill
 
     def _place(self, slot: Filling, chosen: Chosen) -> None:
         slot.chosen.append(chosen)
         self._taken[chosen.row] = slot.index
 
-    def _best(self, slot: Filling, suiting: list[int]) -> None:
-        """The recipe's candidates in order, within its limits; `supply` then holds the rest."""
-        if not slot.count:
-            return
-        ranked, spec, recipe, live = self._ranked, slot.asked.spec, slot.recipe, self._live
-        per_category = spec.per_category or recipe.per_category
-        per_kind = ceil(slot.count * recipe.per_kind) if len(spec.kinds) > 1 else slot.count
-        in_category: dict[int, int] = {}
-        in_kind: dict[int, int] = {}
-        positions = recipe.selector.select(suiting)
-        rows, picks = ranked.rows, live.picks(spec.layout_code, self._english)
-        categories, kinds, taken, excluded = live.category_of, live.kind_of, self._taken, slot.excluded
-        free, left = slot.count, iter(positions)
-        for i in left:
-            row = rows[i]
-            if row in taken or row in excluded:
-                continue
-            creative = picks[row]
-            if creative < OWN_TITLE:  # not known yet, or not for ever
-                picked = live.creative(row, spec.layout_code, self._english, self._now)
-                if picked is None:
-                    continue
-                creative = picked
-            category, kind = categories[row], kinds[row]
-            of_category, of_kind = in_category.get(category, 0), in_kind.get(kind, 0)
-            if (category and of_category >= per_category) or of_kind >= per_kind:
-                slot.passed.append(i)
-                continue
-            in_category[category], in_kind[kind] = of_category + 1, of_kind + 1
-            slot.chosen.append(ranked.chosen(i, creative))
-            taken[row] = slot.index
-            free -= 1
-            if not free:
-                break
-        slot.supply = self._rest(slot, positions, left)
-
     def _next(self, slot: Filling) -> Chosen | None:
         """The next best that the slot may hold and no slot holds."""
         return next((chosen for chosen in slot.supply if chosen.row not in self._taken), None)
 
-    def _rest(self, slot: Filling, positions: list[int], left: Iterator[int]) -> Iterator[Chosen]:
-        """What the limits passed over, other candidates, the operators' picks, then all that is permitted."""
+    def _rest(self, slot: Filling) -> Iterator[Chosen]:
+        """Candidates by value, of the layout's sources first; the operators' picks; all that is permitted."""
+        if self._market.slot_capped[slot.index]:
+            return  # what is capped comes through the market or not at all
         spec = slot.asked.spec
-        yield from self._of(slot, slot.passed)
-        yield from self._of(slot, left)
-        if self._ranked.met & ~slot.recipe.selector.origins:
-            seen = frozenset(positions)
-            everyone = self._ranked.suiting(spec.bit, ALL)
-            yield from self._of(slot, [i for i in everyone if i not in seen])
+        yield from self._of(slot, slot.recipe.selector.origins)
+        yield from self._of(slot, ALL)
         yield from self._permitted(slot, spec.fallback, BIT["operator"])
         wide = spec.open if self._effort == "fallback" else spec.wide
         yield from self._permitted(slot, wide, BIT["backfill"])
 
-    def _of(self, slot: Filling, positions: Iterable[int]) -> Iterator[Chosen]:
-        ranked = self._ranked
-        for i in positions:
-            creative = self._creative(slot, ranked.rows[i])
+    def _of(self, slot: Filling, origins: int) -> Iterator[Chosen]:
+        """Candidates that the slot may hold freely: no cap and no exclusion group is on them."""
+        candidates, market = self._candidates, self._market
+        free = (self._members >> np.uint64(slot.asked.spec.index)) & np.uint64(1) != 0
+        free &= (candidates.origin & np.uint32(origins)) != 0
+        free &= (market.option_capped == 0) & (market.option_room < 0).all(axis=1)
+        where = free.nonzero()[0]
+        for at in where[best_first(market.value[where])].tolist():
+            row = int(candidates.rows[at])
+            creative = self._creative(slot, row)
             if creative is not None:
-                yield ranked.chosen(i, creative)
+                value = float(market.value[at])
+                score, origin = float(candidates.score[at]), int(candidates.origin[at])
+                yield Chosen(row, score, origin, creative, 0, value=value, base=value)
 
     def _permitted(self, slot: Filling, rows: Rows, origin: int) -> Iterator[Chosen]:
         """Rows beyond the candidates, in their order, as far as they are permitted."""
         pipeline = self._live.pipelines[self._effort]
+        ruled = self._live.stalls.ruled
         for start in range(0, len(rows), CHUNK):
             chunk = rows[start : start + CHUNK]
             for row in chunk[pipeline.permit(self._page, chunk) == 0].tolist():
                 creative = self._creative(slot, row)
-                if creative is not None:
+                if creative is not None and not ruled(row):
                     yield Chosen(row, 0.0, 1 << origin, creative, BACKFILLED)
 
     def _creative(self, slot: Filling, row: int) -> int | None:
@@ -194,19 +304,18 @@ class Allocation:
         return self._live.creative(row, slot.asked.spec.layout_code, self._english, self._now)
 
     def _reserve(self, slot: Filling) -> None:
-        """Give the last place to the best of a reserved source, where none of its candidates got one."""
+        """Give the last free place to the best of a reserved source, where none of its candidates got one."""
         if slot.count < len(slot.recipe.reserved) + 2 or slot.short:
             return
         for at, source in enumerate(slot.recipe.reserved, start=1):
             bit = 1 << source
-            if not self._ranked.met & bit or any(chosen.origin & bit for chosen in slot.chosen):
+            if any(chosen.origin & bit for chosen in slot.chosen) or not _free(slot.chosen[-at]):
                 continue
-            best = next(self._of(slot, self._ranked.suiting(slot.asked.spec.bit, bit)), None)
+            best = next(self._of(slot, bit), None)
             if best is not None:
                 out, slot.chosen[-at] = slot.chosen[-at], best
                 del self._taken[out.row]
                 self._taken[best.row] = slot.index
-                slot.supply = chain((out,), slot.supply)
 
     def _make_room(self, short: Filling) -> bool:
         """One more item for a short slot, by an augmenting path: another slot gives one and takes another.
@@ -231,12 +340,16 @@ class Allocation:
         return False
 
     def _movable(self, giver: Filling, taker: Filling) -> int | None:
-        """The last of the giver's places whose item the taker may hold."""
+        """The last of the giver's free places whose item the taker may hold."""
         spec = taker.asked.spec
+        if self._market.slot_capped[taker.index]:
+            return None
         for at in range(len(giver.chosen) - 1, -1, -1):
-            row = giver.chosen[at].row
-            suits = int(self._live.plan.members[row]) & spec.bit and row not in taker.excluded
-            if suits and self._live.creative(row, spec.layout_code, self._english, self._now) is not None:
+            chosen = giver.chosen[at]
+            suits = int(self._live.plan.members[chosen.row]) & spec.bit and chosen.row not in taker.excluded
+            if not suits or not _free(chosen):
+                continue
+            if self._live.creative(chosen.row, spec.layout_code, self._english, self._now) is not None:
                 return at
         return None
 
@@ -250,3 +363,43 @@ class Allocation:
             creative = self._live.creative(moved.row, layout, self._english, self._now)
             new, giver = moved._replace(creative=-1 if creative is None else creative), taker
         self._place(giver, new)
+
+
+def _free(chosen: Chosen) -> bool:
+    """Whether nothing but its value put it there."""
+    return chosen.campaign < 0 and not chosen.capped and not chosen.flags & PINNED
+
+
+def page_slots(asked: Sequence[tuple[CompiledSlot, int]]) -> Slots:
+    """The slots of a page as columns: (slot, places to fill) in page order."""
+    specs = [spec for spec, _ in asked]
+    counts = [count for _, count in asked]
+    recipes = [RECIPES[spec.layout] for spec in specs]
+    rates = np.zeros((len(specs), max([1, *counts])), np.float32)
+    for at, (spec, count) in enumerate(asked):
+        rates[at, :count] = spec.rates[:count]
+    return Slots(
+        bit=np.array([spec.bit for spec in specs], np.uint64),
+        count=np.array(counts, np.int32),
+        rates=rates,
+        origins=np.array([recipe.selector.origins for recipe in recipes], np.uint32),
+        per_category=np.array(
+            [spec.per_category or recipe.per_category for spec, recipe in zip(specs, recipes, strict=True)],
+            np.int32,
+        ),
+        per_kind=np.array(
+            [
+                ceil(count * recipe.per_kind) if len(spec.kinds) > 1 else count
+                for (spec, count), recipe in zip(asked, recipes, strict=True)
+            ],
+            np.int32,
+        ),
+        diminish=np.array([spec.diminish for spec in specs], np.float32),
+        cross=np.array([spec.cross for spec in specs], np.float32),
+        interruption=np.array([spec.interruption for spec in specs], np.float32),
+        switching=np.array(
+            [spec.switching_cost if spec.refresh != "view" else 0.0 for spec in specs], np.float32
+        ),
+        kind_least=np.stack([spec.kinds_least for spec in specs]),
+        kind_most=np.stack([spec.kinds_most for spec in specs]),
+    )

@@ -51,7 +51,15 @@ def identity_of(ask: RecommendAsk, request_id: str | None) -> Identity:
     return Identity(given or uuid7(), given is not None, subject, visitor)
 
 
-def slots_of(plan: CompiledPlan, ask: RecommendAsk, kind: PageKind) -> tuple[str, tuple[SlotRequest, ...]]:
+class Surface(NamedTuple):
+    """Which page: its name, its slots to fill, and the org whose instance of a template it is."""
+
+    name: str
+    slots: tuple[SlotRequest, ...]
+    owner: str | None = None
+
+
+def surface_of(plan: CompiledPlan, ask: RecommendAsk, kind: PageKind) -> Surface:
     """The surface and its slots to fill. Raises Problem for unknown surfaces and slots."""
     if kind != "page" and ask.slots is not None:
         raise _refused("slots", "invalid_field", f"/{kind} fills its own slots; name slots at /v1/recommend")
@@ -60,9 +68,11 @@ def slots_of(plan: CompiledPlan, ask: RecommendAsk, kind: PageKind) -> tuple[str
             "surface", "invalid_field", "/homepage is the surface home; name another at /v1/recommend"
         )
     surface = ask.surface or HOME
-    known = plan.surfaces.get(surface)
-    if known is None:
-        raise _refused("surface", "unknown_surface", f"the plan has {', '.join(sorted(plan.surfaces))}")
+    found = plan.surface(surface)
+    if found is None:
+        names = ", ".join(sorted((*plan.surfaces, *plan.templates)))
+        raise _refused("surface", "unknown_surface", f"the plan has {names}")
+    known, owner = found
     if layouts := _LAYOUTS.get(kind):
         known = tuple(slot for slot in known if slot.layout in layouts)
         if not known:
@@ -70,8 +80,8 @@ def slots_of(plan: CompiledPlan, ask: RecommendAsk, kind: PageKind) -> tuple[str
                 "surface", "no_such_layout", f"{surface} has no slot of layout {' or '.join(sorted(layouts))}"
             )
     if ask.slots is None:
-        return surface, _whole(known)
-    return surface, _chosen(surface, known, ask.slots)
+        return Surface(surface, _whole(known), owner)
+    return Surface(surface, _chosen(surface, known, ask.slots), owner)
 
 
 @lru_cache(256)  # most requests want the same whole page

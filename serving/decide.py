@@ -6,7 +6,7 @@ customer's records) stands in the query; which rung to run is the shell's choice
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -15,21 +15,28 @@ from numpy.typing import NDArray
 
 from serving.allocation import Allocation, Chosen
 from serving.domain import (
+    EXPLORING,
     Candidates,
     Decision,
     Drops,
     Effort,
     Explained,
+    Lottery,
+    Met,
     Placement,
     Query,
     Rows,
 )
+from serving.exploring import Draw
 from serving.live import Live
+from serving.market import Market
+from serving.page import RULE
 from serving.pipeline import Page, Trace
 from serving.reasons import Drop, Reason
 from serving.surfaces import BIT
 
-SPARE = 8  # candidates of a kind beyond twice its places
+NO_UNITS: Final = (0.0, 0.0, 0.0)
+SPARE: Final = 8  # candidates of a kind beyond twice its places
 
 __all__ = ["Decision", "Query", "decide", "page_of"]
 
@@ -50,21 +57,30 @@ def decide(
     page = page_of(query, live, effort, cached)
     ranked, found, drops = live.pipelines[effort].run(page, trace)
     start = trace.start()
-    chosen = Allocation(page, live, ranked, effort).fill()
+    market = live.stalls.of(page, ranked, effort)
+    trace.note("market", len(ranked), start)
+    start = trace.start()
+    chosen = Allocation(page, live, ranked, effort, market).fill()
     trace.note("allocate", len(ranked), start)
     lost = tuple(trace.failed) + (("killed",) if live.kills.everything else ())
     start = trace.start()
+    placements, spares = _placements(page, live, chosen)
+    placements, lotteries = _explored(page, live, effort, ranked, market, placements, spares)
     decision = Decision(
         query=query,
         bundle=live.bundle.version,
         plan=live.plan.version,
         overlay_seq=live.overlay_seq,
         effort=effort,
-        placements=_placements(page, live, chosen),
+        placements=placements,
         degraded=query.customer.missing + lost,
         drops=_counted(drops),
         explained=_explained(page, live, effort, ranked, found, drops) if query.explain else None,
         cached=cached if effort == "cached" else None,
+        prices=str(live.prices.version) if live.prices.version else None,
+        spares=spares,
+        lotteries=lotteries,
+        met=_met(page, live, market, found, drops),
     )
     trace.note("assemble", len(ranked), start)
     return decision
@@ -81,34 +97,137 @@ def page_of(query: Query, live: Live, effort: Effort = "full", cached: Rows | No
     city = query.context.city or int(query.customer.get("city"))
     areas = (city, *live.plan.areas.get(city, ())) if city else ()
     segment = int(query.customer.get("segment")) if personal else 0
-    return Page(query, demand, segment, city, areas, cached)
+    page = Page(query, demand, segment, city, areas, cached)
+    page.bits = sum(asked.spec.bit for asked in query.slots)
+    page.price, page.prices, page.owner = live.price, live.price_table, query.owner
+    return page
 
 
-def _placements(page: Page, live: Live, chosen: Sequence[Sequence[Chosen]]) -> tuple[Placement, ...]:
-    """Made column by column: forty objects of eleven fields, one by one, would cost as much as ranking."""
+def _placements(
+    page: Page, live: Live, chosen: Sequence[Sequence[Chosen]]
+) -> tuple[tuple[Placement, ...], dict[int, Placement]]:
+    """The page, and the stand-ins of its capped places by index.
+
+    Made column by column: forty objects of twenty fields, one by one, would cost as much as ranking.
+    """
     flat = [one for places in chosen for one in places]
     if not flat:
+        return (), {}
+    at = [(slot, position) for slot, places in enumerate(chosen) for position in range(len(places))]
+    placements = _made(page, live, flat, at)
+    standing = [(index, one.spare) for index, one in enumerate(flat) if one.spare is not None]
+    spares = _made(page, live, [spare for _, spare in standing], [at[index] for index, _ in standing])
+    return placements, {index: spare for (index, _), spare in zip(standing, spares, strict=True)}
+
+
+def _made(
+    page: Page, live: Live, chosen: Sequence[Chosen], at: Sequence[tuple[int, int]]
+) -> tuple[Placement, ...]:
+    if not chosen:
         return ()
-    rows, scores, origins, creatives, flags = zip(*flat, strict=True)
+    rows = [one.row for one in chosen]
+    origins = [one.origin for one in chosen]
     why = {origin: int(_reason(origin, page)) for origin in set(origins)}
-    texts = live.texts
-    columns = (
-        [slot for slot, places in enumerate(chosen) for _ in places],
-        [position for places in chosen for position in range(len(places))],
-        rows,
-        live.keys.take(rows).tolist(),
-        scores,
-        origins,
-        [why[origin] for origin in origins],
-        creatives,
-        [
-            texts[row].creative_key(creative) if creative >= 0 else 0
-            for row, creative in zip(rows, creatives, strict=True)
-        ],
-        flags,
-        [1.0] * len(rows),
+    texts, campaign_keys = live.texts, live.plan.campaigns.keys
+    rates = [asked.spec.rates for asked in page.query.slots]
+    keys = live.keys.take(rows).tolist()
+    cvr = live.stalls.cvr
+    made = []
+    for one, (slot, position), key in zip(chosen, at, keys, strict=True):
+        shown = float(rates[slot][position])
+        clicks = shown * one.score if one.campaign >= 0 else 0.0
+        made.append(
+            Placement(
+                slot,
+                position,
+                one.row,
+                key,
+                one.score,
+                one.origin,
+                why[one.origin],
+                one.creative,
+                texts[one.row].creative_key(one.creative) if one.creative >= 0 else 0,
+                one.flags,
+                1.0,
+                one.campaign,
+                int(campaign_keys[one.campaign]) if one.campaign >= 0 else 0,
+                one.value,
+                one.base,
+                one.tag,
+                one.rule,
+                one.by,
+                one.capped,
+                shown,
+                (shown, clicks, clicks * float(cvr[one.row])) if one.campaign >= 0 else NO_UNITS,
+            )
+        )
+    return tuple(made)
+
+
+def _explored(
+    page: Page,
+    live: Live,
+    effort: Effort,
+    ranked: Candidates,
+    market: Market,
+    placements: tuple[Placement, ...],
+    spares: Mapping[int, Placement],
+) -> tuple[tuple[Placement, ...], tuple[Lottery, ...]]:
+    """The page after its lotteries; off where the customer is not to be profiled, and on lower rungs."""
+    query = page.query
+    if effort != "full" or not query.profiling or not any(asked.spec.explore for asked in query.slots):
+        return placements, ()
+    taken = {place.row for place in placements} | {spare.row for spare in spares.values()}
+    draw = Draw(query, live, ranked, market, taken)
+    made, lotteries = list(placements), []
+    for index, place in enumerate(placements):
+        if place.campaign >= 0 or place.capped or place.rule or place.flags:
+            continue
+        drawn = draw.at(index, place.slot, place.row)
+        if drawn is None:
+            continue
+        lottery, at, creative = drawn
+        lotteries.append(lottery)
+        chance = lottery.probabilities[lottery.drawn]
+        if at < 0:
+            made[index] = place._replace(propensity=chance)
+            continue
+        row, value = int(ranked.rows[at]), float(market.value[at])
+        made[index] = place._replace(
+            row=row,
+            key=int(live.keys[row]),
+            score=float(ranked.score[at]),
+            origin=int(ranked.origin[at]),
+            reason=int(_reason(int(ranked.origin[at]), page)),
+            creative=creative,
+            creative_key=live.texts[row].creative_key(creative) if creative >= 0 else 0,
+            flags=place.flags | EXPLORING,
+            propensity=chance,
+            value=value,
+            base=value,
+            tag=(place.base - value) * place.shown,
+            rule=RULE["exploration"],
+        )
+    return tuple(made), tuple(lotteries)
+
+
+def _met(page: Page, live: Live, market: Market, found: Candidates, drops: Drops) -> Met | None:
+    """What campaigns met on this page, for causes and counts; None where none ran."""
+    if page.running is None or not page.running.any():
+        return None
+    table = live.offers
+    looked_at = table.campaign.take(page.offers)
+    at = found.rows.searchsorted(table.row.take(page.offers))
+    at = np.minimum(at, max(0, len(found) - 1))
+    why = drops.take(at) if len(found) else np.zeros(len(looked_at), np.uint32)
+    full = [of for of, left in zip(market.counter_of, market.room.tolist(), strict=True) if of >= 0 >= left]
+    return Met(
+        running=page.running.nonzero()[0].astype(np.int32),
+        looked_at=looked_at,
+        drops=why,
+        permitted=market.offers.campaign,
+        full=np.array(sorted(full), np.int32),
     )
-    return tuple(map(Placement._make, zip(*columns, strict=True)))
 
 
 _REASONS: Final[tuple[tuple[str, Reason], ...]] = (

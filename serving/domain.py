@@ -70,6 +70,11 @@ class Query:
     anchor_row: int | None = None
     profiling: bool = True
     explain: bool = False
+    device: str | None = None  # the visitor's subject beside a user's
+    reserved: bytes = b""  # what other pages of this customer have reserved, as the ledger keeps it
+    spent: frozenset[str] = frozenset()  # quotas of which this replica holds no unit
+    capped: bool = True  # whether anything that is capped may be shown: the ledger answers
+    owner: int = 0  # key32 of the org whose instance of a template the surface is; 0 none
 
 
 class Proposal(NamedTuple):
@@ -151,6 +156,44 @@ class Placement(NamedTuple):
     creative_key: int  # key32; 0 with its own title
     flags: int
     propensity: float = 1.0
+    campaign: int = -1  # index in live.plan.campaigns; -1: organic
+    campaign_key: int = 0  # key32
+    value: float = 0.0  # CNY per display, with lever and prices
+    base: float = 0.0  # the same without them
+    tag: float = 0.0  # CNY that the page forgoes by the rule that put it here
+    rule: int = 0  # serving.page.RULES; 0 none
+    by: int = -1  # campaign that the rule is of
+    capped: bool = False  # shown only if the ledger reserves it
+    shown: float = 1.0  # P(displayed | slot, position)
+    units: tuple[float, float, float] = (1.0, 0.0, 0.0)  # expected displays, clicks, conversions
+
+
+@dataclass(frozen=True, slots=True)
+class Lottery:
+    """What was drawn at a place: the finite set, and the probability of each."""
+
+    place: int  # index in the page
+    keys: tuple[int, ...]  # key64 of the items, the deterministic winner first
+    probabilities: tuple[float, ...]
+    drawn: int  # which of them
+
+
+class Met(NamedTuple):
+    """What campaigns met on the way to a page; indices of the plan's campaigns."""
+
+    running: NDArray[np.int32]  # those that might have been on it
+    looked_at: NDArray[np.int32]  # the campaign of each offer looked at
+    drops: NDArray[np.uint32]  # what dropped each of these offers' items
+    permitted: NDArray[np.int32]  # those that stood for a place
+    full: NDArray[np.int32]  # of these, those that caps leave no place
+
+
+class Refused(NamedTuple):
+    """A capped placement that was not shown, and why: cap, quota, ledger (it could not be asked)."""
+
+    place: int  # index in the page as it was decided
+    campaign: int
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +222,11 @@ class Decision:
     drops: Mapping[str, int] = field(default_factory=dict)  # drop code -> candidates of the page
     explained: Explained | None = None
     cached: Rows | None = None  # what the rung `cached` was given: the rows of the page before
+    prices: str | None = None  # version
+    spares: Mapping[int, Placement] = field(default_factory=dict)  # uncapped stand-ins, by index in the page
+    lotteries: tuple[Lottery, ...] = ()
+    refused: tuple[Refused, ...] = ()  # what the ledger or a lease did not give
+    met: Met | None = None
 
     @property
     def valid_until(self) -> float:

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +29,18 @@ T = TypeVar("T")
 Categories = Callable[[NDArray[np.uint64]], NDArray[np.uint32]]
 
 
+class Counted(Protocol):
+    """`serving.delivered.Delivered`: what events count for. Raises nothing for a store that is away."""
+
+    async def count(self, events: Sequence[Event], timeout_s: float) -> None: ...
+
+
 class LiveBytes(NamedTuple):
-    """Entries of one subject for its RECENT and CONTACT logs."""
+    """Entries of one subject for its RECENT and CONTACT logs; `device`: of users' pages, for their visitor."""
 
     recent: bytes
     contact: bytes
+    device: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +67,10 @@ class Intake:
         metrics: Metrics,
         verify: Callable[[str], PageToken],
         write_timeout_s: float,
+        counting: Counted,
     ) -> None:
         self._log, self._live, self._publisher, self._metrics = log, live, publisher, metrics
+        self._counting = counting
         self._verify, self._timeout_s = verify, write_timeout_s
 
     async def take(
@@ -82,6 +91,7 @@ class Intake:
         young = [e for e, new in zip(events, fresh, strict=True) if new or now - e.at < REPAIR_S]
         live = entries_by_subject(young, categories)
         await self._apply(live, young, allowed_s)
+        await self._counting.count(young, allowed_s)
         accepted = sum(fresh)
         self._count(accepted, len(events) - accepted, len(rejected))
         return Taken(accepted, len(events) - accepted, tuple(rejected), live)
@@ -142,7 +152,7 @@ class Intake:
     async def _apply(self, live: dict[str, LiveBytes], events: Iterable[Event], timeout_s: float) -> None:
         """The live views; what fails now is tried again in the background, for the log already has it."""
         work = [
-            partial(self._live.append, subject, recent=of.recent, contact=of.contact)
+            partial(self._live.append, subject, recent=of.recent, contact=of.contact, device=of.device)
             for subject, of in live.items()
         ]
         pairs = {
@@ -176,14 +186,13 @@ async def in_time(work: Awaitable[T], timeout_s: float) -> T:
 
 def entries_by_subject(events: Iterable[Event], categories: Categories) -> dict[str, LiveBytes]:
     """The live entries of events, in order, by subject; subjects without any are left out."""
-    parts: dict[str, tuple[list[bytes], list[bytes]]] = {}
+    parts: dict[str, tuple[list[bytes], list[bytes], list[bytes]]] = {}
     for event in events:
         recent, contact = live_entries(event, categories)
         if recent or contact:
-            of = parts.setdefault(event.subject, ([], []))
+            of = parts.setdefault(event.subject, ([], [], []))
             of[0].append(recent)
             of[1].append(contact)
-    return {
-        subject: LiveBytes(b"".join(recent), b"".join(contact))
-        for subject, (recent, contact) in parts.items()
-    }
+            if event.device is not None and contact:
+                parts.setdefault(event.device, ([], [], []))[2].append(contact)
+    return {subject: LiveBytes(*(b"".join(some) for some in of)) for subject, of in parts.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any, Final, Protocol
 
@@ -15,10 +15,15 @@ from serving.bundle import Bundle
 from serving.domain import Drops, Effort, Rows
 from serving.filters import rules_of
 from serving.items import Entry, Items, items_in_effect
+from serving.market import Stalls
+from serving.page import Slots
 from serving.pipeline import Pipeline
 from serving.plan import CompiledPlan, Plan, Stock, compile_plan
+from serving.prices import NO_PRICES, PriceColumns, Prices
+from serving.running import OfferTable
 from serving.surfaces import pipelines
 from serving.texts import Texts
+from serving.worth import Worth, price_table
 
 OWN_TITLE: Final = -1  # instead of the index of a creative
 _NOTHING: Final = -2
@@ -78,14 +83,26 @@ class Live:
     category_of: list[int]  # the same, and the kind's code, for loops: a list answers one row fastest
     kind_of: list[int]
     pipelines: Mapping[Effort, Pipeline]
-    prices: None = None
+    offers: OfferTable
+    stalls: Stalls
+    price: PriceColumns  # `prices` by the plan's campaigns
+    price_table: NDArray[np.float32]  # (campaigns, 3) the same for arithmetic
+    orgs: Mapping[int, str]  # key32 -> id of the plan's orgs
+    prices: Prices = NO_PRICES
     features_version: str | None = None
     materialised: frozenset[str] = frozenset()
     watermark: float = inf  # POSIX seconds: no profile of the key space holds anything newer
     thrown: tuple[tuple[str, str], ...] = ()  # the kills as control says them: scope and id
     problems: tuple[str, ...] = ()  # of the overlay and of the plan over it; nothing unsafe
-    # A memo, the same on every replica: by layout and language, per row.
+    # Memos, the same on every replica: by layout and language, per row; and the slots of pages as columns.
     _picks: dict[tuple[int, bool], list[int]] = field(default_factory=dict, repr=False)
+    _bare: dict[tuple[int, bool], list[int]] = field(default_factory=dict, repr=False)
+    shapes: dict[tuple[object, ...], Slots] = field(default_factory=dict, repr=False)
+
+    def priced(self, prices: Prices) -> Live:
+        """The same view by other prices; nothing is built anew."""
+        price = prices.columns(self.plan.campaigns)
+        return replace(self, prices=prices, price=price, price_table=_table(price))
 
     @property
     def texts(self) -> Texts:
@@ -109,7 +126,31 @@ class Live:
             if not text.timeless:
                 return picked
             found = picks[row] = _NOTHING if picked is None else picked
+            if picked is None:
+                self._bare.setdefault((layout, english), []).append(row)
         return None if found == _NOTHING else found
+
+    def bare(self, layout: int, english: bool) -> list[int]:
+        """Rows of which it is known that nothing can ever be rendered in the layout."""
+        return self._bare.get((layout, english), [])
+
+    def creatives_of(self, offer: int) -> frozenset[int] | None:
+        """Keys (32 bits) of the creatives that an offer of the table names; None: any."""
+        return self.plan.campaigns.offer_creatives[int(self.offers.offer[offer])]
+
+    def creative_among(
+        self, row: int, layout: int, english: bool, now: float, allowed: frozenset[int]
+    ) -> int | None:
+        """The first of these creatives that may be shown now, in the language where there is one."""
+        creatives = self.items.texts[row].creatives
+        shown = [
+            index
+            for index, one in enumerate(creatives)
+            if one.key in allowed and one.key not in self.kills.creatives and one.shows(layout, now)
+        ]
+        wanted = "en" if english else "zh"
+        spoken = [index for index in shown if creatives[index].locale.startswith(wanted)]
+        return next(iter(spoken or shown), None)
 
     def picks(self, layout: int, english: bool) -> list[int]:
         """Per row what `creative` remembers of it; below OWN_TITLE where it has to be asked."""
@@ -132,22 +173,31 @@ def build_live(
     features_version: str | None = None,
     materialised: Iterable[str] = (),
     watermark: float = inf,
+    prices: Prices = NO_PRICES,
+    lists: Mapping[str, int] | None = None,
     strict: bool = True,
 ) -> Live:
     """Build a view aside; nothing is touched when it fails. Milliseconds for 3,000 items.
 
-    `overlay` holds every entry since the bundle, in any order. Raises PlanError when the plan does not fit
-    the bundle's items; when only the overlay or a kill makes it short (or `strict` is False, for a
-    preview), it stands and `problems` says so.
+    `overlay` holds every entry since the bundle, in any order; `lists`: numbers of uploaded lists by name.
+    Raises PlanError when the plan does not fit the bundle's items; when only the overlay or a kill makes it
+    short (or `strict` is False, for a preview), it stands and `problems` says so.
     """
     kills = tuple(kills)
     stopped = Kills.of(kills)
     items = items_in_effect(bundle, overlay)
-    stock = _stock(items, stopped)
+    stock = _stock(items, stopped, lists)
     compiled = compile_plan(plan, stock, strict=False)
     if strict and compiled.problems:
-        compile_for(plan, bundle)
+        compile_for(plan, bundle, lists)
     table = items.table
+    campaigns = compiled.campaigns
+    offers = OfferTable.of(campaigns)
+    worth = Worth.of(
+        compiled.values, bundle.stats, stock.kinds, np.ascontiguousarray(table["key"]), costs=table["cost"]
+    )
+    offered, price = worth.bound(campaigns), prices.columns(campaigns)
+    killed = np.array([name in stopped.campaigns for name in campaigns.ids], np.bool_)
     return Live(
         bundle=bundle,
         plan=compiled,
@@ -160,7 +210,13 @@ def build_live(
         categories=np.ascontiguousarray(table["category"]),
         category_of=table["category"].tolist(),
         kind_of=stock.kinds.tolist(),
-        pipelines=pipelines(items, compiled, stock.rules, stock.ranked),
+        pipelines=pipelines(items, compiled, stock.rules, stock.ranked, offers, offered, killed),
+        offers=offers,
+        stalls=Stalls(campaigns, offers, worth, offered, compiled.slots.values(), table),
+        price=price,
+        price_table=_table(price),
+        orgs={key32(name): name for name in compiled.orgs.lineages},
+        prices=prices,
         features_version=features_version,
         materialised=frozenset(materialised),
         watermark=watermark,
@@ -169,12 +225,16 @@ def build_live(
     )
 
 
-def compile_for(plan: Plan, bundle: Bundle) -> CompiledPlan:
+def compile_for(plan: Plan, bundle: Bundle, lists: Mapping[str, int] | None = None) -> CompiledPlan:
     """What `fenliu plan check` runs: the plan over a bundle alone. Raises PlanError."""
-    return compile_plan(plan, _stock(items_in_effect(bundle, ()), Kills()))
+    return compile_plan(plan, _stock(items_in_effect(bundle, ()), Kills(), lists))
 
 
-def _stock(items: Items, kills: Kills) -> Stock:
+def _table(price: PriceColumns) -> NDArray[np.float32]:
+    return price_table(price.display, price.click, price.convert)
+
+
+def _stock(items: Items, kills: Kills, lists: Mapping[str, int] | None = None) -> Stock:
     table = items.table
     killed = [row for row in (items.row(name) for name in kills.items) if row is not None]
     return Stock(
@@ -183,6 +243,10 @@ def _stock(items: Items, kills: Kills) -> Stock:
         layouts=items.layouts,
         rules=rules_of(table, killed),
         ranked=_ranked(items),
+        creatives=lambda row: items.texts[row].creatives,
+        categories=np.ascontiguousarray(table["category"]),
+        tops=np.ascontiguousarray(table["top_category"]),
+        lists=lists,
     )
 
 

@@ -36,6 +36,7 @@ from serving.taste import Taste
 
 if TYPE_CHECKING:
     from serving.permission import Permission
+    from serving.prices import PriceColumns
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,6 +60,14 @@ class Trace:
         return self.timer() if self.timer is not None else 0.0
 
 
+def _no_offers() -> Index:
+    return np.empty(0, np.intp)
+
+
+def _no_prices() -> Scores:
+    return np.empty((0, 3), np.float32)
+
+
 @dataclass(slots=True)
 class Page:
     """What the stages of one decision share about the request. Made once, by `decide`."""
@@ -72,6 +81,12 @@ class Page:
     history: History = NO_HISTORY
     taste: Taste | None = None
     scores: Scores | None = None  # the model's score of every bundle row, when a source has computed them
+    owner: int = 0  # key32 of the org whose instance of a template the surface is
+    bits: int = 0  # of the plan's slots that are asked for
+    price: PriceColumns | None = None
+    prices: Scores = field(default_factory=_no_prices)  # (campaigns, 3) CNY per display, click, conversion
+    running: Mask | None = None  # (campaigns,) those that may be on this page
+    offers: Index = field(default_factory=_no_offers)  # in the offer table, those looked at closely
 
 
 class Stage(ABC):  # noqa: B024 - what a step does is declared by the kinds of stage below

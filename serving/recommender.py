@@ -20,14 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.customer import Blobs, decode_customer
+from features.ids import key32
+from features.log import Entry
 from features.store import StoreUnavailable
 from features.stores import Stores
 from features.token import TokenSigner
 from serving import remembered, wire
-from serving.asked import Identity, PageKind, identity_of, slots_of
+from serving.asked import Identity, PageKind, identity_of, surface_of
 from serving.decide import decide
 from serving.domain import Decision, Effort, Query, SlotRequest
 from serving.errors import Problem
+from serving.granting import Granting
 from serving.holder import Holder
 from serving.intake import Intake, Taken, in_time
 from serving.joining import Links, with_entries
@@ -39,6 +42,7 @@ from serving.remembered import Remembered
 from serving.served import served_entry
 from serving.settings import Settings
 from serving.standing import categories_of, may_stand
+from serving.tallying import Tallying
 from serving.wire import RecommendAsk
 
 LOG: Final = logging.getLogger("fenliu.recommender")
@@ -60,6 +64,7 @@ class _Ask:
     who: Identity
     surface: str
     slots: tuple[SlotRequest, ...]
+    owner: str | None
     now: float
     due: float  # monotonic
 
@@ -87,11 +92,14 @@ class Recommender:
         signer: TokenSigner,
         metrics: Metrics,
         settings: Settings,
+        granting: Granting,
+        tallying: Tallying,
         *,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         decide: Decide = decide,
     ) -> None:
+        self._granting, self._tallying = granting, tallying
         self._holder, self._stores, self._intake, self._publisher = holder, stores, intake, publisher
         self._signer, self._metrics, self._settings = signer, metrics, settings
         self._clock, self._monotonic, self._decide = clock, monotonic, decide
@@ -105,9 +113,9 @@ class Recommender:
         """The body of the answer. `arrived` is monotonic: the deadline counts from it."""
         live = self._holder.live  # taken once: nothing newer is seen by this request
         who = identity_of(ask, request_id)
-        surface, slots = slots_of(live.plan, ask, kind)
+        surface, slots, owner = surface_of(live.plan, ask, kind)
         deadline_s = (ask.options.deadline_ms or self._settings.deadline_ms) / 1000
-        asked = _Ask(live, ask, who, surface, slots, self._clock(), arrived + deadline_s)
+        asked = _Ask(live, ask, who, surface, slots, owner, self._clock(), arrived + deadline_s)
         if self._in_flight >= self._settings.max_in_flight:
             self._metrics.shed.inc()
             raise Problem(
@@ -143,14 +151,16 @@ class Recommender:
 
     async def _answer(self, asked: _Ask) -> bytes:
         taken = await self._events(asked)
-        customer_blobs, stands = await self._read(asked, taken)
-        query = self._query(asked, customer_blobs)
+        customer_blobs, stands, reserved = await self._read(asked, taken)
+        query = self._query(asked, customer_blobs, reserved)
         again = 0
         if stands is not None and not asked.dry:
             if (body := self._replayed(asked, query, stands)) is not None:
                 return body
             again = 1
         decision = self._decided(asked, query)
+        if not asked.dry:
+            decision = await self._granted(asked, decision, again)
         body = self._body(asked, decision, taken)
         if asked.dry:
             return body
@@ -178,8 +188,10 @@ class Recommender:
         """Seconds until the deadline; never nothing, so that a store that answers at once is heard."""
         return max(asked.due - self._monotonic(), LEAST_S)
 
-    async def _read(self, asked: _Ask, taken: Taken | None) -> tuple[Blobs, bytes | None]:
-        """The customer's bytes with everything that is known to have happened, and the remembered page."""
+    async def _read(self, asked: _Ask, taken: Taken | None) -> tuple[Blobs, bytes | None, bytes]:
+        """The customer's bytes with everything that is known to have happened, the remembered page, and what
+        pages hold.
+        """
         who = asked.who
         found = await self._stores.fetch_customer(
             who.subject,
@@ -204,7 +216,7 @@ class Recommender:
         if taken is not None:
             for subject in (who.visitor, who.subject):
                 blobs = with_entries(blobs, taken.live.get(subject) if subject else None)
-        return blobs, found.decision
+        return blobs, found.decision, found.reserved or b""
 
     def _replayed(self, asked: _Ask, query: Query, blob: bytes) -> bytes | None:
         """The page decided before, unless something on it may not be shown any more."""
@@ -223,7 +235,7 @@ class Recommender:
 
     # --- the decision
 
-    def _query(self, asked: _Ask, blobs: Blobs) -> Query:
+    def _query(self, asked: _Ask, blobs: Blobs, reserved: bytes) -> Query:
         live, options = asked.live, asked.ask.options
         customer = decode_customer(
             blobs,
@@ -245,6 +257,11 @@ class Recommender:
             live.row(anchor) if anchor is not None else None,
             customer.profiling,
             options.explain,
+            asked.who.visitor,
+            reserved,
+            self._granting.spent(live),
+            self._granting.open,
+            key32(asked.owner) if asked.owner is not None else 0,
         )
 
     def _decided(self, asked: _Ask, query: Query) -> Decision:
@@ -254,6 +271,8 @@ class Recommender:
             lost = (*lost, "anchor_item")
         if self._holder.stale:
             lost = (*lost, "control")
+        if self._holder.prices_stale:
+            lost = (*lost, "prices")
         return decision if lost == decision.degraded else replace(decision, degraded=lost)
 
     def _down_the_ladder(self, asked: _Ask, query: Query) -> Decision:
@@ -283,6 +302,11 @@ class Recommender:
             "not_ready", "no rung of the degradation ladder could make a page; the service's log says why"
         )
 
+    async def _granted(self, asked: _Ask, decision: Decision, attempt: int) -> Decision:
+        """The page as quotas and caps allow it. A decision and attempt reserve once, however often tried."""
+        timeout_s = min(self._settings.write_timeout_s, max(self._left(asked), MORE_S))
+        return await self._granting.granted(decision, asked.live, attempt, timeout_s)
+
     # --- after the decision
 
     def _body(self, asked: _Ask, decision: Decision, taken: Taken | None) -> bytes:
@@ -296,6 +320,7 @@ class Recommender:
             asked.live.texts,
             page_token=None if asked.dry else self._token(decision),
             valid_until=decision.valid_until,
+            campaigns=asked.live.plan.campaigns.ids,
             extra=extra,
             explained=wire.explained_slots(decision, asked.live.texts)
             if decision.explained is not None
@@ -313,9 +338,11 @@ class Recommender:
             [slot.spec.key for slot in query.slots],
             np.array([place.slot for place in placed], np.uint8),
             np.array([place.key for place in placed], np.uint64),
-            np.zeros(len(placed), np.uint32),
+            np.array([place.campaign_key for place in placed], np.uint32),
             np.array([place.creative_key for place in placed], np.uint32),
             np.array([place.flags for place in placed], np.uint8),
+            device=query.device or "",
+            org=int(query.customer.get("org")),
         )
 
     async def _remember(self, asked: _Ask, decision: Decision, body: bytes, again: int) -> tuple[bytes, int]:
@@ -344,7 +371,12 @@ class Recommender:
         keys = np.array([place.key for place in decision.placements], np.uint64)
         if decision.effort in ("full", "light"):
             _keep(self._last, (asked.who.subject, asked.surface), keys, LAST_PAGES)
-        self._publisher.put(partial(served_entry, decision, blobs, asked.ask, asked.live, again))
+        self._publisher.put(partial(self._record, decision, blobs, asked, again))
+
+    def _record(self, decision: Decision, blobs: Blobs, asked: _Ask, again: int) -> Entry:
+        """Made when it is written, off the request's path: the tallies and the served record."""
+        self._tallying.add(decision, asked.live)
+        return served_entry(decision, blobs, asked.ask, asked.live, again)
 
 
 def _keep(held: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:

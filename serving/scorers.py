@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from features.events import WHAT
 from serving.blend import TERMS, Blend, probability
 from serving.catalogue import REPEATS
-from serving.domain import Candidates, Column, Scores
+from serving.domain import Candidates, Column, Rows, Scores
 from serving.pipeline import Page, Scorer
 from serving.tables import Popular
 
@@ -39,23 +39,37 @@ class Blended(Scorer):
 
     def score(self, page: Page, candidates: Candidates) -> Scores:
         rows, columns = candidates.rows, candidates.columns
+        logit = self._logit(page, rows, columns.get("model"))
+        fatigue = columns.get("fatigue")
+        if fatigue is not None:
+            logit += self._tires.take(rows) * fatigue
+        return probability(logit)
+
+    def estimate(self, page: Page, rows: Rows) -> Scores:
+        """The score of any rows before fatigue, by what the page knows already: for looking, not for placing."""
+        known = page.scores
+        if known is None:
+            return probability(self._logit(page, rows, None))
+        model = known.take(rows, mode="clip")
+        beyond = rows >= len(known)
+        if beyond.any():
+            model[beyond] = np.nan
+        return probability(self._logit(page, rows, model))
+
+    def _logit(self, page: Page, rows: Rows, model: Scores | None) -> Scores:
         table = self._tables.get(page.segment, 0)
         if table not in self._constant:
             self._constant[table] = self._of(page.segment)
         without, with_model = self._constant[table]
-        model, fatigue = columns.get("model"), columns.get("fatigue")
         if model is None:
-            logit = without.take(rows)
-        else:
-            logit = self._slope.take(rows)
-            logit *= model
-            logit += with_model.take(rows)
-            unknown = np.isnan(model)
-            if unknown.any():
-                logit[unknown] = without.take(rows[unknown])
-        if fatigue is not None:
-            logit += self._tires.take(rows) * fatigue
-        return probability(logit)
+            return without.take(rows)
+        logit: Scores = self._slope.take(rows)
+        logit *= model
+        logit += with_model.take(rows)
+        unknown = np.isnan(model)
+        if unknown.any():
+            logit[unknown] = without.take(rows[unknown])
+        return logit
 
     def _of(self, segment: int) -> tuple[Scores, Scores]:
         """The logit of every row before fatigue: where the model is silent, and where it says 0."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from features.customer import Blobs
 from features.events import served_id, served_to_log
 from features.log import Entry
-from serving.domain import Decision
+from serving.domain import Decision, Lottery
 from serving.live import Live
 from serving.wire import RecommendAsk
 
@@ -36,12 +36,17 @@ def record(decision: Decision, blobs: Blobs, ask: RecommendAsk, live: Live) -> d
     columns: dict[str, NDArray[Any]] = {
         "place_slot": np.array([place.slot for place in placed], np.uint8),
         "items": np.array([place.key for place in placed], np.uint64),
-        "campaigns": np.zeros(len(placed), np.uint32),
+        "campaigns": np.array([place.campaign_key for place in placed], np.uint32),
         "creatives": np.array([place.creative_key for place in placed], np.uint32),
         "scores": np.array([place.score for place in placed], np.float32),
         "propensity": np.array([place.propensity for place in placed], np.float32),
         "origins": np.array([place.origin for place in placed], np.uint32),
         "reasons": np.array([place.reason for place in placed], np.uint8),
+        "shown": np.array([place.shown for place in placed], np.float32),
+        "values": np.array([place.value for place in placed], np.float32),
+        "bases": np.array([place.base for place in placed], np.float32),
+        "tags": np.array([place.tag for place in placed], np.float32),
+        "rules": np.array([place.rule for place in placed], np.uint8),
     }
     return {
         "id": query.decision_id,
@@ -51,7 +56,14 @@ def record(decision: Decision, blobs: Blobs, ask: RecommendAsk, live: Live) -> d
         "bundle": decision.bundle,
         "plan": decision.plan,
         "overlay": decision.overlay_seq,
-        "prices": None,
+        "prices": decision.prices,
+        "reserved": query.reserved,
+        "spent": sorted(query.spent),
+        "capped": query.capped,
+        "device": query.device,
+        "owner": query.owner,
+        "refused": [list(one) for one in decision.refused],
+        "lotteries": [list(one) for one in map(_lottery, decision.lotteries)],
         "stats": decision.bundle,  # item statistics travel with the bundle
         "features": live.features_version or "",
         "views": sorted(live.materialised),
@@ -69,6 +81,10 @@ def record(decision: Decision, blobs: Blobs, ask: RecommendAsk, live: Live) -> d
         "profiling": query.profiling,
         **{name: column.tobytes() for name, column in columns.items()},
     }
+
+
+def _lottery(one: Lottery) -> tuple[int, list[int], list[float], int]:
+    return one.place, list(one.keys), list(one.probabilities), one.drawn
 
 
 def _keys(decision: Decision, live: Live) -> bytes | None:

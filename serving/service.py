@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,13 +12,18 @@ from features.log import Entry
 from features.outcomes import Outcome, live_entries, outcome_to_log, parse_outcome, parse_outcomes
 from features.stores import MEMORY, Stores, StoreUrls
 from features.token import TokenSigner
+from serving.campaign_metrics import CampaignCollector
 from serving.changes import Changes
 from serving.control import Control, MemoryControl
 from serving.decide import decide
+from serving.delivered import Delivered
 from serving.errors import Problem
+from serving.granting import Granting
 from serving.holder import Holder
 from serving.intake import Intake, in_time
 from serving.observe import Metrics
+from serving.pace_plan import Pacing
+from serving.pacer import Pacer
 from serving.publisher import Publisher
 from serving.recommender import Decide, Recommender
 from serving.redis_control import RedisControl
@@ -26,6 +32,7 @@ from serving.security import token_keys
 from serving.settings import Settings
 from serving.similar import similar_bytes
 from serving.standing import categories_of
+from serving.tallying import Tallying
 from serving.wire import SimilarAsk
 
 
@@ -37,9 +44,12 @@ class _Parts:
     control: Control
     publisher: Publisher
     intake: Intake
+    granting: Granting
+    tallying: Tallying
     recommender: Recommender
     changes: Changes
     reloader: Reloader
+    pacer: Pacer
 
 
 class Service:
@@ -73,14 +83,20 @@ class Service:
         parts = self._parts = self._wire()
         await parts.publisher.start()
         await parts.reloader.start()
+        await parts.granting.start()
+        await parts.tallying.start()
+        await parts.pacer.start()
 
     async def stop(self) -> None:
         """What was accepted is written, then everything is closed. Safe to call twice."""
         parts, self._parts = self._parts, None
         if parts is None:
             return
+        await parts.pacer.stop()
         await parts.reloader.stop()
         await parts.publisher.stop()
+        await parts.tallying.stop()
+        await parts.granting.stop()
         if self._given[0] is None:
             await parts.control.close()
             await parts.stores.close()
@@ -90,18 +106,40 @@ class Service:
         urls = {role: url or MEMORY for role, url in settings.store_urls.items()}
         stores = self._given[0] or Stores.open(StoreUrls(**urls), clock=self._clock)
         link = stores.control_link
-        control = self._given[1] or (MemoryControl() if link is None else RedisControl(link))
+        control = self._given[1] or (MemoryControl(self._clock) if link is None else RedisControl(link))
         publisher = Publisher(stores.log, metrics, settings.served_queue)
-        intake = Intake(
-            stores.log, stores.live, publisher, metrics, self.signer.verify, settings.write_timeout_s
+        granting = Granting(
+            stores.ledger, control, self.holder, metrics, clock=self._clock, monotonic=time.monotonic
         )
+        delivered = Delivered(stores.ledger, stores.meters, granting, self.holder, publisher, metrics)
+        intake = Intake(
+            stores.log,
+            stores.live,
+            publisher,
+            metrics,
+            self.signer.verify,
+            settings.write_timeout_s,
+            delivered,
+        )
+        tallying = Tallying(stores.meters, metrics, clock=self._clock)
         recommender = Recommender(
-            self.holder, stores, intake, publisher, self.signer, metrics, settings, clock=self._clock,
-            decide=self._decide,
+            self.holder, stores, intake, publisher, self.signer, metrics, settings, granting, tallying,
+            clock=self._clock, decide=self._decide,
         )  # fmt: skip
+        pacer = Pacer(
+            control, stores.meters, stores.ledger, Pacing(lambda: self.holder.current), metrics,
+            secrets.token_hex(6), clock=self._clock, stopped=self._stopped_slots,
+        )  # fmt: skip
+        metrics.registry.register(CampaignCollector(tallying.campaigns, tallying.tags, self.holder))
         changes = Changes(control, stores.live, settings.write_timeout_s, self._clock)
         reloader = Reloader(control, self.holder, settings, metrics, self._bundles, clock=self._clock)
-        return _Parts(stores, control, publisher, intake, recommender, changes, reloader)
+        return _Parts(
+            stores, control, publisher, intake, granting, tallying, recommender, changes, reloader, pacer
+        )
+
+    def _stopped_slots(self) -> frozenset[str]:
+        live = self.holder.current
+        return frozenset() if live is None else live.kills.slots
 
     @property
     def _started(self) -> _Parts:
@@ -116,6 +154,18 @@ class Service:
     @property
     def changes(self) -> Changes:
         return self._started.changes
+
+    @property
+    def intake(self) -> Intake:
+        return self._started.intake
+
+    @property
+    def granting(self) -> Granting:
+        return self._started.granting
+
+    @property
+    def tallying(self) -> Tallying:
+        return self._started.tallying
 
     @property
     def control(self) -> Control:

@@ -1,11 +1,11 @@
 """THE composition: what each rung of effort runs, and what each layout makes of it. Read this first.
 
-    rung      candidates                                       ranked by
-    full      every source                                     the bundle's blend
-    light     all but the model's own search                   the bundle's blend
-    cached    the customer's last page                         the order it had
-    popular   what is popular with everybody                   popularity
-    fallback  none: the operators' picks, then open items
+    rung      candidates                                       ranked by             campaigns
+    full      every source                                     the bundle's blend    all that run
+    light     all but the model's own search                   the bundle's blend    all that run
+    cached    the customer's last page                         the order it had      mandatory ones
+    popular   what is popular with everybody                   popularity            all that run
+    fallback  none: the operators' picks, then open items                            mandatory ones
 
 Every rung is filtered by every rule of `serving.filters.FILTERS`.
 """
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from features.ids import KINDS
 from features.views import ITEM
-from serving.domain import Effort, Rows
+from serving.audience_facts import lookups_of
+from serving.domain import Effort, Mask, Rows
 from serving.filters import FILTERS
 from serving.hydrators import Affinity, Fatigue
 from serving.interest import RecentInterest
@@ -29,6 +30,7 @@ from serving.items import Items
 from serving.permission import Permission
 from serving.pipeline import Hydrator, Pipeline, Scorer, Source, Understanding
 from serving.plan import CompiledPlan
+from serving.running import CampaignItems, OfferTable, Running
 from serving.scorers import Blended, HeldLast
 from serving.selectors import BestFirst
 from serving.sources import (
@@ -44,6 +46,7 @@ from serving.sources import (
     Taste,
 )
 from serving.table_models import PopularModel
+from serving.worth import OfferWorth
 
 SOURCES: Final = (
     "nearest_to_customer",
@@ -57,6 +60,7 @@ SOURCES: Final = (
     "popular_with_everybody",
     "operator",  # a slot's fallback list in the plan
     "backfill",  # the slot's popular items, when nothing else was left
+    "campaign",  # an item of a campaign that runs for this page
 )
 """A source's place here is its bit in a placement's origin."""
 
@@ -90,11 +94,20 @@ RECIPES: Final[Mapping[str, Recipe]] = {
 
 
 def pipelines(
-    items: Items, plan: CompiledPlan, rules: NDArray[np.uint32], ranked: Rows
+    items: Items,
+    plan: CompiledPlan,
+    rules: NDArray[np.uint32],
+    ranked: Rows,
+    offers: OfferTable,
+    worth: OfferWorth,
+    stopped: Mask,
 ) -> dict[Effort, Pipeline]:
-    """The pipeline of each rung over the rows in effect; `ranked`: all rows, most popular first."""
-    bundle = items.bundle
-    shown = np.flatnonzero(plan.members != 0).astype(np.int32)  # rows that somebody may be shown somewhere
+    """The pipeline of each rung over the rows in effect; `ranked`: all rows, most popular first.
+
+    `stopped` (campaigns,): those that a kill switch holds.
+    """
+    bundle, campaigns = items.bundle, plan.campaigns
+    shown = np.flatnonzero(plan.members != 0).astype(np.int32)  # rows that stand somewhere without a campaign
     known = shown[shown < len(bundle)]
     columns = {name: np.ascontiguousarray(items.table[name]) for name in ITEM.names}
     kinds, published = columns["kind"], columns["published_at"].copy()
@@ -114,8 +127,13 @@ def pipelines(
         "cached": Cached(len(items)),
         "popular_with_everybody": PopularWithEverybody(bundle.popular),
     }
+    blended = Blended(bundle.blend, bundle.popular, kinds)
+    lookups = lookups_of(items.rows_of_keys, columns)
+    running = Running(campaigns, plan.audiences, lookups, plan.lineages, plan.called, stopped)
+    sources["campaign"] = CampaignItems(campaigns, offers, blended, worth, mandatory=False)
+    notices = CampaignItems(campaigns, offers, blended, worth, mandatory=True)
     hydrators = (Affinity(bundle.model), Fatigue(items.rows_of_keys))
-    scorers: tuple[Scorer, ...] = (Blended(bundle.blend, bundle.popular, kinds),)
+    scorers: tuple[Scorer, ...] = (blended,)
     if isinstance(bundle.model, PopularModel):  # it knows no history
         scorers = (*scorers, RecentInterest(bundle.neighbours))
     held_last = HeldLast.of(columns["repeat"], columns["key"])
@@ -128,14 +146,15 @@ def pipelines(
         names: tuple[str, ...],
         hydrators: tuple[Hydrator, ...],
         scorers: tuple[Scorer, ...],
+        campaigns: Source = sources["campaign"],
     ) -> Pipeline:
-        chosen = tuple((BIT[name], sources[name]) for name in names)
+        chosen = (*((BIT[name], sources[name]) for name in names), (BIT["campaign"], campaigns))
         return Pipeline(understanding, chosen, permission, hydrators, scorers)
 
     return {
-        "full": rung((taste,), SOURCES[:7], hydrators, scorers),
-        "light": rung((taste,), SOURCES[1:7], hydrators, scorers),
-        "cached": rung((), ("cached",), (), ()),
-        "popular": rung((), ("popular_with_everybody",), (), scorers),
-        "fallback": rung((), (), (), ()),
+        "full": rung((taste, running), SOURCES[:7], hydrators, scorers),
+        "light": rung((taste, running), SOURCES[1:7], hydrators, scorers),
+        "cached": rung((running,), ("cached",), (), (), notices),
+        "popular": rung((running,), ("popular_with_everybody",), (), scorers),
+        "fallback": rung((running,), (), (), (), notices),
     }

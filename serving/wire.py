@@ -208,6 +208,7 @@ _REASON: Final = {
     for english in (False, True)
 }
 _SURE: Final = b',"propensity":1.0}'
+_ORGANIC: Final = b"null"
 
 
 def page_bytes(
@@ -216,11 +217,12 @@ def page_bytes(
     *,
     page_token: str | None,
     valid_until: float,
+    campaigns: Sequence[str] = (),
     extra: Mapping[str, Any] | None = None,
     explained: Sequence[Mapping[str, Any]] | None = None,
 ) -> bytes:
-    """The body of a page. `texts[row]` is a serving.texts.ItemText; `explained` adds one object to each
-    slot.
+    """The body of a page. `texts[row]` is a serving.texts.ItemText; `campaigns` are the ids of the plan's, in
+    its order; `explained` adds one object to each slot.
     """
     query = decision.query
     english = query.context.locale.startswith("en")
@@ -237,15 +239,17 @@ def page_bytes(
     groups: list[list[bytes]] = [[] for _ in query.slots]
     locale = query.context.locale
     for index, place in enumerate(decision.placements):
-        slot, position, row, _, score, _, reason, creative, _, _, propensity = place
+        slot, position, row, _, score, _, reason, creative, _, _, propensity, campaign, *_ = place
         sure = _SURE if propensity == 1.0 else b',"propensity":%.6f}' % propensity
+        of = _ORGANIC if campaign < 0 else orjson.dumps(campaigns[campaign])
         groups[slot].append(
-            b'{"index":%d,%b,"position":%d,"score":%.4f,"campaign_id":null%b%b'
+            b'{"index":%d,%b,"position":%d,"score":%.4f,"campaign_id":%b%b%b'
             % (
                 index,
                 texts[row].json(creative, locale),
                 position,
                 score if isfinite(score) else 0.0,
+                of,
                 _REASON[reason, english],
                 sure,
             )

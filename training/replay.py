@@ -17,6 +17,7 @@ from features.ids import key64
 from serving.decide import decide
 from serving.domain import Decision, Query, SlotRequest
 from serving.live import Live
+from serving.reserving import settle
 from serving.wire import ContextAsk, context_of
 from training.lake import Lake
 
@@ -32,6 +33,7 @@ class Placed(NamedTuple):
 
     slot: int
     item: int
+    campaign: int
     creative: int
     score: bytes
     propensity: bytes
@@ -69,15 +71,21 @@ def query_of(record: Record, live: Live) -> Query:
         record["at"],
         live.row(anchor) if anchor is not None else None,
         customer.profiling,
+        device=record["device"],
+        reserved=record["reserved"],
+        spent=frozenset(record["spent"]),
+        capped=record["capped"],
+        owner=record["owner"],
     )
 
 
 def decided_again(record: Record, live: Live) -> Decision:
-    """`decide` on what the record holds. Raises ReplayError."""
+    """`decide` on what the record holds, settled by what the ledger refused then. Raises ReplayError."""
     cached = None
     if record["cached"] is not None:
         cached = live.items.rows_of_keys(np.frombuffer(record["cached"], np.uint64))
-    return decide(query_of(record, live), live, record["effort"], cached)
+    decision = decide(query_of(record, live), live, record["effort"], cached)
+    return settle(decision, {place: why for place, _, why in record["refused"]})
 
 
 def placed_by(decision: Decision) -> list[Placed]:
@@ -86,6 +94,7 @@ def placed_by(decision: Decision) -> list[Placed]:
         Placed(
             place.slot,
             place.key,
+            place.campaign_key,
             place.creative_key,
             np.float32(place.score).tobytes(),
             np.float32(place.propensity).tobytes(),
@@ -100,13 +109,16 @@ def placed_in(record: Record) -> list[Placed]:
     """The placements that a record says were served."""
     floats = [[one.tobytes() for one in np.frombuffer(record[name], "<f4")] for name in _FLOATS]
     whole = [np.frombuffer(record[name], kind).tolist() for name, kind in _WHOLE]
-    slots, items, creatives, origins, reasons = whole
-    columns = zip(slots, items, creatives, *floats, origins, reasons, strict=True)
+    slots, items, campaigns, creatives, origins, reasons = whole
+    columns = zip(slots, items, campaigns, creatives, *floats, origins, reasons, strict=True)
     return [Placed(*one) for one in columns]
 
 
 _FLOATS = ("scores", "propensity")
-_WHOLE = (("place_slot", "u1"), ("items", "<u8"), ("creatives", "<u4"), ("origins", "<u4"), ("reasons", "u1"))
+_WHOLE = (
+    *(("place_slot", "u1"), ("items", "<u8"), ("campaigns", "<u4"), ("creatives", "<u4")),
+    *(("origins", "<u4"), ("reasons", "u1")),
+)
 
 
 def _same(record: Record, live: Live) -> None:
@@ -115,6 +127,7 @@ def _same(record: Record, live: Live) -> None:
         "plan": live.plan.version,
         "overlay": live.overlay_seq,
         "kills": [list(kill) for kill in live.thrown],
+        "prices": str(live.prices.version) if live.prices.version else None,
     }
     for name, here in wanted.items():
         if record[name] != here:
@@ -124,7 +137,10 @@ def _same(record: Record, live: Live) -> None:
 
 
 def _slots(record: Record, live: Live) -> tuple[SlotRequest, ...]:
-    known = {slot.name: slot for slot in live.plan.surfaces[record["surface"]]}
+    found = live.plan.surface(record["surface"])
+    if found is None:
+        raise ReplayError(f"decision {record['id']}: the plan has no surface {record['surface']}")
+    known = {slot.name: slot for slot in found[0]}
     excluded: dict[str, list[str]] = record["context"].get("exclude", {})
     return tuple(
         SlotRequest(known[name], count, frozenset(key64(item) for item in excluded.get(name, ())))

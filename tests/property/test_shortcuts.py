@@ -16,14 +16,12 @@ from features.events import WHAT
 from features.ids import KINDS, key32, key64
 from features.transforms import EventWeights, fatigue, fatigue_at, history, telling
 from features.views import CONTACT, HOLDINGS_KEPT, RECENT
-from serving.allocation import Ranked
 from serving.blend import TERMS, Blend
 from serving.catalogue import REPEATS
 from serving.decide import page_of
 from serving.domain import Candidates, Facts
 from serving.filters import FILTERS
 from serving.live import Live
-from serving.pipeline import Trace
 from serving.scorers import LAST, Blended, HeldLast
 from serving.sources import NearestToCustomer, PopularInCity, PopularInSegment, Taste
 from serving.vector_model import VectorModel
@@ -321,26 +319,6 @@ def test_a_head_cut_once_is_the_head_cut_again(live):
                 assert found.score[mine].tolist() == top.score.tolist()
             assert around.enabled(page) and len(around.propose(page).rows)
     assert not around.enabled(page_of(query(live, stranger(), city=key32("999999")), live))
-
-
-def test_what_suits_all_slots_at_once_is_what_suits_each(live):
-    rng = np.random.default_rng(2)
-    page = personal(live, recent=recent_entries(("i5", "clicked", 60)))
-    kept, *_ = live.pipelines["full"].run(page, Trace())
-    ranked = Ranked(live, kept)
-    wanted = [
-        (slot.spec.bit, int(origins))
-        for slot in page.query.slots
-        for origins in (*rng.integers(0, 2048, 3), 2047, 0)
-    ]
-    members = live.plan.members
-    for (bit, origins), positions in zip(wanted, ranked.suiting_each(wanted), strict=True):
-        plain = [
-            at
-            for at, (row, origin) in enumerate(zip(ranked.rows, ranked.origin.tolist(), strict=True))
-            if int(members[row]) & bit and origin & origins
-        ]
-        assert positions == plain == ranked.suiting(bit, origins)
 
 
 def test_no_event_of_the_logs_is_told_by_a_code_of_another():

@@ -369,7 +369,7 @@ def test_a_dismissal_inside_a_request_is_obeyed_at_once() -> None:
             second = await shell.page("u1", events=[event])
             assert shown["item_id"] in ids(first) and shown["item_id"] not in ids(second)
             keys = shell.stores.live.keys("u:u1")
-            recent, contact, _ = await shell.stores.live.fetch(keys)
+            recent, contact, *_ = await shell.stores.live.fetch(keys)
             assert np.frombuffer(recent or b"", RECENT)["item"].tolist() == [key64(shown["item_id"])]
             assert np.frombuffer(contact or b"", CONTACT)["what"].tolist() == [WHAT["dismissed"]]
 
@@ -405,10 +405,10 @@ def test_a_live_view_that_missed_an_event_is_repaired() -> None:
             live, gone = shell.stores.live, [True]
             append = live.append
 
-            async def away(subject: str, *, recent: bytes = b"", contact: bytes = b"") -> None:
+            async def away(subject: str, **entries: bytes) -> None:
                 if gone:
                     raise StoreUnavailable("gone")
-                await append(subject, recent=recent, contact=contact)
+                await append(subject, **entries)
 
             live.append = away  # type: ignore[method-assign]
             event = shell.event("acted", "e1", user_id="u1", action="viewed", item_id="i3")
@@ -443,7 +443,7 @@ def test_a_dry_run_logs_counts_and_remembers_nothing() -> None:
             await flushed(shell)
             assert len(shell.logged()) == held and decided(shell) == counted != before
             keys = [*shell.stores.live.keys("u:u1"), *shell.stores.live.keys("v:d1")]
-            assert await shell.stores.live.fetch(keys) == [None] * 6
+            assert await shell.stores.live.fetch(keys) == [None] * 8
             wet = await shell.page("u1", request_id="r1")
             assert wet["page_token"] and ids(wet) == ids(real)
 

@@ -12,7 +12,7 @@ import pytest
 from features.ids import key32, key64
 from features.patch import decode_patch, patched
 from features.views import PROFILE
-from serving.asked import identity_of, slots_of, uuid7
+from serving.asked import identity_of, surface_of, uuid7
 from serving.decide import decide
 from serving.errors import CODES, Problem
 from serving.remembered import Remembered
@@ -81,7 +81,7 @@ def test_uuids_are_of_version_7_and_sort_by_time() -> None:
 
 
 def test_slots_are_resolved_in_the_order_asked() -> None:
-    surface, slots = slots_of(
+    surface, slots, _ = surface_of(
         LIVE.plan, ask(slots=[{"slot": "home.feed", "count": 2}, {"slot": "home.grid"}]), "page"
     )
     assert surface == "home" and [(slot.spec.name, slot.count) for slot in slots] == [

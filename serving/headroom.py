@@ -1,0 +1,102 @@
+"""How much every cap still allows this customer: from the contact history and what other pages have reserved.
+
+A look ahead, so that the ledger seldom has to refuse: the ledger's script decides, by the store's clock.
+Calendar windows are the customer's (`tz` of the profile, else UTC); a session ends with 30 minutes of rest.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.events import WHAT
+from features.ledger import CapCheck, CapSpec, check_of, scope_of
+from features.reservations import HELD
+from features.views import CONTACT, RESERVATION
+from serving.domain import Query
+
+SESSION_S: Final = 1800.0
+PLENTY: Final = 1 << 20
+_UTC: Final = ZoneInfo("UTC")
+_EMPTY: Final = np.empty(0, CONTACT)
+
+
+class Headroom:
+    """One customer at one moment: what reached them, and what other pages may still show them."""
+
+    def __init__(self, query: Query) -> None:
+        contact = query.customer.contact
+        self._contact = _EMPTY if contact is None else contact
+        self._now = query.now
+        self._zone = zone_of(bytes(query.customer.get("tz")).decode("ascii", "replace"))
+        self._session_at = session_start(self._contact, query.now)
+        if query.reserved:
+            self._contact = np.concatenate([self._contact, held_elsewhere(query)])
+        self._checks: dict[CapSpec, CapCheck] = {}
+        self.campaigns = frozenset(self._contact["campaign"].tolist()) - {0}
+
+    def __bool__(self) -> bool:
+        return len(self._contact) > 0
+
+    def check(self, cap: CapSpec) -> CapCheck:
+        """The cap at this moment."""
+        found = self._checks.get(cap)
+        if found is None:
+            found = self._checks[cap] = check_of(cap, self._now, self._zone, self._session_at)
+        return found
+
+    def left(self, cap: CapSpec, own: int) -> int:
+        """How many more the cap allows of its keys, or of `own` (a key in its scope) where it names none.
+
+        0 also while the gap to the last one is too short.
+        """
+        check = self.check(cap)
+        contact = self._contact
+        since = max(check.since, self._now - check.window_s if check.window_s else 0.0)
+        of = contact[cap.scope]
+        these = np.isin(of, check.keys) if check.keys else of == own
+        at = contact["at"][(contact["what"] == WHAT[cap.event]) & these]
+        if cap.min_gap_s and len(at) and self._now - float(at.max()) < cap.min_gap_s:
+            return 0  # also where the window began after the last one
+        mine = at[at >= since]
+        if cap.event != "displayed":  # what was answered often enough is not shown any more
+            return PLENTY if len(mine) < cap.most else 0
+        return max(0, cap.most - len(mine))
+
+
+def held_elsewhere(query: Query) -> NDArray[np.void]:
+    """What other pages of the customer hold and may still show, as CONTACT entries.
+
+    What an earlier page of this surface and device holds is not among them: this page takes it over.
+    """
+    whole = len(query.reserved) - len(query.reserved) % RESERVATION.itemsize
+    if not whole:
+        return _EMPTY
+    rows = np.frombuffer(query.reserved[:whole], RESERVATION)
+    elsewhere = rows["scope"] != scope_of(query.surface, query.device)
+    held = rows[(rows["state"] == HELD) & (rows["expires"] > query.now) & elsewhere]
+    entries = held.view(np.uint8).reshape(len(held), -1)[:, : CONTACT.itemsize]
+    return np.ascontiguousarray(entries).view(CONTACT).ravel()
+
+
+def session_start(contact: NDArray[np.void], now: float) -> float:
+    """The first contact after the last rest of half an hour; now where that rest lasts still."""
+    begins = now
+    for at in contact["at"][::-1].tolist():
+        if begins - at >= SESSION_S:
+            break
+        begins = float(at)
+    return begins
+
+
+@lru_cache(maxsize=256)
+def zone_of(name: str) -> ZoneInfo:
+    """UTC where the name is none of a zone."""
+    try:
+        return ZoneInfo(name) if name else _UTC
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return _UTC

@@ -1,0 +1,339 @@
+"""What competes for the places of a page: candidates and offers, each at its value in CNY per display.
+
+Between permission and allocation: the candidates' probabilities become values by the value table, the offers
+that were looked at closely are priced, and what the customer's caps, the exclusion groups and the plan's
+contact rules still allow becomes counters that the allocation draws down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.ledger import CapSpec
+from serving.campaigns import TIERS, Campaigns
+from serving.domain import Candidates, Effort, Scores
+from serving.headroom import Headroom
+from serving.page import RULE, Offers
+from serving.pipeline import Page
+from serving.running import OfferTable
+from serving.worth import OfferWorth, Worth
+
+if TYPE_CHECKING:
+    from serving.plan import CompiledSlot
+
+_SHAPES: Final = 256  # sets of slots remembered
+ROOMS: Final = 6  # counters of an offer
+OPTION_ROOMS: Final = 2
+_CAP: Final = RULE["cap"]
+_EXCLUSION: Final = RULE["exclusion"]
+_PROMISE: Final = {TIERS.index("share"): RULE["share"]}  # else a guarantee
+_NO_COUNTER: Final = np.iinfo(np.int32).max
+_NONE: Final[Scores] = np.empty(0, np.float32)
+_PRICED: Final = frozenset({"full", "light", "popular"})  # the rungs whose scores are probabilities
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Market:
+    """Parallel to the ranked candidates (n) and to the offers (m)."""
+
+    value: Scores  # (n,) CNY per display of showing it without a campaign
+    offers: Offers
+    table: NDArray[np.intp]  # (m,) index of each offer in the offer table
+    room: NDArray[np.int32]  # counters
+    limits: NDArray[np.uint8]  # the rule that each stands for
+    counter_of: tuple[int, ...]  # and its campaign, −1 of several
+    option_room: NDArray[np.int32]  # (n, 2)
+    option_capped: NDArray[np.uint8]  # (n,)
+    slot_most: tuple[int, ...]  # per slot of the query, what the contact rules leave
+    slot_capped: tuple[bool, ...]
+
+
+class Stalls:
+    """Makes the market of a page. One per Live."""
+
+    def __init__(
+        self,
+        campaigns: Campaigns,
+        table: OfferTable,
+        worth: Worth,
+        offers: OfferWorth,
+        slots: Iterable[CompiledSlot],
+        table_of_items: NDArray[np.void],
+    ) -> None:
+        """`table_of_items`: the ITEM records of all rows."""
+        self._campaigns, self._table, self._worth, self._offered = campaigns, table, worth, offers
+        self._free = np.zeros((len(campaigns.ids), 3), np.float32)
+        self.cvr = worth.cvr  # (rows,) P(converted | clicked)
+        self._levers = bool((campaigns.lever != 1).any())
+        self._items = table_of_items
+        self._held_back: NDArray[np.bool_] | None = None
+        self._first = {slot.index: float(slot.rates[0]) for slot in slots}
+        self._best: dict[tuple[tuple[int, int], ...], Scores] = {}
+        self._rules = tuple(campaigns.caps[index] for index in campaigns.contact_rules)
+        self._capped = np.array([self._reserves(c) for c in range(len(campaigns.ids))], np.uint8)
+        self._most = np.array([self._at_most(c) for c in range(len(campaigns.ids))], np.int32)
+        self._looking = frozenset(c for c in range(len(campaigns.ids)) if self._looks(c))
+        self._promise = np.array(
+            [_PROMISE.get(t, RULE["guarantee"]) for t in campaigns.tier.tolist()], np.uint8
+        )
+
+    def _at_most(self, c: int) -> int:
+        """On one page, whoever asks."""
+        caps = [cap for cap in self._caps(c) if cap.event == "displayed"]
+        most = [1 if cap.min_gap_s else cap.most for cap in caps]
+        return min([int(self._campaigns.per_page[c]), *most])
+
+    def _caps(self, c: int) -> list[CapSpec]:
+        """What bounds the campaign's contacts, its own and the plan's."""
+        own = [self._campaigns.caps[i] for i in self._campaigns.caps_of[c]]
+        key = int(self._campaigns.keys[c])
+        rules = [rule for rule in self._rules if not rule.keys or key in rule.keys]
+        return [cap for cap in (*own, *rules) if cap.scope == "campaign"]
+
+    def _reserves(self, c: int) -> bool:
+        return bool(self._campaigns.caps_of[c] or self._campaigns.quota_of[c] or self._caps(c))
+
+    def _looks(self, c: int) -> bool:
+        """Whether a cap counts contacts of other campaigns too."""
+        return any(cap.keys for cap in self._caps(c))
+
+    def ruled(self, row: int) -> bool:
+        """Whether a contact rule or an exclusion group is on the row even without a campaign."""
+        if self._held_back is None:
+            self._held_back = self._under_rules()
+        return bool(self._held_back[row])
+
+    def _under_rules(self) -> NDArray[np.bool_]:
+        items = self._items
+        under = np.zeros(len(items), np.bool_)
+        under[list(self._campaigns.item_groups)] = True
+        for rule in self._rules:
+            if rule.scope == "channel":
+                under[:] = True
+            elif rule.scope in ("item", "category"):
+                values = items["key" if rule.scope == "item" else "category"]
+                under |= np.isin(values, sorted(rule.keys)) if rule.keys else values != 0
+        return under
+
+    def best_places(self, shape: tuple[tuple[int, int], ...]) -> Scores:
+        """(C,) P(displayed) of the best place that each might have; `shape`: (slot, places) asked for."""
+        best = self._best.get(shape)
+        if best is None:
+            slots = np.zeros(len(self._campaigns.ids), np.uint64)
+            np.bitwise_or.at(slots, self._campaigns.offer_campaign, self._campaigns.offer_slots)
+            best = np.zeros(len(slots), np.float32)
+            for index, count in shape:
+                there = ((slots >> np.uint64(index)) & np.uint64(1)) != 0
+                best = np.maximum(best, np.where(there & (count > 0), np.float32(self._first[index]), 0))
+            if len(self._best) >= _SHAPES:
+                self._best.clear()
+            self._best[shape] = best = best.astype(np.float32)
+        return best
+
+    def of(self, page: Page, ranked: Candidates, effort: Effort) -> Market:
+        value = self._worth.organic(ranked.score, ranked.rows) if effort in _PRICED else ranked.score
+        at, candidate = self._met(page, ranked)
+        counters = _Counters()
+        headroom = Headroom(page.query)
+        offers = self._offers(page, ranked, at, candidate, counters, headroom)
+        n = len(ranked)
+        room = np.full((n, OPTION_ROOMS), -1, np.int32)
+        capped = np.zeros(n, np.uint8)
+        self._groups(ranked, room, counters)
+        most, slot_capped = self._ruled(page, ranked, room, capped, counters, headroom)
+        left = np.array(counters.left, np.int32)
+        limits = np.array(counters.limits, np.uint8)
+        return Market(value, offers, at, left, limits, tuple(counters.of), room, capped, most, slot_capped)
+
+    def _met(self, page: Page, ranked: Candidates) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The offers whose item is a permitted candidate: their index in the table, and the candidate's."""
+        at = page.offers
+        if not len(at) or not len(ranked):
+            none = np.empty(0, np.intp)
+            return none, none
+        rows = self._table.row.take(at)
+        candidate = np.minimum(ranked.rows.searchsorted(rows), len(ranked) - 1)
+        there = ranked.rows.take(candidate) == rows
+        return at[there], candidate[there]
+
+    def _offers(
+        self,
+        page: Page,
+        ranked: Candidates,
+        at: NDArray[np.intp],
+        candidate: NDArray[np.intp],
+        counters: _Counters,
+        headroom: Headroom,
+    ) -> Offers:
+        table, campaigns = self._table, self._campaigns
+        m = len(at)
+        campaign = table.campaign.take(at)
+        offered, now = self._offered, page.query.now
+        p, which_candidate, which_offer = ranked.score, candidate.astype(np.int32), table.offer.take(at)
+        value, base = offered.values(p, which_candidate, which_offer, page.prices, now)
+        boost = _NONE
+        if self._levers and m:
+            boost = offered.values(p, which_candidate, which_offer, self._free, now)[0] - base
+        room = np.full((m, ROOMS), -1, np.int32)
+        which, local = np.unique(campaign, return_inverse=True)
+        of_campaign = np.empty(len(which), np.int32)
+        for i, c in enumerate(which.tolist()):
+            of_campaign[i] = counters.add(self._left(c, headroom), campaign=c)
+        room[:, 0] = of_campaign.take(local) if m else 0
+        self._exclusive(which, local, room, counters)
+        slots = {asked.spec.index: i for i, asked in enumerate(page.query.slots)}
+        pinned = table.pin_slot.take(at)
+        here = np.array([slots.get(slot, -1) for slot in pinned.tolist()], np.int32)
+        return Offers(
+            candidate=which_candidate,
+            campaign=campaign,
+            slots=table.slots.take(at),
+            value=value,
+            base=base,
+            band=campaigns.band.take(campaign),
+            pin_slot=here,
+            pin=np.where(here >= 0, table.pin.take(at), -1).astype(np.int32),
+            room=room,
+            capped=self._capped.take(campaign),
+            roadblock=campaigns.roadblock.take(campaign).astype(np.uint8),
+            boost=boost,
+            promise=self._promise.take(campaign),
+        )
+
+    def _left(self, c: int, headroom: Headroom) -> int:
+        most = int(self._most[c])
+        if not headroom:
+            return most
+        key = int(self._campaigns.keys[c])
+        if key not in headroom.campaigns and c not in self._looking:
+            return most
+        return min([most, *(headroom.left(cap, key) for cap in self._caps(c))])
+
+    def _exclusive(
+        self, which: NDArray[np.int32], local: NDArray[np.intp], room: NDArray[np.int32], counters: _Counters
+    ) -> None:
+        """Exclusion groups of campaigns: one counter a group for the whole page."""
+        for i, c in enumerate(which.tolist()):
+            for turn, group in enumerate(self._campaigns.group_of[c][: ROOMS - 1]):
+                counter = counters.group(group, self._campaigns.groups[group].most)
+                room[local == i, 1 + turn] = counter
+
+    def _groups(self, ranked: Candidates, room: NDArray[np.int32], counters: _Counters) -> None:
+        """Exclusion groups that name items or categories hold without a campaign too."""
+        named = self._campaigns.item_groups
+        if not named:
+            return
+        for row, groups in named.items():
+            at = int(ranked.rows.searchsorted(row))
+            if at >= len(ranked) or int(ranked.rows[at]) != row:
+                continue
+            for turn, group in enumerate(groups[:OPTION_ROOMS]):
+                room[at, turn] = counters.group(group, self._campaigns.groups[group].most)
+            if len(groups) > OPTION_ROOMS:  # more than can be counted: rather not shown than shown too often
+                room[at, 0] = counters.add(0, _EXCLUSION)
+
+    def _ruled(
+        self,
+        page: Page,
+        ranked: Candidates,
+        room: NDArray[np.int32],
+        capped: NDArray[np.uint8],
+        counters: _Counters,
+        headroom: Headroom,
+    ) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+        """The plan's contact rules, which hold for everything, campaign or not."""
+        most = [asked.count for asked in page.query.slots]
+        by_slot = [False] * len(most)
+        for rule in self._rules:
+            if rule.scope == "slot":
+                self._of_slots(rule, page, most, by_slot, headroom)
+            elif rule.scope in ("item", "category"):
+                values = ranked.items["key" if rule.scope == "item" else "category"]
+                under = np.isin(values, sorted(rule.keys)) if rule.keys else values != 0
+                _by_value(rule, values, under, room, counters, headroom if page.query.capped else None)
+                capped[under] = 1
+            elif rule.scope == "channel":
+                channel = page.query.context.channel
+                if not rule.keys or channel in rule.keys:
+                    left = headroom.left(rule, channel) if page.query.capped else 0
+                    counters.tighten(room, np.full(len(room), counters.add(left), np.int32))
+                    capped[:] = 1
+        if not page.query.capped:
+            most = [0 if ruled else count for count, ruled in zip(most, by_slot, strict=True)]
+        return tuple(most), tuple(by_slot)
+
+    @staticmethod
+    def _of_slots(
+        rule: CapSpec, page: Page, most: list[int], by_slot: list[bool], headroom: Headroom
+    ) -> None:
+        left: int | None = None  # one for all slots that the rule names together
+        for i, asked in enumerate(page.query.slots):
+            if rule.keys and asked.spec.key not in rule.keys:
+                continue
+            by_slot[i] = True
+            if left is None or not rule.keys:
+                left = headroom.left(rule, asked.spec.key)
+            most[i] = min(most[i], left)
+            left -= most[i]
+
+
+class _Counters:
+    """How many placements each may still have on this page."""
+
+    __slots__ = ("_groups", "left", "limits", "of")
+
+    def __init__(self) -> None:
+        self.left: list[int] = []
+        self.limits: list[int] = []
+        self.of: list[int] = []  # campaign, −1 of several
+        self._groups: dict[int, int] = {}
+
+    def add(self, left: int, rule: int = _CAP, campaign: int = -1) -> int:
+        self.left.append(left)
+        self.of.append(campaign)
+        self.limits.append(rule)
+        return len(self.left) - 1
+
+    def tighten(self, room: NDArray[np.int32], counter: NDArray[np.int32]) -> None:
+        """Give each candidate a contact rule's counter (-1 none), where it has none yet that is tighter.
+
+        A look ahead that knows one rule of each item: the ledger judges by all of them.
+        """
+        left = np.array([*self.left, _NO_COUNTER], np.int32)  # the last is that of -1
+        grouped = np.array([*(limit == _EXCLUSION for limit in self.limits), False], np.bool_)
+        old = room[:, 1]
+        tighter = (counter >= 0) & (left.take(counter) < left.take(old)) & ~grouped.take(old)
+        shut = (counter >= 0) & (left.take(counter) <= 0)  # nothing is left: an exclusion group gives way
+        room[:, 1] = np.where(tighter | shut, counter, old)
+
+    def group(self, group: int, most: int) -> int:
+        if group not in self._groups:
+            self._groups[group] = self.add(most, _EXCLUSION)
+        return self._groups[group]
+
+
+def _by_value(
+    rule: CapSpec,
+    values: NDArray[np.uint64] | NDArray[np.uint32],
+    under: NDArray[np.bool_],
+    room: NDArray[np.int32],
+    counters: _Counters,
+    headroom: Headroom | None,
+) -> None:
+    """A counter for all that the rule names together, or one for each value by itself.
+
+    `headroom` None: nothing capped may be shown.
+    """
+    counter = np.full(len(room), -1, np.int32)
+    if rule.keys or headroom is None:
+        counter[under] = counters.add(0 if headroom is None else headroom.left(rule, 0))
+    elif under.any():
+        met, local = np.unique(values[under], return_inverse=True)
+        of = np.array([counters.add(headroom.left(rule, int(one))) for one in met.tolist()], np.int32)
+        counter[under] = of.take(local)
+    counters.tighten(room, counter)

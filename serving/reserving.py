@@ -1,0 +1,128 @@
+"""What a decided page asks of the ledger, and the page that its answer makes. Both pure.
+
+`reserving_of` lists the capped placements with the caps that hold for each; `settle` replaces what was
+refused by the uncapped stand-ins that the decision named, or leaves the place out where there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from features.ledger import CapCheck, CapSpec, Reserving, Wish, scope_of
+from serving.domain import Decision, Placement, Refused
+from serving.headroom import Headroom
+from serving.live import Live
+
+
+class Asking(NamedTuple):
+    """`places`: index in the page of each of `reserving.places`; both empty where no cap holds."""
+
+    places: tuple[int, ...]
+    reserving: Reserving
+
+
+def quotas_of(decision: Decision, live: Live) -> dict[int, tuple[str, ...]]:
+    """The quotas that each place of the page would take a unit of, by its index."""
+    campaigns = live.plan.campaigns
+    wanted: dict[int, tuple[str, ...]] = {}
+    for index, place in enumerate(decision.placements):
+        if place.campaign >= 0 and (of := campaigns.quota_of[place.campaign]):
+            keys = tuple(campaigns.quotas[q].key for q in of if campaigns.quotas[q].unit == "displayed")
+            if keys:
+                wanted[index] = keys
+    return wanted
+
+
+def reserving_of(
+    decision: Decision, live: Live, epoch: int, *, attempt: int = 0, without: Collection[int] = ()
+) -> Asking:
+    """`without`: places that are refused already."""
+    query = decision.query
+    headroom = Headroom(query)
+    checks: dict[CapCheck, int] = {}
+    places: list[int] = []
+    wishes: list[tuple[Wish, ...]] = []
+    for index, place in enumerate(decision.placements):
+        if not place.capped or index in without:
+            continue
+        caps = tuple(
+            checks.setdefault(headroom.check(cap), len(checks)) for cap in _caps(place, decision, live)
+        )
+        if caps:
+            places.append(index)
+            wishes.append((_wish(place, decision, live, caps),))
+    scope = scope_of(query.surface, query.device)
+    valid_s = decision.valid_until - query.now
+    reserving = Reserving(query.decision_id, scope, valid_s, tuple(wishes), tuple(checks), epoch, attempt)
+    return Asking(tuple(places), reserving)
+
+
+def _caps(place: Placement, decision: Decision, live: Live) -> Iterator[CapSpec]:
+    campaigns = live.plan.campaigns
+    if place.campaign >= 0:
+        for index in campaigns.caps_of[place.campaign]:
+            yield campaigns.caps[index]
+    for index in campaigns.contact_rules:
+        rule = campaigns.caps[index]
+        own = _own(rule, place, decision, live)
+        if own and (not rule.keys or own in rule.keys):
+            yield rule
+
+
+def _own(rule: CapSpec, place: Placement, decision: Decision, live: Live) -> int:
+    """The placement's key in the rule's scope; 0 where it has none."""
+    query = decision.query
+    of: Mapping[str, int] = {
+        "item": place.key,
+        "creative": place.creative_key,
+        "campaign": place.campaign_key,
+        "category": int(live.categories[place.row]),
+        "slot": query.slots[place.slot].spec.key,
+        "channel": query.context.channel,
+    }
+    return of.get(rule.scope, 0)
+
+
+def _wish(place: Placement, decision: Decision, live: Live, caps: tuple[int, ...]) -> Wish:
+    query = decision.query
+    return Wish(
+        item=place.key,
+        campaign=place.campaign_key,
+        category=int(live.categories[place.row]),
+        slot=query.slots[place.slot].spec.key,
+        creative=place.creative_key,
+        org=0,
+        channel=query.context.channel,
+        caps=caps,
+    )
+
+
+def settle(decision: Decision, refused: Mapping[int, str]) -> Decision:
+    """The page without what was refused (index -> why): the stand-in where there is one, else one place less.
+
+    Positions of a slot stay without gaps. The same decision when nothing was refused.
+    """
+    if not refused:
+        return decision
+    placed: list[Placement] = []
+    filled = [0] * len(decision.query.slots)
+    for index, place in enumerate(decision.placements):
+        kept: Placement | None = place
+        if index in refused:
+            kept = decision.spares.get(index)
+        if kept is None:
+            continue
+        position = filled[kept.slot]
+        filled[kept.slot] += 1
+        placed.append(kept if kept.position == position else kept._replace(position=position))
+    lost = tuple(
+        Refused(index, decision.placements[index].campaign, why) for index, why in sorted(refused.items())
+    )
+    return replace(decision, placements=tuple(placed), refused=lost)
+
+
+def refused_of(places: tuple[int, ...], taken: tuple[int, ...]) -> dict[int, str]:
+    """Index of each place that the ledger did not give -> "cap"."""
+    return {place: "cap" for place, one in zip(places, taken, strict=True) if one < 0}

@@ -1,0 +1,208 @@
+"""Which campaigns run for this page, and which of their items are worth looking at.
+
+Running is three-valued permission: the flight is open, the audience holds, the customer is of the campaign's
+org, nothing stopped it. What is not known denies. A campaign that is not running is nowhere on the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.compiled import jit
+from serving.audience import CompiledAudiences
+from serving.audience_facts import Lookups
+from serving.campaigns import Campaigns
+from serving.domain import NOTHING, Index, Mask, Proposal, Rows, Scores
+from serving.pipeline import Page, Source, Understanding
+from serving.scorers import Blended
+from serving.worth import OfferWorth
+
+PER_SLOT: Final = 24  # offers of a slot that are looked at closely
+EVERYBODY: Final = -1
+_MASKS_KEPT: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OfferTable:
+    """Offers as a page takes them: campaign × item, and one more for every pinned place."""
+
+    offer: NDArray[np.int32]  # (O,) index among the campaigns' offers
+    campaign: NDArray[np.int32]
+    row: Rows
+    slots: NDArray[np.uint64]
+    pin_slot: NDArray[np.int32]  # index of the plan's slot, −1 none
+    pin: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, campaigns: Campaigns) -> OfferTable:
+        """Pinned offers hold the pinned slot alone; the campaign's other slots stay with the plain offer."""
+        columns: list[tuple[int, int, int, int, int, int]] = []
+        pins: dict[int, list[tuple[int, int]]] = {}
+        for campaign, slot, position in campaigns.pins:
+            pins.setdefault(campaign, []).append((slot, position))
+        found = zip(
+            campaigns.offer_campaign.tolist(),
+            campaigns.offer_row.tolist(),
+            campaigns.offer_slots.tolist(),
+            strict=True,
+        )
+        for offer, (campaign, row, slots) in enumerate(found):
+            for slot, position in pins.get(campaign, ()):
+                bit = 1 << slot
+                if slots & bit:
+                    columns.append((offer, campaign, row, bit, slot, position))
+                    slots &= ~bit
+            if slots:
+                columns.append((offer, campaign, row, slots, -1, -1))
+        made = list(zip(*columns, strict=True)) or [()] * 6
+        kinds = (np.int32, np.int32, np.int32, np.uint64, np.int32, np.int32)
+        return cls(*(np.array(column, kind) for column, kind in zip(made, kinds, strict=True)))
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+class Running(Understanding):
+    """Sets `page.running`, (C,) bool. When it fails, no campaign runs on the page."""
+
+    def __init__(
+        self,
+        campaigns: Campaigns,
+        audiences: CompiledAudiences,
+        lookups: Lookups,
+        lineages: Mapping[int, tuple[int, ...]],
+        called: Callable[[str], tuple[str, ...]],
+        stopped: Mask,
+    ) -> None:
+        """`lineages`: key32 of an org -> of it and all above it; `called`: a surface's names in campaigns;
+        `stopped` (C,): killed campaigns.
+        """
+        self._campaigns, self._audiences, self._lookups = campaigns, audiences, lookups
+        self._lineages, self._called, self._going = lineages, called, ~stopped
+        self._audience = campaigns.audience
+        self._everybody = campaigns.audience == EVERYBODY
+        self._asks = bool((~self._everybody).any())
+        self._places: dict[tuple[str, int, int], Mask] = {}
+        self._quotas = [[campaigns.quotas[q].key for q in of] for of in campaigns.quota_of]
+        self._with_quota = [c for c, keys in enumerate(self._quotas) if keys]
+        self._with_caps = np.array([bool(caps) for caps in campaigns.caps_of], np.bool_)
+        self._quota = np.array([bool(keys) for keys in self._quotas], np.bool_)
+
+    def enabled(self, page: Page) -> bool:  # noqa: ARG002
+        return len(self._campaigns.ids) > 0
+
+    def understand(self, page: Page) -> None:
+        query = page.query
+        running = self._campaigns.open_at(query.now) & self._here(page)
+        if page.price is not None:
+            running &= ~page.price.closed
+        if self._asks:
+            holds = self._audiences.evaluate(query.customer, query.now, self._lookups)
+            running &= self._everybody | holds.take(self._audience)
+        if not query.capped:
+            running &= ~(self._with_caps | self._quota)
+        elif query.spent:
+            for c in self._with_quota:
+                if not query.spent.isdisjoint(self._quotas[c]):
+                    running[c] = False
+        page.running = running
+
+    def _here(self, page: Page) -> Mask:
+        """By surface and org: the same for all pages that share them."""
+        org = int(page.query.customer.get("org"))
+        key = (page.query.surface, org, page.owner)
+        found = self._places.get(key)
+        if found is None:
+            if len(self._places) >= _MASKS_KEPT:
+                self._places.clear()
+            found = self._places[key] = self._mask(*key)
+        return found
+
+    def _mask(self, surface: str, org: int, owner: int) -> Mask:
+        known = (org, owner)
+        above = [key for one in known if one for key in self._lineages.get(one, (one,))]
+        mine: Mask = np.isin(self._campaigns.customers_of, np.array([0, *above], np.uint32))
+        names = self._called(surface)
+        on = [not own or not own.isdisjoint(names) for own in self._campaigns.surfaces]
+        return mine & np.array(on, np.bool_) & self._going
+
+
+class CampaignItems(Source):
+    """The items of running campaigns; of many, those that promise most in each slot.
+
+    Sets `page.offers`: indices in the offer table, to be priced exactly once they are permitted and scored.
+    """
+
+    def __init__(
+        self, campaigns: Campaigns, table: OfferTable, blended: Blended, worth: OfferWorth, mandatory: bool
+    ) -> None:
+        """`mandatory`: only what must be shown (the rungs that look at nobody)."""
+        self._table, self._blended, self._worth = table, blended, worth
+        self._band = campaigns.band.take(table.campaign)
+        self._only = self._band == 0 if mandatory else None
+
+    def enabled(self, page: Page) -> bool:
+        return page.running is not None and len(self._table) > 0
+
+    def propose(self, page: Page) -> Proposal:
+        if page.running is None:
+            return NOTHING
+        table = self._table
+        here = page.running.take(table.campaign)
+        here &= (table.slots & np.uint64(page.bits)) != 0
+        if self._only is not None:
+            here &= self._only
+        at = here.nonzero()[0]
+        if len(at) > PER_SLOT:
+            at = self._promising(page, at)
+        page.offers = at
+        rows = table.row.take(at)
+        return Proposal(rows, np.zeros(len(rows), np.float32))
+
+    def _promising(self, page: Page, at: Index) -> Index:
+        p = self._blended.estimate(page, self._table.row.take(at))
+        each = np.arange(len(at), dtype=np.int32)
+        value, _ = self._worth.values(p, each, self._table.offer.take(at), page.prices, page.query.now)
+        value[self._band.take(at) == 0] = np.inf  # what must be shown is always looked at
+        value[self._table.pin.take(at) >= 0] = np.inf
+        bits = np.array([asked.spec.bit for asked in page.query.slots], np.uint64)
+        kept = _best_per_slot(value, self._table.slots.take(at), bits, PER_SLOT)
+        found: Index = at[kept]
+        return found
+
+
+@jit
+def _best_per_slot(
+    value: Scores, slots: NDArray[np.uint64], bits: NDArray[np.uint64], keep: int
+) -> NDArray[np.bool_]:
+    """(m,) True for those among the best `keep` of some slot; ties at the end of the list all stay."""
+    m, s = len(value), len(bits)
+    heap = np.full((s, keep), -np.inf, np.float32)  # per slot a min-heap of its best
+    for i in range(m):
+        v = value[i]
+        for k in range(s):
+            if slots[i] & bits[k] and v > heap[k, 0]:
+                at = 0
+                while True:  # sift down
+                    child = 2 * at + 1
+                    if child >= keep:
+                        break
+                    if child + 1 < keep and heap[k, child + 1] < heap[k, child]:
+                        child += 1
+                    if heap[k, child] >= v:
+                        break
+                    heap[k, at] = heap[k, child]
+                    at = child
+                heap[k, at] = v
+    kept = np.zeros(m, np.bool_)
+    for i in range(m):
+        for k in range(s):
+            if slots[i] & bits[k] and value[i] >= heap[k, 0]:
+                kept[i] = True
+                break
+    return kept
