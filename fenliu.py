@@ -100,23 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, help="port to listen on (FENLIU_PORT, 8000)")
     serve.add_argument("--replicas", type=int, default=1, help="replicas on Ray Serve")
 
-    plan = verb("plan", "check and publish the operators' plan", None, PLAN_EXAMPLES)
-    plans = plan.add_subparsers(dest="plan_verb", metavar="VERB", required=True)
-    check = plans.add_parser("check", help="validate a plan against the live bundle")
-    check.add_argument("file", type=Path)
-    check.set_defaults(run=_plan_check)
-    publish = plans.add_parser("publish", help="validate a plan and make it live")
-    publish.add_argument("file", type=Path)
-    publish.set_defaults(run=_plan_publish)
-    show = plans.add_parser("show", help="print the live plan")
-    show.set_defaults(run=_plan_show)
-    schema = plans.add_parser("schema", help="print the JSON Schema of a plan, for editors")
-    schema.set_defaults(run=_plan_schema)
-
-    kill = verb("kill", "switch something off everywhere within a second", _kill, KILL_EXAMPLES)
-    kill.add_argument("scope", choices=["item", "creative", "campaign", "slot", "everything"])
-    kill.add_argument("id", nargs="?", default="", help="what to switch off (not for everything)")
-    kill.add_argument("--undo", action="store_true", help="switch it on again")
+    _operators(verb)
 
     bundle = verb("bundle", "list, show, promote or roll back bundles", None, BUNDLE_EXAMPLES)
     bundles = bundle.add_subparsers(dest="bundle_verb", metavar="VERB", required=True)
@@ -149,6 +133,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _operators(verb: Callable[..., argparse.ArgumentParser]) -> None:
+    """What operators and whoever approves their changes do."""
+    from training import governance_arguments as governance
+    from training import ledger_arguments as ledger
+
+    plan = verb("plan", "propose, approve and publish the operators' plan", None, governance.PLAN_EXAMPLES)
+    plans = governance.add_plan(plan)
+    plans.add_parser("show", help="print the live plan").set_defaults(run=_plan_show)
+    schema = plans.add_parser("schema", help="print the JSON Schema of a plan, for editors")
+    schema.set_defaults(run=_plan_schema)
+    ledger.add_audience(plans)
+    governance.add_kill(
+        verb("kill", "switch something off everywhere within 2 s", None, governance.KILL_EXAMPLES)
+    )
+    governance.add_keys(verb("keys", "principals and their API keys", None, governance.KEYS_EXAMPLES))
+    governance.add_audit(verb("audit", "the log of who did what", None, governance.AUDIT_EXAMPLES))
+    ledger.add_list(verb("list", "lists of customers that audiences name", None, ledger.LIST_EXAMPLES))
+    ledger.add_ledger(verb("ledger", "caps, quotas and what was delivered", None, ledger.LEDGER_EXAMPLES))
+
+
 def _asks_for(_parser: argparse.ArgumentParser, verb: str) -> bool:
     return verb in sys.argv[1:] or "PYTEST_CURRENT_TEST" in os.environ
 
@@ -160,12 +164,6 @@ TRAIN_EXAMPLES = """  fenliu train                             learn from the la
 """
 SERVE_EXAMPLES = """  fenliu serve --local                     laptop, debugging
   FENLIU_APP_KEY=$(openssl rand -hex 16) fenliu serve
-"""
-PLAN_EXAMPLES = """  fenliu plan check k8s/plan.yaml
-  fenliu plan publish k8s/plan.yaml
-"""
-KILL_EXAMPLES = """  fenliu kill item p9
-  fenliu kill slot home.popup --undo
 """
 BUNDLE_EXAMPLES = """  fenliu bundle list
   fenliu bundle show
@@ -229,6 +227,11 @@ def _train(args: argparse.Namespace) -> int:
         config = config.model_copy(update={"seed": args.seed})
     plan = load_plan(args.plan) if args.plan else None
     source = source_of(args, os.environ, Path(__file__).parent)
+    if args.force:
+        from serving.security import needs
+        from training.desk import desk_of
+
+        needs(desk_of(_settings()).who, "engineer", "admin")
     with backed(_settings()) as settings:
         report = train(
             settings,
@@ -240,7 +243,17 @@ def _train(args: argparse.Namespace) -> int:
             by=_who(),
             console=_console(),
         )
+    if args.force and report.promoted and not report.verdict.passed and report.version is not None:
+        _forced(report.version, "fenliu train --force")
     return 0 if report.promoted else 1
+
+
+def _forced(version: str, reason: str) -> None:
+    """On the record, and only by whom it is up to. Raises Problem `forbidden`."""
+    from training.desk import desk_of
+    from training.plan_commands import record_forced
+
+    record_forced(desk_of(_settings()), version, reason)
 
 
 def _serve(args: argparse.Namespace) -> int:
@@ -261,34 +274,6 @@ def _serve(args: argparse.Namespace) -> int:
         _print(f"serving on {url}  (try {url}/readyz; Ctrl-C ends)")
         over.wait()
         _print("stopping")
-    return 0
-
-
-def _plan_check(args: argparse.Namespace) -> int:
-    from serving.live import compile_for
-    from serving.plan import load_plan
-
-    plan = load_plan(args.file)
-    bundle = _live_bundle()
-    if bundle is None:
-        _print(f"plan {plan.version}: valid; no bundle is live yet, so its items were not checked")
-        return 0
-    compile_for(plan, bundle)
-    _print(f"plan {plan.version}: valid, and fits bundle {bundle.version}")
-    return 0
-
-
-def _plan_publish(args: argparse.Namespace) -> int:
-    from serving.live import compile_for
-    from serving.plan import load_plan
-    from serving.plans import PlanShelf
-
-    plan = load_plan(args.file)
-    if (bundle := _live_bundle()) is not None:
-        compile_for(plan, bundle)
-    PlanShelf(_settings().registry_url).put(plan)
-    _with_control(lambda control: control.set("plan", plan.version))
-    _print(f"plan {plan.version} is live")
     return 0
 
 
@@ -314,18 +299,6 @@ def _plan_schema(_args: argparse.Namespace) -> int:
     from serving.plan import Plan
 
     print(json.dumps(Plan.model_json_schema(), indent=2, ensure_ascii=False))
-    return 0
-
-
-def _kill(args: argparse.Namespace) -> int:
-    from serving.control import Kill
-
-    if (args.scope == "everything") == bool(args.id):
-        raise UsageError("name what to kill, unless it is everything: fenliu kill item p9")
-    switch = Kill(args.scope, args.id)
-    _with_control(lambda control: control.revive(switch) if args.undo else control.kill(switch))
-    name = f"{args.scope} {args.id}".rstrip()
-    _print(f"{name}: {'on again' if args.undo else 'off'}, on every replica within about a second")
     return 0
 
 
@@ -371,6 +344,8 @@ def _bundle_promote(args: argparse.Namespace) -> int:
         raise UsageError(
             f"the gate said no to {args.version} ({_why(gate)}); --force promotes it all the same"
         )
+    if args.force:
+        _forced(args.version, args.reason)
     registry.promote(args.version, by=_who(), forced=args.force, reason=args.reason)
     _point_at_bundle(args.version)
     return 0

@@ -27,9 +27,11 @@ from serving.stability import held_places
 from serving.surfaces import ALL, BIT, RECIPES, Recipe
 
 CHUNK: Final = 64  # rows of a back-fill that are permitted together
+_PIN: Final = RULE["pin"]
 MOST_SHAPES: Final = 256
 MOST_TURNS: Final = 12  # solutions in which some chosen item turned out to have nothing to show
 _IN_ORDER: Final = frozenset({"cached", "fallback"})  # rungs whose values are only an order
+_BY_RULE: Final = frozenset({RULE["pin"], RULE["mandatory"]})
 _COUNTERS: Final = frozenset({RULE["cap"], RULE["exclusion"]})  # rules whose `by` is a counter
 
 
@@ -48,6 +50,7 @@ class Chosen(NamedTuple):
     rule: int = 0
     by: int = -1  # campaign that the rule is of
     capped: bool = False
+    pin: int = -1  # position that is its own
     spare: Chosen | None = None  # stands in where the ledger refuses
 
 
@@ -73,23 +76,75 @@ class Filling:
         return self.asked.spec.interruption <= 0
 
 
+@dataclass(slots=True, eq=False)
+class _Places:
+    """What stands at the places of a solution, as lists."""
+
+    page: Allocation
+    offer: list[int]
+    row: list[int]
+    score: list[float]
+    origin: list[int]
+    value: list[float]
+    base: list[float]
+    capped: list[int]
+    campaign: list[int]
+
+    @classmethod
+    def of(cls, page: Allocation, candidate: NDArray[np.int32], offer: NDArray[np.int32]) -> _Places:
+        candidates, market, offers = page.candidates, page.market, page.offers
+        value, capped = market.value.take(candidate), market.option_capped.take(candidate)
+        base, campaign = value, np.full(len(offer), -1, np.int32)
+        if len(offers.campaign):
+            tagged = offer != ORGANIC
+            at = np.maximum(offer, 0)
+            base = np.where(tagged, offers.base.take(at), value)
+            value = np.where(tagged, offers.value.take(at), value)
+            capped = capped | (tagged & (offers.capped.take(at) != 0))
+            campaign = np.where(tagged, offers.campaign.take(at), campaign)
+        return cls(
+            page,
+            offer.tolist(),
+            candidates.rows.take(candidate).tolist(),
+            candidates.score.take(candidate).tolist(),
+            candidates.origin.take(candidate).tolist(),
+            value.tolist(),
+            base.tolist(),
+            capped.tolist(),
+            campaign.tolist(),
+        )
+
+    def at(self, place: int, slot: int) -> Chosen | None:
+        """None where there is nothing to show of it."""
+        row, offer = self.row[place], self.offer[place]
+        creative = self.page.shown(slot, row, offer)
+        if creative is None:
+            return None
+        capped = bool(self.capped[place]) or self.page.market.slot_capped[slot]
+        return Chosen(
+            row, self.score[place], self.origin[place], creative, RESERVED if capped else 0,
+            self.campaign[place], self.value[place], self.base[place], 0.0, 0, -1, capped,
+        )  # fmt: skip
+
+
 class Allocation:
     """One page. `fill` gives what is chosen for each slot of the query, in order."""
 
     def __init__(
         self, page: Page, live: Live, candidates: Candidates, effort: Effort, market: Market
     ) -> None:
-        self._page, self._live, self._effort, self._market = page, live, effort, market
-        self._candidates = candidates
+        self._page, self._live, self._effort, self.market = page, live, effort, market
+        self.candidates = candidates
         self._now = page.query.now
         self._english = page.query.context.locale.startswith("en")
+        self._met = int(np.bitwise_or.reduce(candidates.origin))  # sources that proposed anything
         self._taken: dict[int, int] = {}  # row -> index of its slot
         self._slots = [self._filling(i, asked) for i, asked in enumerate(page.query.slots)]
         self._members = self._may_stand()
-        self._offers = self._standing_offers()
+        self.offers = self._standing_offers()
 
     def fill(self) -> list[list[Chosen]]:
-        if len(self._candidates):
+        if len(self.candidates):
             self._settle()
         for slot in self._slots:
             self._reserve(slot)
@@ -99,7 +154,7 @@ class Allocation:
         for slot in self._slots:
             while slot.short and slot.must_fill and self._make_room(slot):
                 pass
-        return [slot.chosen for slot in self._slots]
+        return [_seated(slot.chosen) for slot in self._slots]
 
     # --- what competes
 
@@ -110,35 +165,32 @@ class Allocation:
             keys = np.fromiter(sorted(asked.exclude), np.uint64, len(asked.exclude))
             rows += live.items.rows_of_keys(keys).tolist()
         stopped = live.kills.everything or asked.spec.name in live.kills.slots
-        count = 0 if stopped else self._market.slot_most[index]
+        count = 0 if stopped else self.market.slot_most[index]
         return Filling(index, asked, RECIPES[asked.spec.layout], count, frozenset(rows))
 
     def _may_stand(self) -> NDArray[np.uint64]:
         """(n,) slots that each candidate may hold without a campaign: not where it is excluded."""
-        rows = self._candidates.rows
+        rows = self.candidates.rows
         members = self._live.plan.members.take(rows)
         for slot in self._slots:
             self._bar(members, rows, slot)
         return members
 
     def _standing_offers(self) -> Offers:
-        offers = self._market.offers
+        offers = self.market.offers
         slots = offers.slots.copy()
-        rows = self._candidates.rows.take(offers.candidate)
+        rows = self.candidates.rows.take(offers.candidate)
         for slot in self._slots:
             self._bar(slots, rows, slot)
         return offers._replace(slots=slots)
 
     def _bar(self, members: NDArray[np.uint64], rows: Rows, slot: Filling) -> None:
         """Take the slot's bit from rows that are excluded there, or have nothing to show there."""
-        barred = np.zeros(len(rows), np.bool_)
-        if slot.excluded:
-            barred |= np.isin(rows, sorted(slot.excluded))
         bare = self._live.bare(slot.asked.spec.layout_code, self._english)
-        if bare:
-            barred |= np.isin(rows, bare)
-        if barred.any():
-            members[barred] &= ~np.uint64(slot.asked.spec.bit)
+        if not slot.excluded and not bare:
+            return
+        barred = np.isin(rows, sorted({*slot.excluded, *bare}))
+        members[barred] &= ~np.uint64(slot.asked.spec.bit)
 
     # --- the market's answer
 
@@ -152,12 +204,12 @@ class Allocation:
             for slot, candidate in bare:
                 bit = ~np.uint64(self._slots[slot].asked.spec.bit)
                 self._members[candidate] &= bit
-                self._offers.slots[self._offers.candidate == candidate] &= bit
+                self.offers.slots[self.offers.candidate == candidate] &= bit
         for slot, one in chosen:
             self._place(self._slots[slot], one)
 
     def _problem(self) -> Problem:
-        candidates, market = self._candidates, self._market
+        candidates, market = self.candidates, self.market
         _, category = np.unique(candidates.items["category"], return_inverse=True)
         options = Options(
             members=self._members,
@@ -170,7 +222,7 @@ class Allocation:
         )
         query = self._page.query
         held = held_places(query, query.slots, candidates.rows, self._live.items)
-        return Problem(self._shape(), options, self._offers, market.room, held, market.limits)
+        return Problem(self._shape(), options, self.offers, market.room, held, market.limits)
 
     def _shape(self) -> Slots:
         """The slots as columns: the same for all pages that ask for the same places."""
@@ -188,67 +240,51 @@ class Allocation:
         return made
 
     def _read(self, solution: Solution) -> tuple[list[tuple[int, Chosen]], list[tuple[int, int]]]:
-        """What was chosen (slot, place), and (slot, candidate) of what has nothing to show."""
+        """What was chosen (slot, place), and (slot, candidate) of what has nothing to show.
+
+        Column by column: an array answers for one entry at a time ten times slower than a list.
+        """
         chosen: list[tuple[int, Chosen]] = []
         bare: list[tuple[int, int]] = []
-        columns = (column.tolist() for column in solution[:11])
-        for slot, _, candidate, offer, value, base, tag, rule, by, spare, spare_offer in zip(
-            *columns, strict=True
-        ):
-            creative = self._shown(slot, candidate, offer)
-            if creative is None:
-                bare.append((slot, candidate))
+        places = _Places.of(self, solution.candidate, solution.offer)
+        spares = _Places.of(self, np.maximum(solution.spare_candidate, 0), solution.spare_offer)
+        slots, candidates = solution.slot.tolist(), solution.candidate.tolist()
+        told = zip(
+            *(column.tolist() for column in (solution.tag, solution.rule, solution.by)),
+            solution.spare_candidate.tolist(),
+            strict=True,
+        )
+        for at, (tag, rule, by, spare) in enumerate(told):
+            slot = slots[at]
+            one = places.at(at, slot)
+            if one is None:
+                bare.append((slot, candidates[at]))
                 continue
-            one = self._one(slot, candidate, offer, creative)._replace(
-                value=value, base=base, tag=tag, rule=rule, by=self._blamed(rule, by)
-            )
-            if one.capped and spare >= 0:
-                one = one._replace(spare=self._spare(slot, spare, spare_offer))
-            if rule == RULE["pin"]:
-                one = one._replace(flags=one.flags | PINNED)
+            stand_in = None
+            if one.capped and spare >= 0 and not self.market.slot_capped[slot]:
+                stand_in = spares.at(at, slot)
+                if stand_in is not None:
+                    self._taken[stand_in.row] = slot
+            if tag or rule or stand_in is not None:
+                flags = one.flags | (PINNED if rule == _PIN else 0)
+                by = self._blamed(rule, by)
+                one = one._replace(tag=tag, rule=rule, by=by, flags=flags, spare=stand_in)
             chosen.append((slot, one))
         return chosen, bare
 
-    def _one(self, slot: int, candidate: int, offer: int, creative: int) -> Chosen:
-        candidates, market = self._candidates, self._market
-        tagged = offer != ORGANIC
-        capped = bool(market.option_capped[candidate]) or market.slot_capped[slot]
-        capped = capped or (tagged and bool(self._offers.capped[offer]))
-        worth = self._offers.value[offer] if tagged else market.value[candidate]
-        base = self._offers.base[offer] if tagged else market.value[candidate]
-        return Chosen(
-            int(candidates.rows[candidate]),
-            float(candidates.score[candidate]),
-            int(candidates.origin[candidate]),
-            creative,
-            RESERVED if capped else 0,
-            int(self._offers.campaign[offer]) if tagged else -1,
-            float(worth),
-            float(base),
-            capped=capped,
-        )
-
-    def _spare(self, slot: int, candidate: int, offer: int) -> Chosen | None:
-        """The stand-in, unless it has nothing to show or the slot itself is capped."""
-        creative = self._shown(slot, candidate, offer)
-        if creative is None or self._market.slot_capped[slot]:
-            return None
-        self._taken[int(self._candidates.rows[candidate])] = slot
-        return self._one(slot, candidate, offer, creative)
-
     def _blamed(self, rule: int, by: int) -> int:
         if by >= 0 and rule in _COUNTERS:
-            return self._market.counter_of[by]
+            return self.market.counter_of[by]
         return by
 
-    def _shown(self, slot: int, candidate: int, offer: int) -> int | None:
+    def shown(self, slot: int, row: int, offer: int) -> int | None:
         """The creative; of a campaign that names some, the first of these that may be shown."""
-        row, spec = int(self._candidates.rows[candidate]), self._slots[slot].asked.spec
+        layout = self._slots[slot].asked.spec.layout_code
         if offer != ORGANIC:
-            allowed = self._live.creatives_of(int(self._market.table[offer]))
+            allowed = self._live.creatives_of(int(self.market.table[offer]))
             if allowed is not None:
-                return self._live.creative_among(row, spec.layout_code, self._english, self._now, allowed)
-        return self._live.creative(row, spec.layout_code, self._english, self._now)
+                return self._live.creative_among(row, layout, self._english, self._now, allowed)
+        return self._live.creative(row, layout, self._english, self._now)
 
     # --- what the market could not fill
 
@@ -262,7 +298,7 @@ class Allocation:
 
     def _rest(self, slot: Filling) -> Iterator[Chosen]:
         """Candidates by value, of the layout's sources first; the operators' picks; all that is permitted."""
-        if self._market.slot_capped[slot.index]:
+        if self.market.slot_capped[slot.index]:
             return  # what is capped comes through the market or not at all
         spec = slot.asked.spec
         yield from self._of(slot, slot.recipe.selector.origins)
@@ -273,7 +309,7 @@ class Allocation:
 
     def _of(self, slot: Filling, origins: int) -> Iterator[Chosen]:
         """Candidates that the slot may hold freely: no cap and no exclusion group is on them."""
-        candidates, market = self._candidates, self._market
+        candidates, market = self.candidates, self.market
         free = (self._members >> np.uint64(slot.asked.spec.index)) & np.uint64(1) != 0
         free &= (candidates.origin & np.uint32(origins)) != 0
         free &= (market.option_capped == 0) & (market.option_room < 0).all(axis=1)
@@ -309,7 +345,9 @@ class Allocation:
             return
         for at, source in enumerate(slot.recipe.reserved, start=1):
             bit = 1 << source
-            if any(chosen.origin & bit for chosen in slot.chosen) or not _free(slot.chosen[-at]):
+            if not self._met & bit or not _free(slot.chosen[-at]):
+                continue
+            if any(chosen.origin & bit for chosen in slot.chosen):
                 continue
             best = next(self._of(slot, bit), None)
             if best is not None:
@@ -342,7 +380,7 @@ class Allocation:
     def _movable(self, giver: Filling, taker: Filling) -> int | None:
         """The last of the giver's free places whose item the taker may hold."""
         spec = taker.asked.spec
-        if self._market.slot_capped[taker.index]:
+        if self.market.slot_capped[taker.index]:
             return None
         for at in range(len(giver.chosen) - 1, -1, -1):
             chosen = giver.chosen[at]
@@ -363,6 +401,16 @@ class Allocation:
             creative = self._live.creative(moved.row, layout, self._english, self._now)
             new, giver = moved._replace(creative=-1 if creative is None else creative), taker
         self._place(giver, new)
+
+
+def _seated(chosen: list[Chosen]) -> list[Chosen]:
+    """The slot once it is filled: what is pinned stands at its position, if the slot reaches so far."""
+    if all(one.pin in (-1, at) for at, one in enumerate(chosen)):
+        return chosen
+    pinned = {one.pin: one for one in reversed(chosen) if 0 <= one.pin < len(chosen)}
+    pinned |= {at: one for at, one in enumerate(chosen) if one.pin == at}
+    free = iter([one for one in chosen if pinned.get(one.pin) is not one])
+    return [pinned[at] if at in pinned else next(free) for at in range(len(chosen))]
 
 
 def _free(chosen: Chosen) -> bool:

@@ -20,11 +20,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from serving.asgi import Receive, Scope, Send
 from serving.backing import backed
+from serving.front import Front
+from serving.keys import check_plan_file
 from serving.local import free_port
 from serving.security import check_binding, token_keys
 from serving.settings import Settings
-from serving.web import REQUEST_ID_KEY, App, Receive, Scope, Send
+from serving.web import REQUEST_ID_KEY
 
 NAME: Final = "pages"
 CPUS: Final = 0.5
@@ -84,9 +87,9 @@ class Pages:
     """What a replica runs. Ray calls `__serve_build_asgi_app__` once it is made, then the ASGI lifespan."""
 
     def __init__(self, settings: Settings) -> None:
-        self._app = App(settings)
+        self._app = Front(settings)
 
-    def __serve_build_asgi_app__(self) -> App:
+    def __serve_build_asgi_app__(self) -> Front:
         return self._app
 
 
@@ -100,6 +103,7 @@ def serve_ray(settings: Settings, pages: type = Pages) -> Iterator[str]:
     Raises SettingsError before anything starts, RuntimeError when Ray was imported before its flags were set.
     """
     check_binding(settings)
+    check_plan_file(settings)
     with tempfile.TemporaryDirectory(prefix="fenliu-") as scratch, backed(settings) as complete:
         token_keys(complete)  # made once, before the replicas ask for it
         with _flags(_environment(complete, Path(scratch))), _ray(complete):

@@ -22,7 +22,7 @@ from serving.intake import in_time
 from serving.live import Live
 from serving.metered import Metered, QuotaPool
 from serving.observe import Metrics
-from serving.reserving import quotas_of, refused_of, reserving_of, settle
+from serving.reserving import quotas_of, refused_of, reserving_of, settle, unreserved
 
 LOOK_AGAIN_S: Final = 0.02  # how long an answer about empty leases is good for
 FOLLOW_S: Final = 2.0
@@ -124,6 +124,7 @@ class Granting:
             return decision
         refused, taken = self._take(decision, live)
         asking = reserving_of(decision, live, self._ledger.epoch, attempt=attempt, without=refused)
+        decision = unreserved(decision, asking.places)
         if asking.places:
             refused |= await self._reserve(decision, asking.places, asking.reserving, timeout_s)
         for index in refused:

@@ -13,22 +13,30 @@ from serving import openapi, wire
 from serving.asked import PageKind
 from serving.errors import Problem
 from serving.observe import CONTENT_TYPE
+from serving.principals import Identity
+from serving.security import NOBODY, check_creative_state, needs
 from serving.service import Service
 from serving.wire import check_path_id, parse_json
 
 JSON: Final = b"application/json"
 BODY_LIMIT: Final = 256 * 1024
 CATALOGUE_LIMIT: Final = 4 * 1024 * 1024
+EXPLAINED_TO: Final = ("engineer", "admin", "approver", "operator")
 
 
 class Request(NamedTuple):
-    """What a handler may read: the id in the path, the query, the whole body, the client's request id."""
+    """What a handler may read: the id in the path, the query, the whole body, the client's request id, who is
+    asking, whether there are principals, and whether creatives go live by approvals only (`required`, `off`).
+    """
 
     id: str
     query: Mapping[str, str]
     body: bytes
     request_id: str | None
     arrived: float  # monotonic
+    who: Identity = NOBODY
+    governed: bool = True
+    approvals: str = "required"
 
 
 class Answer(NamedTuple):
@@ -93,6 +101,8 @@ def routes(service: Service) -> tuple[dict[str, Route], tuple[Below, ...]]:
 
 async def _recommend(service: Service, kind: PageKind, request: Request) -> Answer:
     ask = wire.parse(wire.RecommendAsk, parse_json(request.body))
+    if ask.options.explain and request.governed:
+        needs(request.who, *EXPLAINED_TO)
     return Answer(200, await service.recommender.page(ask, kind, request.request_id, request.arrived))
 
 
@@ -118,8 +128,9 @@ async def _similar(service: Service, request: Request) -> Answer:
 
 
 async def _put_item(service: Service, request: Request) -> Answer:
-    item = check_path_id(request.id, "item id")
-    return _json(await service.changes.put_item(item, parse_json(request.body)))
+    item, raw = check_path_id(request.id, "item id"), parse_json(request.body)
+    _check_creatives(request, [raw])
+    return _json(await service.changes.put_item(item, raw))
 
 
 async def _delete_item(service: Service, request: Request) -> Answer:
@@ -127,12 +138,28 @@ async def _delete_item(service: Service, request: Request) -> Answer:
 
 
 async def _items(service: Service, request: Request) -> Answer:
-    return _json(await service.changes.put_items(parse_json(request.body)))
+    raw = parse_json(request.body)
+    items = raw.get("items") if isinstance(raw, dict) else None
+    _check_creatives(request, items if isinstance(items, list) else [])
+    return _json(await service.changes.put_items(raw))
 
 
 async def _put_creative(service: Service, request: Request) -> Answer:
-    creative = check_path_id(request.id, "creative id")
-    return _json(await service.put_creative(creative, parse_json(request.body)))
+    creative, raw = check_path_id(request.id, "creative id"), parse_json(request.body)
+    if isinstance(raw, dict):
+        check_creative_state(request.who, request.approvals, raw.get("state"))
+    return _json(await service.put_creative(creative, raw))
+
+
+def _check_creatives(request: Request, items: list[Any]) -> None:
+    """Those inside items go live no other way. What is not of that shape is refused when it is read."""
+    if request.approvals != "required":
+        return
+    for item in items:
+        creatives = item.get("creatives") if isinstance(item, dict) else None
+        for creative in creatives if isinstance(creatives, list) else ():
+            if isinstance(creative, dict):
+                check_creative_state(request.who, request.approvals, creative.get("state"))
 
 
 async def _put_user(service: Service, request: Request) -> Answer:

@@ -79,7 +79,7 @@ def held_elsewhere(query: Query) -> NDArray[np.void]:
     rows = np.frombuffer(query.reserved[:whole], RESERVATION)
     elsewhere = rows["scope"] != scope_of(query.surface, query.device)
     held = rows[(rows["state"] == HELD) & (rows["expires"] > query.now) & elsewhere]
-    entries = held.view(np.uint8).reshape(len(held), -1)[:, : CONTACT.itemsize]
+    entries = held.view(np.uint8).reshape(len(held), RESERVATION.itemsize)[:, : CONTACT.itemsize]
     return np.ascontiguousarray(entries).view(CONTACT).ravel()
 
 

@@ -15,9 +15,10 @@ from typing import Final
 import uvicorn
 
 from serving.backing import backed
+from serving.front import Front
+from serving.keys import check_plan_file
 from serving.security import check_binding, token_keys
 from serving.settings import Settings, SettingsError
-from serving.web import App
 
 START_S: Final = 60.0
 STOP_S: Final = 15.0
@@ -35,10 +36,11 @@ def serve_local(settings: Settings) -> Iterator[str]:
     Raises SettingsError before anything starts, StartError when the service does not come up.
     """
     check_binding(settings)
+    check_plan_file(settings)
     listener = _listen(settings)
     with listener, backed(settings) as complete:
         token_keys(complete)
-        server = uvicorn.Server(_config(App(complete)))
+        server = uvicorn.Server(_config(Front(complete, eager=True)))
         thread = threading.Thread(target=_run, args=(server, listener), name="fenliu-local", daemon=True)
         thread.start()
         try:
@@ -72,7 +74,7 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _config(app: App) -> uvicorn.Config:
+def _config(app: Front) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         lifespan="on",

@@ -20,7 +20,7 @@ from serving.domain import Candidates, Effort, Scores
 from serving.headroom import Headroom
 from serving.page import RULE, Offers
 from serving.pipeline import Page
-from serving.running import OfferTable
+from serving.running import OfferTable, bounds_of
 from serving.worth import OfferWorth, Worth
 
 if TYPE_CHECKING:
@@ -75,8 +75,9 @@ class Stalls:
         self._first = {slot.index: float(slot.rates[0]) for slot in slots}
         self._best: dict[tuple[tuple[int, int], ...], Scores] = {}
         self._rules = tuple(campaigns.caps[index] for index in campaigns.contact_rules)
-        self._capped = np.array([self._reserves(c) for c in range(len(campaigns.ids))], np.uint8)
+        self._bounds = [bounds_of(campaigns, c) for c in range(len(campaigns.ids))]
         self._most = np.array([self._at_most(c) for c in range(len(campaigns.ids))], np.int32)
+        self._capped = np.array([self._reserves(c) for c in range(len(campaigns.ids))], np.uint8)
         self._looking = frozenset(c for c in range(len(campaigns.ids)) if self._looks(c))
         self._promise = np.array(
             [_PROMISE.get(t, RULE["guarantee"]) for t in campaigns.tier.tolist()], np.uint8
@@ -84,23 +85,16 @@ class Stalls:
 
     def _at_most(self, c: int) -> int:
         """On one page, whoever asks."""
-        caps = [cap for cap in self._caps(c) if cap.event == "displayed"]
+        caps = [cap for cap in self._bounds[c] if cap.event == "displayed"]
         most = [1 if cap.min_gap_s else cap.most for cap in caps]
         return min([int(self._campaigns.per_page[c]), *most])
 
-    def _caps(self, c: int) -> list[CapSpec]:
-        """What bounds the campaign's contacts, its own and the plan's."""
-        own = [self._campaigns.caps[i] for i in self._campaigns.caps_of[c]]
-        key = int(self._campaigns.keys[c])
-        rules = [rule for rule in self._rules if not rule.keys or key in rule.keys]
-        return [cap for cap in (*own, *rules) if cap.scope == "campaign"]
-
     def _reserves(self, c: int) -> bool:
-        return bool(self._campaigns.caps_of[c] or self._campaigns.quota_of[c] or self._caps(c))
+        return bool(self._campaigns.caps_of[c] or self._campaigns.quota_of[c] or self._bounds[c])
 
     def _looks(self, c: int) -> bool:
         """Whether a cap counts contacts of other campaigns too."""
-        return any(cap.keys for cap in self._caps(c))
+        return any(cap.keys for cap in self._bounds[c])
 
     def ruled(self, row: int) -> bool:
         """Whether a contact rule or an exclusion group is on the row even without a campaign."""
@@ -212,7 +206,7 @@ class Stalls:
         key = int(self._campaigns.keys[c])
         if key not in headroom.campaigns and c not in self._looking:
             return most
-        return min([most, *(headroom.left(cap, key) for cap in self._caps(c))])
+        return min([most, *(headroom.left(cap, key) for cap in self._bounds[c])])
 
     def _exclusive(
         self, which: NDArray[np.int32], local: NDArray[np.intp], room: NDArray[np.int32], counters: _Counters

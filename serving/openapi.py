@@ -13,6 +13,7 @@ from pydantic.json_schema import models_json_schema
 
 from features.ids import CHANNELS
 from features.views import AGGREGATED_FIELDS, ATTRIBUTES_KEPT, CONSENTS, HOLDINGS_KEPT, PROFILE, TAG_BITS
+from serving.admin_openapi import ADMIN_MODELS, ADMIN_SCHEMAS, admin_paths
 from serving.catalogue import Creative, Item
 from serving.errors import CODES
 from serving.wire import ID_SCHEMA, LOCALE, EventsAsk, ItemsAsk, OutcomesAsk, RecommendAsk, UserAsk
@@ -27,6 +28,7 @@ _MODELS: Final[tuple[type[BaseModel], ...]] = (
     ItemsAsk,
     Item,
     Creative,
+    *ADMIN_MODELS,
 )
 _RECOMMEND: Final = (
     "unauthorized",
@@ -59,7 +61,7 @@ def document() -> bytes:
 
 def _document() -> dict[str, Any]:
     _, defined = models_json_schema([(model, "validation") for model in _MODELS], ref_template=_REF)
-    schemas: dict[str, Any] = {**defined["$defs"], **_SCHEMAS, "Problem": _problem_schema()}
+    schemas: dict[str, Any] = {**defined["$defs"], **_SCHEMAS, **ADMIN_SCHEMAS, "Problem": _problem_schema()}
     _as_sent(schemas)
     return {
         "openapi": "3.1.0",
@@ -71,7 +73,7 @@ def _document() -> dict[str, Any]:
         },
         "servers": [{"url": "/"}],
         "security": [{"app_key": []}, {"api_key": []}, {}],
-        "paths": _paths(),
+        "paths": {**_paths(), **admin_paths()},
         "components": {
             "schemas": schemas,
             "securitySchemes": {

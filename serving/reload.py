@@ -1,8 +1,9 @@
-"""Follows control: a new bundle, plan or key space, changed items and kills, by one poll twice a second.
+"""Follows control: a new bundle, plan or key space, changed items, kills, prices; one poll twice a second.
 
 What is new is built and checked aside, in a thread, and swapped by one assignment. A bundle or plan that
 cannot run is refused and counted, and the old one stays; kills and withdrawals come into force whatever
-else is wrong.
+else is wrong. Prices need no building: they are put under the running view; those that are garbage or not
+newer are refused and counted, and the last good ones hold.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from typing import Final, Protocol
 
@@ -27,10 +29,13 @@ from serving.control import Control, ControlError, ControlState, OverlayEntry
 from serving.decide import decide
 from serving.domain import Context, Query, SlotRequest
 from serving.holder import Holder
-from serving.live import Live, build_live
+from serving.keys import PLAN_FILE, Ring
+from serving.lists import ListShelf
+from serving.live import Live, build_live, compile_for
 from serving.observe import Metrics
 from serving.plan import Plan, PlanError, default_plan, load_plan
 from serving.plans import PlanShelf
+from serving.prices import PricesError, newer
 from serving.registry import Registry, RegistryError
 from serving.settings import Settings
 
@@ -38,6 +43,7 @@ LOG: Final = logging.getLogger("fenliu.reload")
 POLL_TIMEOUT_S: Final = 2.0
 REFUSED_S: Final = 10.0  # what was refused is tried again: the registry may have been away
 LOOK_AGAIN_S: Final = 5.0  # at the registry's own pointer, while control names no bundle
+LISTS_S: Final = 2.0  # between two looks at the lists that audiences may name
 REFUSED: Final = (BundleError, PlanError, RegistryError, KeySpaceError, OSError, ValueError)
 
 
@@ -80,6 +86,7 @@ class Wanted:
     overlay_seq: int
     kills: tuple[tuple[str, str], ...]
     epoch: str | None
+    lists: tuple[tuple[str, int], ...] | None = None  # name and number; None: nobody could say
 
 
 @dataclass(slots=True)
@@ -118,7 +125,11 @@ class Reloader:
         self._running: Wanted | None = None
         self._refused: Wanted | None = None
         self._refused_at = 0.0
+        self._prices_seen = ""  # the version last looked at, good or refused
         self._registry_said: tuple[float, str | None] = (float("-inf"), None)
+        self._shelf, self._ring = ListShelf(settings.registry_url), Ring(settings.registry_url, clock)
+        self._lists: tuple[tuple[str, int], ...] | None = None
+        self._looked = float("-inf")
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
@@ -156,9 +167,10 @@ class Reloader:
 
     async def _poll(self) -> bool:
         async with asyncio.timeout(POLL_TIMEOUT_S):
-            state = await self._control.poll()
+            state = await self._control.poll(self._prices_seen)
             await self._follow_overlay(state)
         self._metrics.polled(time.monotonic)
+        await self._follow_prices(state)
         wanted = await asyncio.to_thread(self._wanted, state)
         if wanted is None:
             self._holder.reason = (
@@ -180,12 +192,39 @@ class Reloader:
         self._overlay.take(await self._control.overlay_since(self._overlay.seq))
         self._overlay.seq = max(self._overlay.seq, state.overlay_seq)
 
+    async def _follow_prices(self, state: ControlState) -> None:
+        if state.prices is None or state.blob is None:
+            return
+        self._prices_seen = state.prices
+        try:
+            prices = await asyncio.to_thread(newer, state.blob, self._holder.prices)
+        except PricesError as problem:
+            self._metrics.price_sets.labels("refused").inc()
+            LOG.error("prices refused, the last good ones hold: %s", problem)
+            return
+        self._holder.take_prices(prices, self._clock())
+        self._metrics.price_sets.labels("taken").inc()
+
     def _wanted(self, state: ControlState) -> Wanted | None:
         bundle = state.bundle or self._registry_live()
         if bundle is None:
             return None
         kills = tuple((kill.scope, kill.id) for kill in state.kills)
-        return Wanted(bundle, self._plan_wanted(state), state.features, self._overlay.seq, kills, state.epoch)
+        self._look()
+        plan, seq = self._plan_wanted(state), self._overlay.seq
+        return Wanted(bundle, plan, state.features, seq, kills, state.epoch, self._lists)
+
+    def _look(self) -> None:
+        """At the lists, and at who there is where a plan file must not pass them by. What was known stays."""
+        if time.monotonic() - self._looked < LISTS_S:
+            return
+        self._looked = time.monotonic()
+        try:
+            self._lists = tuple(self._shelf.numbers().items())
+        except (OSError, ValueError) as away:
+            LOG.warning("the lists could not be read, so those known before stay: %s", away)
+        if self._settings.plan is not None:
+            self._ring.refresh()
 
     def _registry_live(self) -> str | None:
         """The registry's pointer, looked at now and then: control's is the fast way."""
@@ -201,6 +240,8 @@ class Reloader:
     def _plan_wanted(self, state: ControlState) -> str:
         if self._settings.plan is None:
             return state.plan or ""
+        if self._ring.principals:
+            return "file:not approved"  # refused when it is loaded; what runs goes on, kills still come
         try:
             stat = self._settings.plan.stat()
         except OSError:
@@ -249,6 +290,7 @@ class Reloader:
             bundle = self._bundle
         plan = self._plan_for(wanted, bundle)
         live = self._live(bundle, plan, state, entries, None)
+        live.plan.audiences.warm()
         current = self._holder.current
         if current is None or current.bundle is not bundle or current.plan.version != plan.version:
             check(live, self._clock())
@@ -261,6 +303,8 @@ class Reloader:
         if self._plan is not None and self._plan[0] == wanted.plan:
             return self._plan[1]
         if self._settings.plan is not None:
+            if self._ring.principals:
+                raise PlanError("FENLIU_PLAN", "is approved by nobody, and there are principals", PLAN_FILE)
             return load_plan(self._settings.plan)
         return self._plans.fetch(wanted.plan)
 
@@ -273,7 +317,8 @@ class Reloader:
         old: Live | None,
     ) -> Live:
         space = state.keyspace if old is None else None
-        return build_live(
+        made = partial(
+            build_live,
             bundle,
             entries,
             plan,
@@ -282,7 +327,15 @@ class Reloader:
             features_version=_version(space) if old is None else old.features_version,
             materialised=_materialised(space) if old is None else old.materialised,
             watermark=_watermark(space) if old is None else old.watermark,
+            lists=None if self._lists is None else dict(self._lists),
         )
+        try:
+            return made()
+        except PlanError:
+            compile_for(plan, bundle)  # raises, unless all that is wrong is a list that is gone
+            return made(
+                strict=False
+            )  # whoever was in it is in no audience by it any more; `problems` says so
 
     def _tell(self, live: Live, state: ControlState) -> None:
         version = live.features_version or "none"

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from features.ledger import CapCheck, CapSpec, Reserving, Wish, scope_of
-from serving.domain import Decision, Placement, Refused
+from features.reservations import RESERVED
+from serving.domain import PINNED, Decision, Placement, Refused
 from serving.headroom import Headroom
 from serving.live import Live
+
+if TYPE_CHECKING:
+    from serving.plan import CompiledSlot
 
 
 class Asking(NamedTuple):
@@ -106,21 +110,61 @@ def settle(decision: Decision, refused: Mapping[int, str]) -> Decision:
     """
     if not refused:
         return decision
-    placed: list[Placement] = []
-    filled = [0] * len(decision.query.slots)
+    slots: list[list[tuple[int, Placement]]] = [[] for _ in decision.query.slots]
     for index, place in enumerate(decision.placements):
-        kept: Placement | None = place
-        if index in refused:
-            kept = decision.spares.get(index)
-        if kept is None:
-            continue
-        position = filled[kept.slot]
-        filled[kept.slot] += 1
-        placed.append(kept if kept.position == position else kept._replace(position=position))
+        kept = decision.spares.get(index) if index in refused else place
+        if kept is not None:
+            slots[kept.slot].append((index, kept))
+    placed: list[Placement] = []
+    moved: dict[int, int] = {}  # index before -> index now
+    for asked, places in zip(decision.query.slots, slots, strict=True):
+        for position, (index, place) in enumerate(_seated(places)):
+            moved[index] = len(placed)
+            placed.append(_at(place, position, asked.spec))
     lost = tuple(
         Refused(index, decision.placements[index].campaign, why) for index, why in sorted(refused.items())
     )
-    return replace(decision, placements=tuple(placed), refused=lost)
+    lotteries = tuple(replace(one, place=moved[one.place]) for one in decision.lotteries)
+    return replace(decision, placements=tuple(placed), lotteries=lotteries, refused=lost)
+
+
+def _seated(places: list[tuple[int, Placement]]) -> list[tuple[int, Placement]]:
+    """Without gaps: what is pinned keeps its position as long as the slot reaches so far."""
+    last = len(places) - 1
+    pinned = {
+        one.position: (index, one) for index, one in places if one.flags & PINNED and one.position <= last
+    }
+    held = {index for index, _ in pinned.values()}
+    free = iter([pair for pair in places if pair[0] not in held])
+    return [pinned[at] if at in pinned else next(free) for at in range(len(places))]
+
+
+def _at(place: Placement, position: int, spec: CompiledSlot) -> Placement:
+    """The placement at another position, where it is seen more or less often."""
+    if place.position == position:
+        return place
+    shown = float(spec.rates[position])
+    by = shown / place.shown if place.shown > 0 else 0.0
+    displays, clicks, conversions = place.units
+    return place._replace(
+        position=position, shown=shown, units=(displays * by, clicks * by, conversions * by)
+    )
+
+
+def unreserved(decision: Decision, held: Collection[int]) -> Decision:
+    """The page on which only what the ledger is asked to hold (by index) says so in its token.
+
+    A place that is capped by a quota alone is not held on the customer's keys, so its display is never late
+    there.
+    """
+    places = decision.placements
+    free = [i for i, one in enumerate(places) if one.flags & RESERVED and i not in held]
+    if not free:
+        return decision
+    made = list(places)
+    for index in free:
+        made[index] = made[index]._replace(flags=made[index].flags & ~RESERVED)
+    return replace(decision, placements=tuple(made))
 
 
 def refused_of(places: tuple[int, ...], taken: tuple[int, ...]) -> dict[int, str]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.compiled import jit
+from features.ledger import CapSpec
 from serving.audience import CompiledAudiences
 from serving.audience_facts import Lookups
 from serving.campaigns import Campaigns
@@ -67,6 +68,15 @@ class OfferTable:
         return len(self.row)
 
 
+def bounds_of(campaigns: Campaigns, c: int) -> list[CapSpec]:
+    """The caps on contacts of campaigns that bind campaign c: its own, and the plan's contact rules."""
+    key = int(campaigns.keys[c])
+    own = [campaigns.caps[i] for i in campaigns.caps_of[c]]
+    rules = (campaigns.caps[i] for i in campaigns.contact_rules)
+    own += [rule for rule in rules if not rule.keys or key in rule.keys]
+    return [cap for cap in own if cap.scope == "campaign"]
+
+
 class Running(Understanding):
     """Sets `page.running`, (C,) bool. When it fails, no campaign runs on the page."""
 
@@ -90,7 +100,8 @@ class Running(Understanding):
         self._places: dict[tuple[str, int, int], Mask] = {}
         self._quotas = [[campaigns.quotas[q].key for q in of] for of in campaigns.quota_of]
         self._with_quota = [c for c, keys in enumerate(self._quotas) if keys]
-        self._with_caps = np.array([bool(caps) for caps in campaigns.caps_of], np.bool_)
+        capped = [bool(campaigns.caps_of[c] or bounds_of(campaigns, c)) for c in range(len(campaigns.ids))]
+        self._with_caps = np.array(capped, np.bool_)
         self._quota = np.array([bool(keys) for keys in self._quotas], np.bool_)
 
     def enabled(self, page: Page) -> bool:  # noqa: ARG002

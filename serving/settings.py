@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 ROLES: Final = ("features", "live", "log", "control")
+PARTS: Final = ("all", "pages", "admin")
 MIN_APP_KEY_CHARS: Final = 16
 TokenKey = tuple[str, bytes]
 
@@ -44,6 +45,8 @@ class Settings:
     poll_s: float = 0.5
     max_in_flight: int = 100
     served_queue: int = 20_000
+    approvals: bool | None = None  # whether a second person must approve, while there are no principals
+    role: str = "all"  # what this application answers: one of PARTS
 
     def __post_init__(self) -> None:
         _check(self)
@@ -70,6 +73,12 @@ class Settings:
         """The same with every role that has no URL of its own at `url` (the embedded store, once started)."""
         urls: dict[str, Any] = {f"{role}_url": known or url for role, known in self.store_urls.items()}
         return replace(self, **urls)
+
+    def as_env(self) -> dict[str, str]:
+        """The variables by which a command started from here finds the same stores, registry and keys."""
+        found = {"FENLIU_HOME": str(self.home), "FENLIU_REGISTRY": self.registry_url}
+        found |= {f"FENLIU_{role.upper()}_URL": url for role, url in self.store_urls.items() if url}
+        return found if self.approvals is None else {**found, "FENLIU_APPROVALS": str(int(self.approvals))}
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
@@ -133,6 +142,12 @@ def _number(name: str, text: str) -> float:
         raise SettingsError(f"{name} must be a number, not {text[:40]!r}") from None
 
 
+def _flag(name: str, text: str) -> bool:
+    if text not in ("0", "1"):
+        raise SettingsError(f"{name} must be 0 or 1, not {text[:40]!r}")
+    return text == "1"
+
+
 def _token_keys(name: str, text: str) -> tuple[TokenKey, ...]:
     keys = []
     for part in text.split(","):
@@ -165,6 +180,8 @@ _VARIABLES: Final = {
     "poll_s": ("FENLIU_POLL_S", _number),
     "max_in_flight": ("FENLIU_MAX_IN_FLIGHT", _whole),
     "served_queue": ("FENLIU_SERVED_QUEUE", _whole),
+    "approvals": ("FENLIU_APPROVALS", _flag),
+    "role": ("FENLIU_ROLE", _text),
 }
 
 _RANGES: Final = {
@@ -184,6 +201,8 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, name)
         if not math.isfinite(value) or not low <= value <= high:
             raise SettingsError(f"{_VARIABLES[name][0]} must lie from {low} to {high}, not {value}")
+    if settings.role not in PARTS:
+        raise SettingsError(f"FENLIU_ROLE is one of {', '.join(PARTS)}, not {settings.role[:40]!r}")
     key = settings.app_key
     if key is not None and (
         len(key) < MIN_APP_KEY_CHARS or not key.isascii() or not key.isprintable() or " " in key

@@ -123,7 +123,8 @@ class Plain:
 
     def _tag(self, rule: Tagged, who: Customer) -> Truth:
         bit = self.tags[rule.tag]
-        if not who.knows("tags") or who.get("tags_off")[bit // 8] >> (bit % 8) & 1:
+        off = who.profile.values["tags_off"] if who.profile is not None else ()  # as decoding masks tags
+        if not who.knows("tags") or off[bit // 8] >> (bit % 8) & 1:
             return None
         return bool(who.get("tags")[bit // 8] >> (bit % 8) & 1)
 

@@ -133,9 +133,10 @@ async def running(
     settings: Mapping[str, Any] | None = None,
     start: bool = True,
     plan: Any = None,
+    app: type[App] = App,
     **service: Any,
 ) -> AsyncIterator[Shell]:
-    """A started service; `settings` and `service` change its settings and its parts."""
+    """A started service; `settings` and `service` change its settings and its parts, `app` what answers."""
     clock = Clock()
     made = bundle or default_bundle()
     bundles = MemoryBundles({made.version: made}, made.version)
@@ -148,15 +149,15 @@ async def running(
         given = {"home": Path(folder), "plan": plan_file, "deadline_ms": 2000, **(settings or {})}
         options = Settings(**given)
         parts = {"stores": stores, "control": control, "bundles": bundles, "clock": clock, **service}
-        app = App(options, Service(options, **parts))
+        made_app = app(options, Service(options, **parts))
         if start:
-            await app.startup()
-        transport = httpx.ASGITransport(app=app)
+            await made_app.startup()
+        transport = httpx.ASGITransport(app=made_app)
         try:
             async with httpx.AsyncClient(transport=transport, base_url="http://fenliu") as client:
-                yield Shell(app, client, clock, bundles, control, parts["stores"])
+                yield Shell(made_app, client, clock, bundles, control, parts["stores"])
         finally:
-            await app.shutdown()
+            await made_app.shutdown()
 
 
 def run(story: Callable[[], Coroutine[Any, Any, T]]) -> T:

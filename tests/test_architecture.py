@@ -48,6 +48,9 @@ SERVING_CORE = (
     # What stands on the bundle is not here: loading one brings FAISS.
     *("domain", "reasons", "texts", "catalogue", "plan", "filters", "scorers", "selectors"),
     *("pipeline", "tables", "taste", "wire", "errors", "settings", "security"),
+    *("plan_error", "plan_text", "plan_read", "plan_default", "plan_checks", "plan_conflicts"),
+    *("campaign", "campaign_checks", "campaign_columns", "campaigns", "calendar", "orgs", "fragments"),
+    *("audience_rules", "predicates", "audience_network", "audience"),
 )
 LIGHT = (
     *(f"features.{name}" for name in CORE if (ROOT / "features" / f"{name}.py").exists()),

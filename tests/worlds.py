@@ -167,6 +167,52 @@ def recent_entries(*events: tuple[str, str, float], action: int = 0) -> np.ndarr
     return log
 
 
+def shown(
+    name: str,
+    ago: float = 60.0,
+    *,
+    campaign: str = "",
+    slot: str = "",
+    position: int = 0,
+    what: str = "displayed",
+    category: str = "",
+    now: float = NOW,
+) -> np.ndarray:
+    """One CONTACT entry of a place on a page, `ago` seconds before `now`."""
+    entry = np.zeros(1, CONTACT)
+    entry["item"], entry["event"], entry["at"] = key64(name), int(ago) + 1, int(now - ago)
+    entry["what"], entry["channel"], entry["position"] = WHAT[what], 1, position
+    for field, text in (("campaign", campaign), ("slot", slot), ("category", category)):
+        entry[field] = key32(text) if text else 0
+    return entry
+
+
+def contacts(*entries: np.ndarray) -> np.ndarray:
+    """A contact log of such entries, oldest first."""
+    log = np.concatenate(entries) if entries else np.zeros(0, CONTACT)
+    return log[np.argsort(log["at"], kind="stable")]
+
+
+def sold(number: int, item: str, slot: str = "home.banner", **fields: Any) -> dict[str, Any]:
+    """Campaign `c{number}`, always open, of one item in one slot."""
+    return {"id": f"c{number}", "items": [item], "slots": [slot], **fields}
+
+
+def market_live(*campaigns: Mapping[str, Any], kills: Sequence[Any] = (), **changes: Any) -> Live:
+    """The tiny homepage with these campaigns; what a page shows without them is the same bundle's."""
+    return tiny_live(plan=tiny_plan(campaigns=list(campaigns), **changes), kills=kills)
+
+
+def placed(decision: Any, live: Live, campaign: str | None = None) -> list[tuple[str, int, str]]:
+    """(slot, position, item id) of the tagged places, or of one campaign's."""
+    ids = live.plan.campaigns.ids
+    return [
+        (decision.query.slots[one.slot].spec.name, one.position, live.texts[one.row].id)
+        for one in decision.placements
+        if one.campaign >= 0 and campaign in (None, ids[one.campaign])
+    ]
+
+
 def contact_entries(*events: tuple[str, str, float]) -> np.ndarray:
     """CONTACT entries from (item id, what, seconds before NOW), oldest first."""
     log = np.zeros(len(events), CONTACT)
@@ -227,9 +273,14 @@ def names(live: Live, decision: Any, slot: str | None = None) -> list[str]:
 __all__ = [
     "KIND_CODE",
     "NOW",
+    "contacts",
     "item",
+    "market_live",
     "names",
+    "placed",
     "query",
+    "shown",
+    "sold",
     "tiny_bundle",
     "tiny_items",
     "tiny_live",

@@ -1,7 +1,8 @@
 """`fenliu demo`: the whole loop on a synthetic bank, told as it happens.
 
 History -> training -> bundle -> Ray Serve -> three customers' pages -> what one of them does -> the next
-page -> a few hundred customers more -> ingest -> retraining -> hot swap under load -> how to go on.
+page -> a few hundred customers more -> 30 campaigns, paced while visitors come -> ingest -> retraining -> hot
+swap under load -> a booking that cannot be kept -> how to go on.
 """
 
 from __future__ import annotations
@@ -17,18 +18,25 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 from rich.console import Console
 
 from serving.backing import backed
-from serving.plan import load_plan
+from serving.plan import Plan, check_plan, load_plan
 from serving.settings import Settings
 from training import demo_client as client
 from training.bench import load
 from training.commands import ingest_now, train
 from training.config import TrainConfig
+from training.demo_campaigns import demo_frame
+from training.demo_compile import compiling
+from training.demo_flights import Flights, fly, too_much
+from training.demo_office import People
 from training.demo_pages import against_popularity, changes, homepage, introduce, next_steps
 from training.job import RunReport
 from training.lake import Lake
@@ -43,7 +51,7 @@ VISITORS = 300
 LOAD_RATE = 40.0  # pages a second while the bundle is swapped
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Stage:
     """What the acts share."""
 
@@ -53,22 +61,39 @@ class Stage:
     world: World
     written: Written
 
+    @cached_property
+    def frame(self) -> dict[str, Any] | None:
+        """The plan without campaigns; None where the bank is too small, or FENLIU_PLAN names a file."""
+        if self.settings.plan is not None or self.args.items < FEWEST_ITEMS or not PLAN.exists():
+            return None
+        base = yaml.safe_load(PLAN.read_text(encoding="utf-8"))
+        return demo_frame(self.world, {name: part for name, part in base.items() if name != "campaigns"})
+
+    @cached_property
+    def plan(self) -> Plan | None:
+        """What a bundle must fill."""
+        if self.settings.plan is not None:
+            return load_plan(self.settings.plan)
+        return None if self.frame is None else check_plan(_plain(self.frame))
+
 
 def run_demo(args: argparse.Namespace, console: Console) -> int:
     """Exit status 0 when no request failed."""
     began = time.monotonic()
     _end_in_order()
-    with _prepared(args, console) as settings:
+    with _prepared(args, console) as settings, compiling(console) as compiled:
         world, written = _history(args, console, settings)
         stage = Stage(args, console, settings, world, written)
         console.rule("training the first bundle")
         first = _train(stage)
         console.rule("serving")
+        people = _governed(stage)
+        compiled()
         with _serving(stage) as url:
             console.print(f"[bold]{url}[/] answers, {time.monotonic() - began:.0f} s after the start")
-            failed, last = asyncio.run(_play(stage, url, first))
+            failed, last = asyncio.run(_play(stage, url, first, people))
             against_popularity(console, last)
-            next_steps(console, url, settings, last.report, time.monotonic() - began)
+            next_steps(console, url, settings, last.report, time.monotonic() - began, people)
             if not args.once:
                 console.print("\n[bold]It stays up. Ctrl-C ends it.[/]")
                 _wait_for_the_end()
@@ -85,8 +110,7 @@ def _prepared(args: argparse.Namespace, console: Console) -> Iterator[Settings]:
     if home.exists():
         shutil.rmtree(home)
     key = settings.app_key or secrets.token_hex(16)
-    plan = PLAN if args.items >= FEWEST_ITEMS and PLAN.exists() else None
-    settings = replace(settings, home=home, registry="", app_key=key, plan=settings.plan or plan)
+    settings = replace(settings, home=home, registry="", app_key=key)
     console.print(f"everything lives in [bold]{home}[/]")
     with backed(settings) as complete:
         yield complete
@@ -108,8 +132,22 @@ def _history(args: argparse.Namespace, console: Console, settings: Settings) -> 
 
 
 def _train(stage: Stage) -> RunReport:
-    plan = load_plan(stage.settings.plan) if stage.settings.plan else None
-    return train(stage.settings, None, TrainConfig(), plan=plan, by="demo", console=stage.console)
+    return train(stage.settings, None, TrainConfig(), plan=stage.plan, by="demo", console=stage.console)
+
+
+def _governed(stage: Stage) -> People | None:
+    """Two people, and the plan without campaigns in force by their hands."""
+    if stage.frame is None:
+        return None
+    people = People.hired(stage.settings)
+    version, _ = people.publish({"frame": stage.frame}, "the bank's surfaces and slots")
+    stage.console.print(f"plan {version}: proposed by one person, approved by another, published")
+    return people
+
+
+def _plain(frame: dict[str, Any]) -> dict[str, Any]:
+    """Without what only a frame has."""
+    return {name: part for name, part in frame.items() if name != "ceilings"}
 
 
 def _serving(stage: Stage) -> AbstractContextManager[str]:
@@ -123,14 +161,27 @@ def _serving(stage: Stage) -> AbstractContextManager[str]:
         return serve_ray(stage.settings)
 
 
-async def _play(stage: Stage, url: str, first: RunReport) -> tuple[int, RunReport]:
+async def _play(stage: Stage, url: str, first: RunReport, people: People | None) -> tuple[int, RunReport]:
     """The acts, in order; the number of failed requests, and the last training run."""
+    flights: Flights | None = None
     async with client.Client(url, stage.settings.app_key or "") as bank:
         await bank.ready()
         await _three_customers(stage, bank)
         await _one_of_them_acts(stage, bank)
-        await _visitors(stage, bank)
-    return await _retrain_under_load(stage, url, first)
+        rate = await _visitors(stage, bank)
+        if people is None:
+            stage.console.print("no campaigns here: they need 1,000 items or more, and no FENLIU_PLAN")
+        else:
+            flights = Flights(
+                stage.console, stage.settings, stage.world, stage.written.respondent, people,
+                stage.frame or {}, stage.args.seed, rate,
+            )  # fmt: skip
+            await fly(flights, bank)
+    ended = await _retrain_under_load(stage, url, first)
+    if flights is not None:
+        async with client.Client(url, stage.settings.app_key or "") as bank:
+            await too_much(flights, bank)
+    return ended
 
 
 async def _three_customers(stage: Stage, bank: client.Client) -> None:
@@ -153,16 +204,18 @@ async def _one_of_them_acts(stage: Stage, bank: client.Client) -> None:
     changes(stage.console, stage.world, before, after)
 
 
-async def _visitors(stage: Stage, bank: client.Client) -> None:
-    """A few hundred customers ask, look and act as the world has it."""
+async def _visitors(stage: Stage, bank: client.Client) -> float:
+    """A few hundred customers ask, look and act as the world has it; how many pages came in a second."""
     stage.console.rule(f"{VISITORS} more customers")
     simulation = Simulation.start(stage.world, stage.written.respondent)
     chosen = np.random.default_rng(stage.args.seed).choice(
         len(stage.world.customers), VISITORS, replace=False
     )
+    began = time.monotonic()
     with stage.console.status("they ask, look and tap …"):
         pages, sent = await bank.simulate(simulation, chosen)
     stage.console.print(f"{pages} customers asked for their page; {sent:,} events came back")
+    return pages / (time.monotonic() - began)
 
 
 async def _retrain_under_load(stage: Stage, url: str, first: RunReport) -> tuple[int, RunReport]:
@@ -176,7 +229,7 @@ async def _retrain_under_load(stage: Stage, url: str, first: RunReport) -> tuple
     shooting = asyncio.create_task(_load(stage, url, stop))
     second = await asyncio.to_thread(_train, stage)
     async with client.Client(url, settings.app_key or "") as bank:
-        waited = await bank.until_bundle(second.version) if second.promoted and second.version else None
+        waited = await bank.until("bundle", second.version) if second.promoted and second.version else None
     await asyncio.sleep(1.0)
     stop.set()
     outcome = await shooting

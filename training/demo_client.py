@@ -52,17 +52,33 @@ class Client:
                 raise TimeoutError(f"the service is not ready: {answer.text}")
             await asyncio.sleep(0.1)
 
-    async def until_bundle(self, version: str, patience_s: float = 30.0) -> float:
-        """Seconds until pages are made with a bundle."""
+    async def until(self, what: str, version: str, patience_s: float = 60.0) -> float:
+        """Seconds until pages are made with a `bundle` or `plan`."""
         began = time.monotonic()
         while time.monotonic() - began < patience_s:
-            if (await self._get("/readyz")).get("bundle") == version:
+            if (await self._get("/readyz")).get(what) == version:
                 return time.monotonic() - began
             await asyncio.sleep(0.05)
-        raise TimeoutError(f"bundle {version} was promoted {patience_s:g} s ago and does not serve yet")
+        raise TimeoutError(f"{what} {version} went out {patience_s:g} s ago and does not serve yet")
 
     async def page(self, asked: Mapping[str, Any]) -> Page:
         return await self._post("/v1/recommend/homepage", asked)
+
+    async def surface(self, name: str, asked: Mapping[str, Any]) -> Page:
+        return await self._post("/v1/recommend", {**asked, "surface": name})
+
+    async def metrics(self) -> str:
+        """The text of /metrics."""
+        answer = await self._http.get("/metrics")
+        answer.raise_for_status()
+        return answer.text
+
+    async def governed(self, path: str, key: str, body: Mapping[str, Any], timeout_s: float = 240.0) -> Page:
+        """A governance call by whoever's key it is; the answer, or the problem as the service says it."""
+        headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+        answer = await self._http.post(path, content=orjson.dumps(body), headers=headers, timeout=timeout_s)
+        said: Page = orjson.loads(answer.content)
+        return said
 
     async def events(self, events: Sequence[Mapping[str, Any]]) -> int:
         """How many were accepted."""

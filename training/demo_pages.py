@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from serving.settings import Settings
+from training.demo_office import CHECKER, MAKER, People
 from training.job import RunReport
 from training.world import World
 from training.world.customers import LIFECYCLE, OCCUPATIONS
@@ -88,7 +89,9 @@ def against_popularity(console: Console, run: RunReport) -> None:
     console.print(table)
 
 
-def next_steps(console: Console, url: str, settings: Settings, report: Path, seconds: float) -> None:
+def next_steps(
+    console: Console, url: str, settings: Settings, report: Path, seconds: float, people: People | None = None
+) -> None:
     """Where everything lies, and lines to try."""
     body = json.dumps(
         {"user_id": "u000042", "context": {"channel": "app", "app_version": "9.2.0", "city": "310000"}}
@@ -97,8 +100,18 @@ def next_steps(console: Console, url: str, settings: Settings, report: Path, sec
     console.print(f"report and plots   {report}")
     console.print(f"lake, registry     {settings.home}")
     console.print(f"OpenAPI, metrics   {url}/openapi.json   {url}/metrics")
+    governed = (
+        ()
+        if people is None
+        else (
+            f"export FENLIU_KEY={people.keys[0]}   # {MAKER} proposes; {CHECKER} approves: {people.keys[1]}",
+            f"fenliu --home {settings.home} plan status",
+            f"fenliu --home {settings.home} audit verify",
+        )
+    )
     console.print("\ntry:", highlight=False)
     for line in (
+        *governed,
         f"curl -s {url}/v1/recommend/homepage -H 'x-api-key: {settings.app_key}'"
         f" -H 'content-type: application/json' -d '{body}' | python3 -m json.tool",
         f"curl -s {url}/readyz",

@@ -11,10 +11,12 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, TypeVar
+from importlib import import_module
+from typing import Any, Final, TypeVar
 
 from serving.backing import backed
 from serving.bundle import Bundle, load
+from serving.check_process import BOOKED_BY, can_book
 from serving.governance import Governance
 from serving.keys import Keys
 from serving.lists import ListShelf
@@ -106,5 +108,17 @@ class Desk:
             return asyncio.run(run(settings.control_url or ""))
 
 
-def desk_of(settings: Settings, booking: Booking | None = None) -> Desk:
-    return Desk(settings, os.environ, booking)
+def desk_of(settings: Settings) -> Desk:
+    return Desk(settings, os.environ, booking_of(settings))
+
+
+def booking_of(settings: Settings) -> Booking | None:
+    """What forecasts a plan, imported when it is asked; None where it is not installed."""
+    if not can_book():
+        return None
+
+    def book(plan: Plan) -> Mapping[str, Any]:
+        made: Mapping[str, Any] = import_module(BOOKED_BY).book(settings, plan)
+        return made
+
+    return book

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from features.keyspace import ViewBatch
 from features.log import EventLog
 from features.tags import TagDictionary
 from serving.blend import Blend
@@ -24,6 +25,7 @@ from serving.control import Control
 from serving.plan import Plan
 from serving.registry import Registry
 from training.appraise import appraise
+from training.base_columns import BaseCopy
 from training.config import TrainConfig
 from training.dataset import Dataset, build_dataset
 from training.dataset_files import save_dataset
@@ -240,23 +242,31 @@ class _Run(RunState):
                 return None
             version = f"f{self.inputs[:14]}"
             key = f"{self.inputs}:{url}"
+            copy = BaseCopy(self.home / "base", self.lake.read_users())
             said = self.work.done("materialise", key)
             if said is not None and control is not None:
                 if in_use(url, control, version, customer_ids(self.lake, self.dataset)):
-                    step.skipped = True
                     step.notes.append(f"{version} is there and in use")
+                    step.skipped = (copy.folder / version / "manifest.json").exists()
+                    if not step.skipped:
+                        copy.write(version, self.batches())
+                        step.notes.append("its columnar copy was missing: written again")
                     return version
                 step.notes.append(f"{version} is not in the store, or not pointed at: written again")
-            batches = view_batches(self.lake, self.dataset, self.aggregates, self.tags)
+            batches = self.batches()
             rng = np.random.default_rng(self.config.seed)
             told = self.telling.counted(sum(len(batch.ids) for batch in batches), "records")
-            space = write_features(url, version, batches, rng=rng, progress=told)
+            space = write_features(url, version, batches, rng=rng, progress=told, copy=copy)
             if control is not None:
                 swap_to(control, space)
             counts = {name: view.count for name, view in space.views.items()}
             self.work.finish("materialise", key, {"counts": counts})
             step.notes.append(f"{version}: " + ", ".join(f"{n:,} {name}" for name, n in counts.items()))
             return version
+
+    def batches(self) -> list[ViewBatch]:
+        """The records of every view."""
+        return view_batches(self.lake, self.dataset, self.aggregates, self.tags)
 
     def publish(
         self,
@@ -280,6 +290,7 @@ class _Run(RunState):
                 evaluation=evaluation,
                 stats=self.aggregates.stats,
                 inputs=self.inputs,
+                uplift=self.uplift,
             )
             folder = self.work.fresh("bundle")
             comparisons = tuple(_comparison(one) for one in evaluation["comparisons"])

@@ -102,6 +102,20 @@ def test_errors_are_the_same(both: Both) -> None:
         assert answers[0].headers["content-type"] == "application/problem+json"
 
 
+def test_governance_answers_on_the_same_address(both: Both) -> None:
+    for path in ("/v1/plan", "/v1/audit?verify=1", "/v1/plan:diff?part=frame", "/v1/plan:nothing"):
+        answers = [httpx.get(f"{url}{path}", timeout=20) for url in (both.ray, both.local)]
+        assert (
+            answers[0].status_code
+            == answers[1].status_code
+            == (200 if "?v" in path or path == "/v1/plan" else 404)
+        )
+        assert answers[0].json() == answers[1].json()
+    kill = {"scope": "item", "id": "i119", "reason": "test"}
+    assert httpx.post(f"{both.ray}/v1/kill", json=kill, timeout=20).json()["audited"] is True
+    assert httpx.get(f"{both.local}/v1/plan").json()["killed"][0]["id"] == "i119"
+
+
 def test_an_event_sent_to_one_changes_the_page_of_the_other(both: Both) -> None:
     before = ask(both.local, user_id="u-event")
     liked = next(one for slot in before["slots"] if slot["slot"] == "home.shelf" for one in slot["items"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from serving.catalogue import parse_item
 from serving.control import MemoryControl
 from serving.registry import Registry
 from training import job
+from training.base_columns import Base
 from training.config import parse_config
 from training.job import run_training
 from training.lake import Lake, LakeError
@@ -272,6 +274,19 @@ def test_features_are_written_verified_and_pointed_at(valkey_url, tmp_path):
     assert (read.records["last_active"][:2] > START).all()
     again = run_training(tmp_path, shop(), CONFIG, now=NOW, features_url=valkey_url, control=control)
     assert next(step for step in again.steps if step.name == "materialise").skipped
+
+
+@pytest.mark.integration
+def test_the_columns_of_the_base_are_written_and_written_again(valkey_url, tmp_path):
+    control = MemoryControl()
+    first = run_training(tmp_path, shop(), CONFIG, now=NOW, features_url=valkey_url, control=control)
+    folder = tmp_path / "base" / first.features
+    assert Base(folder).n == 220
+    shutil.rmtree(folder)
+    again = run_training(tmp_path, shop(), CONFIG, now=NOW, features_url=valkey_url, control=control)
+    step = next(step for step in again.steps if step.name == "materialise")
+    assert not step.skipped and any("columnar copy was missing" in note for note in step.notes)
+    assert Base(folder).n == 220 and again.features == first.features
 
 
 @pytest.mark.integration

@@ -440,6 +440,28 @@ def test_a_creative_is_in_the_overlay_once_it_is_published(bank):
     asyncio.run(story())
 
 
+def test_an_item_that_is_put_again_does_not_lose_its_creative(bank):
+    """A whole item takes the place of what was put before it; what somebody withdrew stays withdrawn."""
+
+    async def story() -> None:
+        control = MemoryControl()
+        office = Office(bank.governance, control)
+        one = bank.propose("creative:v1", creative(), bank.alice)
+        bank.approve(one, bank.ann)
+        await office.publish(bank.alice, one.id)
+        seq = await control.overlay_put([("item", "i1", {"kind": "product", "title": {"zh": "t"}})])
+        assert await office.reconcile()
+        entries = {(entry.kind, entry.id): entry for entry in await control.overlay_since(0)}
+        assert entries["creative", "v1"].seq > seq == entries["item", "i1"].seq
+        assert not await office.reconcile()
+        await control.overlay_put([("item", "i1", None)])  # an item that is withdrawn needs none
+        assert not await office.reconcile()
+        await control.overlay_put([("creative", "v1", {**creative(), "state": "withdrawn"})])
+        assert not await office.reconcile()
+
+    asyncio.run(story())
+
+
 def test_who_may_kill_what(going):
     async def tried(who, scope, name="", undo=False) -> str:
         try:

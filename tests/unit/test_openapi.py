@@ -7,7 +7,11 @@ from typing import Any
 import orjson
 import pytest
 
+from serving.admin import Admin, admin_routes
+from serving.control import MemoryControl
 from serving.errors import CODES
+from serving.governance import Governance
+from serving.office import Office
 from serving.openapi import document
 from tests.shell import CONTEXT, run, running
 
@@ -24,6 +28,10 @@ def operations() -> list[tuple[str, str, dict[str, Any]]]:
 
 def test_it_is_openapi_3_1() -> None:
     assert DOCUMENT["openapi"] == "3.1.0" and DOCUMENT["info"]["title"] == "Fenliu"
+
+
+def office_of_nothing() -> Office:
+    return Office(Governance("memory://openapi"), MemoryControl())
 
 
 def references(value: Any) -> list[str]:
@@ -54,7 +62,13 @@ def test_what_is_documented_is_served_and_the_other_way_round() -> None:
         async with running() as shell:
             exact = {(path, method) for path, route in shell.app._exact.items() for method in route.methods}
             below = {(b.route.name, method) for b in shell.app._below for method in b.route.methods}
-            assert {(path, method.upper()) for path, method, _ in operations()} == exact | below
+            governed = {
+                (path, method)
+                for path, methods in admin_routes(Admin(office_of_nothing())).items()
+                for method in methods
+            }
+            assert not governed & (exact | below)
+            assert {(path, method.upper()) for path, method, _ in operations()} == exact | below | governed
             answer = await shell.get("/openapi.json")
             assert answer.json() == DOCUMENT
 

@@ -34,7 +34,7 @@ async def asked(shell: Shell, *parts: tuple[float, bytes], end: bool = True) -> 
 
 
 def test_a_body_that_does_not_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.web.BODY_S", 0.05)
+    monkeypatch.setattr("serving.asgi.BODY_S", 0.05)
 
     async def story() -> None:
         async with running() as shell:

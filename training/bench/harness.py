@@ -23,7 +23,7 @@ from rich.table import Table
 
 Bar = tuple[Literal[">=", "<="], float]
 
-BENCHES = ("loop", "serve")
+BENCHES = ("loop", "serve", "race", "benefit", "pacing", "tags")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,96 @@
+"""Pages and governance on one address: the pages' application, which hands governance what is governance's.
+
+A proxy that matches route prefixes cannot tell `/v1/plan:check` from `/v1/plan`, so both answer here.
+FENLIU_ROLE lets them run apart all the same: `pages` answers nothing of governance, `admin` nothing of pages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final
+
+from serving.asgi import Disconnected, Receive, Scope, Send, reply
+from serving.errors import PROBLEM_JSON, Problem
+from serving.handlers import Answer, Route
+from serving.service import Service
+from serving.settings import Settings
+from serving.web import App
+
+if TYPE_CHECKING:
+    from serving.admin_web import AdminApp
+    from serving.check_process import CheckProcess
+
+GOVERNED: Final = ("/v1/plan", "/v1/kill", "/v1/audit")
+PROBES: Final = frozenset({"/livez", "/readyz", "/metrics", "/openapi.json"})
+
+
+class Front(App):
+    """`eager`: governance is there from the start, to make good what a publisher that died left undone.
+
+    Otherwise it is put together by the first request that is its own: a replica of pages pays nothing before.
+    """
+
+    def __init__(self, settings: Settings, service: Service | None = None, *, eager: bool = False) -> None:
+        super().__init__(settings, service)
+        self._eager = settings.role == "admin" or (eager and settings.role == "all")
+        self._admin: AdminApp | None = None
+        self._checking: CheckProcess | None = None
+        self._making = asyncio.Lock()
+
+    async def startup(self) -> None:
+        await super().startup()
+        if self._eager:
+            await self.admin()
+
+    async def shutdown(self) -> None:
+        if self._checking is not None:
+            self._checking.close()
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            await admin.shutdown()
+        await super().shutdown()
+
+    async def admin(self) -> AdminApp:
+        """Governance over the running service. Raises Problem `not_ready` before the service has started."""
+        async with self._making:
+            if self._admin is None:
+                made = await asyncio.to_thread(self._made)
+                await made.startup()
+                self._admin = made
+            return self._admin
+
+    def _made(self) -> AdminApp:
+        from serving.admin_build import admin_app
+        from serving.check_process import CheckProcess, can_book
+        from serving.previewing import Previewing
+
+        service, settings = self.service, self._settings
+        self._checking = CheckProcess(settings) if can_book() else None
+        return admin_app(
+            settings,
+            service.control,
+            service.holder,
+            approvals=settings.approvals,
+            preview=Previewing(service, settings),
+            booking=self._checking,
+        )
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._settings.role == "pages" or not scope["path"].startswith(GOVERNED):
+            await super()._serve(scope, receive, send)
+            return
+        arrived = time.monotonic()
+        try:
+            status = await (await self.admin()).serve(scope, receive, send)
+        except Disconnected:
+            return
+        except Problem as problem:
+            status = problem.status
+            await reply(send, Answer(status, problem.body(), PROBLEM_JSON), problem.headers)
+        self.service.metrics.request("governance", status, time.monotonic() - arrived)
+
+    def _route(self, scope: Scope) -> tuple[Route, str]:
+        if self._settings.role == "admin" and scope["path"] not in PROBES:
+            raise Problem("not_found", "only governance is answered here (FENLIU_ROLE=admin)")
+        return super()._route(scope)

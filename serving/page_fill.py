@@ -1,0 +1,390 @@
+"""Placing and lifting, what a page is worth, and the joint greedy that fills it.
+
+Everything is a jitted function over the arrays of one `State`; nothing is random, ties go to what comes
+first. Sums are in float64 and in a fixed order, so the interpreted twin gives the same bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from features.compiled import jit
+from serving.page_state import (
+    AWAY,
+    BAND,
+    BEFORE,
+    CAMPAIGN,
+    CAND,
+    CATEGORY,
+    CROSS,
+    CROSSING,
+    EACH,
+    F8,
+    FILLED,
+    FIRST,
+    FIXED,
+    FOLLOWING,
+    FREE,
+    GAIN,
+    HAVE,
+    HOUSE,
+    I4,
+    I8,
+    INSIDE,
+    INTERRUPTION,
+    ITEM_ROOM,
+    KIND,
+    KINDS,
+    LEAST,
+    LEAST_KIND,
+    LENGTH,
+    MOST,
+    NONE,
+    NUM,
+    OFF,
+    OFFER,
+    ONLY,
+    OPEN,
+    ORGANIC,
+    ORGANICALLY,
+    PER_CATEGORY,
+    PER_KIND,
+    PRICE,
+    RATE,
+    ROOM,
+    STABLE,
+    SUITS,
+    SWITCHING,
+    TALLY,
+    TOP,
+    TOTAL,
+    USES,
+    WHERE,
+    WORTH,
+    suits,
+)
+
+
+@jit
+def allowed(mix: I4, ti: I8, uses: int, many: int, at: int) -> bool:
+    """Whether the counters in some rows of ti have room for one more."""
+    room = True
+    for j in range(uses, uses + many):
+        room = room and (ti[j, at] < 0 or mix[ROOM, ti[j, at]] > 0)
+    return room
+
+
+@jit
+def only_spent(mix: I4, ti: I8, uses: int, many: int, at: int) -> int:
+    """The one counter that has no room; -1 where there is none, or more than one."""
+    found = -1
+    for j in range(uses, uses + many):
+        if ti[j, at] >= 0 and mix[ROOM, ti[j, at]] <= 0:
+            if found >= 0:
+                return -1
+            found = ti[j, at]
+    return found
+
+
+@jit
+def variant(pi: I4, mix: I4, ti: I8, tf: F8, i: int, s: int, house: bool) -> tuple[int, float]:
+    """How item i is worth most in slot s: by which offer, or -1 organically, or NONE; and its worth."""
+    best, worth = NONE, LEAST
+    o = ti[FIRST, i]
+    only = pi[s, NUM, ONLY]
+    while o >= 0:
+        may = ti[BAND, o] == 1 or (house and ti[BAND, o] == HOUSE)
+        if only >= 0:
+            may = ti[CAMPAIGN, o] == only
+        may = may and not mix[OFF, o] and suits(ti[SUITS, o], s)
+        if may and tf[WORTH, o] > worth and allowed(mix, ti, USES, 8, o):
+            best, worth = o, tf[WORTH, o]
+        o = ti[FOLLOWING, o]
+    if (
+        only < 0
+        and tf[ORGANIC, i] > worth
+        and suits(ti[ORGANICALLY, i], s)
+        and allowed(mix, ti, ITEM_ROOM, 2, i)
+    ):
+        best, worth = -1, tf[ORGANIC, i]
+    return best, worth
+
+
+@jit
+def fits(pi: I4, mix: I4, ti: I8, s: int, i: int, strict: bool) -> bool:
+    """Whether one more of the item's kind and category may stand in the slot."""
+    kind, c = ti[KIND, i], ti[CATEGORY, i]
+    have = pi[s, HAVE, kind]
+    if have >= pi[s, MOST, kind]:  # NO_LIMIT is more than any slot holds
+        return False
+    if not strict or pi[s, NUM, ONLY] >= 0:
+        return True
+    if have >= pi[s, NUM, PER_KIND] or (c > 0 and mix[s, c] >= pi[s, NUM, PER_CATEGORY]):
+        return False
+    if have < pi[s, LEAST_KIND, kind]:
+        return True
+    lacking = 0
+    for other in range(pi[0, NUM, KINDS]):
+        lacking += max(0, int(pi[s, LEAST_KIND, other] - pi[s, HAVE, other]))
+    return bool(pi[s, NUM, OPEN] - pi[s, NUM, FILLED] > lacking)
+
+
+@jit
+def put(
+    pi: I4,
+    pf: F8,
+    mix: I4,
+    ti: I8,
+    s: int,
+    k: int,
+    i: int,
+    o: int,
+    each: float,
+    fixed: int,
+) -> None:
+    """Place item i by offer o at a free place."""
+    pi[s, CAND, k], pi[s, OFFER, k], pi[s, FIXED, k] = i, o, fixed
+    pf[s, EACH, k] = each
+    pi[s, NUM, FILLED] += 1
+    mix[WHERE, i] = s
+    _count(pi, mix, ti, s, i, o, 1)
+
+
+@jit
+def lift(pi: I4, mix: I4, ti: I8, s: int, k: int) -> None:
+    """Free a place."""
+    i, o = pi[s, CAND, k], pi[s, OFFER, k]
+    pi[s, CAND, k], pi[s, OFFER, k], pi[s, FIXED, k] = -1, -1, FREE
+    pi[s, NUM, FILLED] -= 1
+    mix[WHERE, i] = -1
+    _count(pi, mix, ti, s, i, o, -1)
+
+
+@jit
+def _count(pi: I4, mix: I4, ti: I8, s: int, i: int, o: int, by: int) -> None:
+    c = ti[CATEGORY, i]
+    pi[s, HAVE, ti[KIND, i]] += by
+    if c > 0:
+        mix[s, c] += by
+        mix[TOTAL, c] += by
+    if o >= 0:
+        for j in range(8):
+            if ti[USES + j, o] >= 0:
+                mix[ROOM, ti[USES + j, o]] -= by
+    else:
+        for j in range(2):
+            if ti[ITEM_ROOM + j, i] >= 0:
+                mix[ROOM, ti[ITEM_ROOM + j, i]] -= by
+
+
+@jit
+def factor(pf: F8, mix: I4, s: int, c: int) -> float:
+    """What one more item of a category would keep of its worth in a slot."""
+    if c == 0:
+        return 1.0
+    inside = mix[s, c]
+    away = mix[TOTAL, c] - inside
+    return float(pf[s, INSIDE, inside] * pf[s, AWAY, away])
+
+
+@jit
+def shrunk(each: float, by: float) -> float:
+    """A factor shrinks gains only."""
+    return each * by if each > 0 else each
+
+
+@jit
+def slot_worth(pi: I4, pf: F8, mix: I4, ti: I8, s: int) -> float:
+    """A slot's part of the objective; notes what each place adds in `gain`."""
+    worth = 0.0
+    changed = 0
+    for k in range(pi[s, NUM, OPEN]):
+        i = pi[s, CAND, k]
+        if pi[s, BEFORE, k] >= 0 and i != pi[s, BEFORE, k]:
+            changed += 1
+        if i < 0:
+            continue
+        c = ti[CATEGORY, i]
+        by = 1.0
+        if c > 0:
+            away = mix[TOTAL, c] - mix[s, c]
+            by = pf[s, INSIDE, mix[TALLY, c]] * pf[s, AWAY, away]
+            mix[TALLY, c] += 1
+        pf[s, GAIN, k] = shrunk(pf[s, EACH, k], by)
+        worth += pf[s, RATE, k] * pf[s, GAIN, k]
+    for k in range(pi[s, NUM, OPEN]):
+        if pi[s, CAND, k] >= 0:
+            mix[TALLY, ti[CATEGORY, pi[s, CAND, k]]] = 0
+    if pi[s, NUM, FILLED] > 0:
+        worth -= pf[s, PRICE, INTERRUPTION]
+    return float(worth - changed * pf[s, PRICE, SWITCHING])
+
+
+@jit
+def page_worth(pi: I4, pf: F8, mix: I4, ti: I8) -> float:
+    worth = 0.0
+    for s in range(len(pi)):
+        worth += slot_worth(pi, pf, mix, ti, s)
+    return worth
+
+
+@jit
+def tidy(pi: I4, pf: F8, mix: I4, ti: I8, s: int) -> None:
+    """No gap; fixed places stay as far as they can; others by worth, but in a stable slot as they were."""
+    most = pi[s, NUM, OPEN]
+    cand, offer, fixed = pi[s, CAND], pi[s, OFFER], pi[s, FIXED]
+    each = pf[s, EACH]
+    end = pi[s, NUM, FILLED]
+    for k in range(most - 1, end - 1, -1):  # beyond the end: into the last free place before it
+        if cand[k] >= 0:
+            free = end - 1
+            while cand[free] >= 0:
+                free -= 1
+            _swap(pi, pf, s, k, free)
+    if pi[s, NUM, STABLE]:
+        return
+    for k in range(end):
+        if fixed[k] != FREE:
+            c = ti[CATEGORY, cand[k]]
+            mix[TALLY, c] += 1 if c > 0 else 0
+            continue
+        best, most_worth, is_last = k, LEAST, True
+        for q in range(k, end):
+            if fixed[q] != FREE:
+                continue
+            c = ti[CATEGORY, cand[q]]
+            by = pf[s, INSIDE, mix[TALLY, c]] if c > 0 else 1.0
+            if c > 0:
+                by *= pf[s, AWAY, mix[TOTAL, c] - mix[s, c]]
+            worth = shrunk(each[q], by)
+            last = offer[q] >= 0 and ti[BAND, offer[q]] == HOUSE
+            better = worth > most_worth or (worth == most_worth and cand[q] < cand[best])
+            if (is_last and not last) or (last == is_last and better):
+                best, most_worth, is_last = q, worth, last
+        if best != k:
+            _swap(pi, pf, s, k, best)
+        c = ti[CATEGORY, cand[k]]
+        mix[TALLY, c] += 1 if c > 0 else 0
+    for k in range(end):
+        mix[TALLY, ti[CATEGORY, cand[k]]] = 0
+
+
+@jit
+def _swap(pi: I4, pf: F8, s: int, a: int, b: int) -> None:
+    cand, offer, fixed = pi[s, CAND], pi[s, OFFER], pi[s, FIXED]
+    each = pf[s, EACH]
+    cand[a], cand[b] = cand[b], cand[a]
+    offer[a], offer[b] = offer[b], offer[a]
+    each[a], each[b] = each[b], each[a]
+    fixed[a], fixed[b] = fixed[b], fixed[a]
+
+
+@jit
+def free_place(pi: I4, s: int) -> int:
+    """The first free place, or -1."""
+    if pi[s, NUM, FILLED] < pi[s, NUM, OPEN]:
+        for k in range(pi[s, NUM, OPEN]):
+            if pi[s, CAND, k] < 0:
+                return k
+    return -1
+
+
+@jit
+def loss_elsewhere(pi: I4, pf: F8, mix: I4, ti: I8, s: int, c: int) -> float:
+    """What one more item of a category here takes from those in other slots."""
+    lost = 0.0
+    if c == 0 or not pi[0, NUM, CROSSING] or mix[TOTAL, c] == mix[s, c]:
+        return lost
+    for t in range(len(pi)):
+        if t == s or pf[t, PRICE, CROSS] >= 1 or mix[t, c] == 0:
+            continue
+        seen = 0
+        away = pf[t, AWAY, mix[TOTAL, c] - mix[t, c]]
+        for k in range(pi[t, NUM, OPEN]):
+            if pi[t, CAND, k] >= 0 and ti[CATEGORY, pi[t, CAND, k]] == c:
+                if pf[t, EACH, k] > 0:
+                    kept = pf[t, RATE, k] * pf[t, EACH, k] * pf[t, INSIDE, seen] * away
+                    lost += kept * (1.0 - pf[t, PRICE, CROSS])
+                seen += 1
+    return lost
+
+
+@jit
+def find(
+    pi: I4, pf: F8, order: I4, mix: I4, ti: I8, tf: F8, s: int, k: int, strict: bool, house: bool, head: int
+) -> tuple[int, int, float, float]:
+    """The item that adds most at place k: item or -1, offer, worth per display, what the page gains."""
+    best, by, worth, most = -1, NONE, LEAST, LEAST
+    rate = pf[s, RATE, k]
+    for at in range(head, pi[s, NUM, LENGTH]):
+        i = order[s, at]
+        if best >= 0 and rate * tf[TOP, i] <= most:
+            break
+        if mix[WHERE, i] >= 0 or not fits(pi, mix, ti, s, i, strict):
+            continue
+        o, each = variant(pi, mix, ti, tf, i, s, house)
+        if o == NONE:
+            continue
+        c = ti[CATEGORY, i]
+        gain = rate * shrunk(each, factor(pf, mix, s, c)) - loss_elsewhere(pi, pf, mix, ti, s, c)
+        if gain > most:
+            best, by, worth, most = i, o, each, gain
+    return best, by, worth, most
+
+
+@jit
+def fill(pi: I4, pf: F8, order: I4, mix: I4, ti: I8, tf: F8, strict: bool, house: bool) -> None:
+    """The joint greedy: of all slots' next places, the one whose best item adds most. Lazy."""
+    slots = len(pi)
+    item, by, head = np.full(slots, -1, np.int32), np.full(slots, -1, np.int32), np.zeros(slots, np.int32)
+    each, gain = np.zeros(slots, np.float64), np.zeros(slots, np.float64)
+    stale = np.ones(slots, np.uint8)
+    while True:
+        best = -1
+        for s in range(slots):
+            if stale[s]:
+                stale[s] = 0
+                k = free_place(pi, s)
+                item[s] = -1
+                if k < 0:
+                    continue
+                while head[s] < pi[s, NUM, LENGTH] and mix[WHERE, order[s, head[s]]] >= 0:
+                    head[s] += 1
+                item[s], by[s], each[s], gain[s] = find(
+                    pi, pf, order, mix, ti, tf, s, k, strict, house, head[s]
+                )
+                if item[s] >= 0 and pf[s, PRICE, INTERRUPTION] > 0:
+                    gain[s] -= pf[s, PRICE, INTERRUPTION] / pi[s, NUM, OPEN]
+                    if gain[s] <= 0 and pi[s, NUM, FILLED] == 0:
+                        item[s] = -1
+            if item[s] >= 0 and (best < 0 or gain[s] > gain[best]):
+                best = s
+        if best < 0:
+            return
+        i, o = item[best], by[best]
+        put(
+            pi,
+            pf,
+            mix,
+            ti,
+            best,
+            free_place(pi, best),
+            i,
+            o,
+            each[best],
+            FREE,
+        )
+        counted = o >= 0 or ti[ITEM_ROOM + 0, i] >= 0 or ti[ITEM_ROOM + 1, i] >= 0
+        c = ti[CATEGORY, i]
+        for s in range(slots):
+            met = item[s] >= 0 and (item[s] == i or (c > 0 and ti[CATEGORY, item[s]] == c))
+            if s == best or met or (counted and not _still(mix, ti, item[s], by[s])):
+                stale[s] = 1
+
+
+@jit
+def _still(mix: I4, ti: I8, i: int, o: int) -> bool:
+    """Whether a placement found before may still be made."""
+    if i < 0:
+        return True
+    return allowed(mix, ti, USES, 8, o) if o >= 0 else allowed(mix, ti, ITEM_ROOM, 2, i)

@@ -1,0 +1,302 @@
+"""Which items could take whose places, what each move would win, and rounds of moves that win together.
+
+A graph over the places that may change and the outside of the page; a move wins, nearly, what its item is
+worth in its new place and what those between win or lose as they move up or down. A round of moves that wins
+is a positive cycle (Bellman and Ford); without interactions a page without one cannot be improved.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from features.compiled import jit
+from serving.page_fill import (
+    factor,
+    shrunk,
+    variant,
+)
+from serving.page_state import (
+    AWAY,
+    BEFORE,
+    CAND,
+    CATEGORY,
+    CROSS,
+    CROSSING,
+    EACH,
+    F8,
+    FILLED,
+    FIRST,
+    FIXED,
+    FREE,
+    GAIN,
+    HAVE,
+    I4,
+    I8,
+    INSIDE,
+    KIND,
+    KINDS,
+    LEAST,
+    LEAST_KIND,
+    LENGTH,
+    MASK,
+    MOST,
+    NONE,
+    NUM,
+    OFFER,
+    OPEN,
+    PER_CATEGORY,
+    PER_KIND,
+    PRICE,
+    RATE,
+    STABLE,
+    SUITS,
+    SWITCHING,
+    TOP,
+    TOTAL,
+    WHERE,
+    suits,
+)
+
+# Rows of mi. Of places that may change: slot and position; the move that ends the best chain there; scratch.
+M_SLOT, M_AT, M_CAME, M_PATH = 0, 1, 2, 3
+# Of moves: the place whose item moves (their number: from outside), the place that it takes, the item.
+M_SOURCE, M_TARGET, M_ITEM = 4, 5, 6
+# Of items the slots refused; the first place of each slot; M_OUT + s: a slot's best unplaced item by kind.
+M_BANNED, M_FIRST, M_OUT = 7, 8, 9
+# Rows of mf. Of moves what they win; of places the best chain, rate, gain, and sums of what moving down or up
+# by one wins; M_FRESH + s: worth of the items of M_OUT + s; M_FRESH + S + s: worth of a category in a slot.
+M_WON, M_BEST, M_RATE, M_GAIN, M_DOWN, M_UP, M_FRESH = 0, 1, 2, 3, 4, 5, 6
+DEEP: Final = 8  # slots that one round of moves may pass
+
+
+@jit
+def scratch(pi: I4, mix: I4) -> tuple[I4, F8, I8, F8]:
+    """Room for slots as they were before a step (ki, kf), and for the moves of a search (mi, mf)."""
+    places, kinds = 0, pi[0, NUM, KINDS]
+    for s in range(len(pi)):
+        places += pi[s, NUM, OPEN]
+    width = max(places * (places + 1 + kinds), mix.shape[1])
+    ki, kf = np.empty((len(pi), 3, pi.shape[2]), np.int32), np.empty((len(pi), pi.shape[2]), np.float64)
+    mi = np.empty((M_OUT + len(pi), width), np.int64)
+    return ki, kf, mi, np.empty((M_FRESH + 2 * len(pi), width), np.float64)
+
+
+@jit
+def weakest(pi: I4, pf: F8, s: int) -> int:
+    """The place of a slot that adds least, of those that may change; -1 none."""
+    best = -1
+    for k in range(pi[s, NUM, FILLED]):
+        if pi[s, FIXED, k] == FREE and (best < 0 or pf[s, GAIN, k] <= pf[s, GAIN, best]):
+            best = k
+    return best
+
+
+@jit
+def outsiders(pi: I4, pf: F8, order: I4, mix: I4, ti: I8, tf: F8, mi: I8, mf: F8, s: int) -> None:
+    """The best unplaced item of each kind for a slot."""
+    weak = weakest(pi, pf, s)
+    mi[M_OUT + s, : pi[0, NUM, KINDS]] = -1
+    if weak < 0:
+        return
+    least = pf[s, GAIN, weak]
+    for at in range(pi[s, NUM, LENGTH]):
+        i = order[s, at]
+        if tf[TOP, i] <= least:
+            break
+        if mix[WHERE, i] >= 0 or suits(mi[M_BANNED, i], s):
+            continue
+        kind = ti[KIND, i]
+        u = mi[M_OUT + s, kind]
+        if u >= 0 and tf[TOP, i] <= mf[M_FRESH + s, kind] * factor(pf, mix, s, ti[CATEGORY, u]):
+            continue
+        o, each = variant(pi, mix, ti, tf, i, s, False)
+        if o == NONE:
+            continue
+        by = factor(pf, mix, s, ti[CATEGORY, i])
+        if u < 0 or each * by > mf[M_FRESH + s, kind] * factor(pf, mix, s, ti[CATEGORY, u]):
+            mi[M_OUT + s, kind], mf[M_FRESH + s, kind] = i, each
+
+
+@jit
+def _factor(pf: F8, s: int, c: int, inside: int, away: int) -> float:
+    if c == 0:
+        return 1.0
+    return float(pf[s, INSIDE, max(inside, 0)] * pf[s, AWAY, max(away, 0)])
+
+
+@jit
+def _ripple(pi: I4, pf: F8, mix: I4, ti: I8, mf: F8, i: int, s: int, k: int, t: int, there: float) -> float:
+    """What others of its category win, nearly, when item i moves from (s, k) to slot t; -1 is outside."""
+    c = ti[CATEGORY, i]
+    if c == 0 or mix[TOTAL, c] == (1 if s >= 0 else 0):
+        return 0.0
+    won = 0.0
+    if pi[0, NUM, CROSSING]:
+        for u in range(len(pi)):
+            cross = pf[u, PRICE, CROSS]
+            if cross >= 1 or mix[u, c] == 0:
+                continue
+            if u == s:
+                if t >= 0:
+                    won -= (mf[M_FRESH + len(pi) + u, c] - pf[s, RATE, k] * pf[s, GAIN, k]) * (1 - cross)
+            elif u == t:
+                if s >= 0:
+                    won += mf[M_FRESH + len(pi) + u, c] * (1 / cross - 1)
+            elif s < 0:
+                won -= mf[M_FRESH + len(pi) + u, c] * (1 - cross)
+            elif t < 0:
+                won += mf[M_FRESH + len(pi) + u, c] * (1 / cross - 1)
+    if s >= 0 and mix[s, c] > 1:
+        for q in range(k + 1, pi[s, NUM, FILLED]):
+            if ti[CATEGORY, pi[s, CAND, q]] == c:
+                won += pf[s, RATE, q] * pf[s, GAIN, q] * (1 / pf[s, INSIDE, 1] - 1)
+    if t >= 0 and mix[t, c] > 0:
+        for q in range(pi[t, NUM, FILLED]):
+            if ti[CATEGORY, pi[t, CAND, q]] == c and pf[t, GAIN, q] < there:
+                won -= pf[t, RATE, q] * pf[t, GAIN, q] * (1 - pf[t, INSIDE, 1])
+    return won
+
+
+@jit
+def _there(pi: I4, pf: F8, mix: I4, ti: I8, t: int, i: int, each: float, without: int) -> float:
+    """What item i would be worth per display in slot t, when one of its category (1) leaves it or not (0)."""
+    c = ti[CATEGORY, i]
+    if c == 0:
+        return each
+    better = -without
+    for q in range(pi[t, NUM, FILLED] if mix[t, c] > 0 else 0):
+        better += 1 if ti[CATEGORY, pi[t, CAND, q]] == c and pf[t, EACH, q] >= each else 0
+    away = mix[TOTAL, c] - mix[t, c] - (1 if mix[WHERE, i] >= 0 and mix[WHERE, i] != t else 0)
+    return shrunk(each, _factor(pf, t, c, better, away))
+
+
+@jit
+def _list_places(pi: I4, pf: F8, ti: I8, mi: I8, mf: F8) -> int:
+    """The places that may change, with the sums that tell what moving up or down is worth: their number."""
+    places, slots = 0, len(pi)
+    for s in range(slots):
+        for k in range(pi[s, NUM, FILLED]):
+            mf[M_FRESH + slots + s, ti[CATEGORY, pi[s, CAND, k]]] = 0.0
+    for s in range(slots):
+        mi[M_FIRST, s] = places
+        for k in range(pi[s, NUM, FILLED]):
+            rate, gain = pf[s, RATE, k], pf[s, GAIN, k]
+            mf[M_FRESH + slots + s, ti[CATEGORY, pi[s, CAND, k]]] += rate * gain
+            if pi[s, FIXED, k] != FREE:
+                continue
+            mi[M_SLOT, places], mi[M_AT, places] = s, k
+            mf[M_RATE, places], mf[M_GAIN, places] = rate, gain
+            mf[M_DOWN, places], mf[M_UP, places] = 0.0, 0.0
+            if places > mi[M_FIRST, s]:
+                step = mf[M_RATE, places - 1] - rate
+                mf[M_DOWN, places] = mf[M_DOWN, places - 1] - step * mf[M_GAIN, places - 1]
+                mf[M_UP, places] = mf[M_UP, places - 1] + step * gain
+            places += 1
+    mi[M_FIRST, slots] = places
+    return places
+
+
+@jit
+def _into(
+    pi: I4, pf: F8, mix: I4, ti: I8, mi: I8, mf: F8, found: int, p: int, i: int, each: float, t: int
+) -> int:
+    """Note the moves of item i (at place p, or outside) into the places of slot t that its limits allow.
+
+    What a move wins: what the item is worth where it then stands, what those between win or lose as they move
+    up or down, less what stood there; nearly, for the items of the same category.
+    """
+    low, high, places = mi[M_FIRST, t], mi[M_FIRST, t + 1], mi[M_FIRST, len(pi)]
+    c, kind = ti[CATEGORY, i], ti[KIND, i]
+    there, ripple, better = each, 0.0, 0
+    if c > 0:
+        there = _there(pi, pf, mix, ti, t, i, each, 0)
+        s, k = (mi[M_SLOT, p], mi[M_AT, p]) if p < places else (-1, -1)
+        if mix[TOTAL, c] > (1 if s >= 0 else 0):
+            ripple = _ripple(pi, pf, mix, ti, mf, i, s, k, t, there)
+    full = pi[t, HAVE, kind] >= pi[t, MOST, kind] or pi[t, HAVE, kind] >= pi[t, NUM, PER_KIND]
+    crowded = c > 0 and mix[t, c] >= pi[t, NUM, PER_CATEGORY]
+    stable, switching = pi[t, NUM, STABLE] > 0, pf[t, PRICE, SWITCHING]
+    at = low
+    while at < high and mf[M_GAIN, at] >= there:
+        at += 1
+    for q in range(low, high):
+        k = mi[M_AT, q]
+        j = pi[t, CAND, k]
+        other, same = ti[KIND, j], c > 0 and ti[CATEGORY, j] == c
+        if crowded and not same:
+            continue
+        if other != kind and (full or pi[t, HAVE, other] <= pi[t, LEAST_KIND, other]):
+            continue
+        worth, better = there, at
+        if same and pf[t, EACH, k] >= each:
+            worth = _there(pi, pf, mix, ti, t, i, each, 1)
+            while better > low and mf[M_GAIN, better - 1] < worth:
+                better -= 1
+        won = ripple - mf[M_RATE, q] * mf[M_GAIN, q]
+        if stable:
+            won += mf[M_RATE, q] * worth
+            won -= switching * ((1 if pi[t, BEFORE, k] == j else 0) - (1 if pi[t, BEFORE, k] == i else 0))
+        elif better <= q:
+            won += mf[M_RATE, better] * worth + mf[M_DOWN, q] - mf[M_DOWN, better]
+        else:
+            won += mf[M_RATE, better - 1] * worth + mf[M_UP, better - 1] - mf[M_UP, q]
+        mi[M_SOURCE, found], mi[M_TARGET, found], mi[M_ITEM, found], mf[M_WON, found] = p, q, i, won
+        found += 1
+    return found
+
+
+@jit
+def list_moves(pi: I4, pf: F8, mix: I4, ti: I8, tf: F8, mi: I8, mf: F8) -> tuple[int, int]:
+    """The places that may change, and every move between them that is allowed: their numbers."""
+    places, found, slots = _list_places(pi, pf, ti, mi, mf), 0, len(pi)
+    for p in range(places):
+        s, k = mi[M_SLOT, p], mi[M_AT, p]
+        i, o, c = pi[s, CAND, k], pi[s, OFFER, k], ti[CATEGORY, pi[s, CAND, k]]
+        others = ti[MASK, i] & ~(np.int64(1) << np.int64(s)) & ~mi[M_BANNED, i]
+        for t in range(slots if others else 0):
+            if not (others >> t) & 1 or mi[M_FIRST, t] == mi[M_FIRST, t + 1]:
+                continue
+            each = pf[s, EACH, k]
+            if (o >= 0 and not (ti[SUITS, o] >> t) & 1) or (o < 0 and ti[FIRST, i] >= 0):
+                each = variant(pi, mix, ti, tf, i, t, False)[1]
+            if each > LEAST:
+                found = _into(pi, pf, mix, ti, mi, mf, found, p, i, each, t)
+        won = 0.0
+        if c > 0 and mix[TOTAL, c] > 1:
+            won = _ripple(pi, pf, mix, ti, mf, i, s, k, -1, 0.0)
+        mi[M_SOURCE, found], mi[M_TARGET, found], mi[M_ITEM, found], mf[M_WON, found] = p, places, i, won
+        found += 1
+    for s in range(slots):
+        for kind in range(pi[0, NUM, KINDS]):
+            u = mi[M_OUT + s, kind]
+            if u >= 0:
+                found = _into(pi, pf, mix, ti, mi, mf, found, places, u, mf[M_FRESH + s, kind], s)
+    return places, found
+
+
+@jit
+def cycle(mi: I8, mf: F8, places: int, found: int, least: float) -> int:
+    """A round of moves that wins, by Bellman and Ford: its length, its moves in `path`; 0 none."""
+    for p in range(places + 1):
+        mf[M_BEST, p], mi[M_CAME, p] = 0.0, -1
+    for _ in range(DEEP):
+        changed = False
+        for e in range(found):
+            p, q = mi[M_SOURCE, e], mi[M_TARGET, e]
+            if mf[M_BEST, p] + mf[M_WON, e] <= mf[M_BEST, q] + least:
+                continue
+            length, back = 1, p
+            mi[M_PATH, 0] = e
+            while back != q and mi[M_CAME, back] >= 0 and length <= places:
+                mi[M_PATH, length] = mi[M_CAME, back]
+                back = mi[M_SOURCE, mi[M_CAME, back]]
+                length += 1
+            if back == q:
+                return length
+            mf[M_BEST, q], mi[M_CAME, q] = mf[M_BEST, p] + mf[M_WON, e], e
+            changed = True
+        if not changed:
+            break
+    return 0
