@@ -24,10 +24,10 @@ from serving.page import ORGANIC, RULE, Offers, Options, Problem, Slots, Solutio
 from serving.pipeline import Page, best_first
 from serving.plan import CompiledSlot
 from serving.stability import held_places
+from serving.standins import StandIns
 from serving.surfaces import ALL, BIT, RECIPES, Recipe
 
 CHUNK: Final = 64  # rows of a back-fill that are permitted together
-_PIN: Final = RULE["pin"]
 MOST_SHAPES: Final = 256
 MOST_TURNS: Final = 12  # solutions in which some chosen item turned out to have nothing to show
 _IN_ORDER: Final = frozenset({"cached", "fallback"})  # rungs whose values are only an order
@@ -249,6 +249,9 @@ class Allocation:
         places = _Places.of(self, solution.candidate, solution.offer)
         spares = _Places.of(self, np.maximum(solution.spare_candidate, 0), solution.spare_offer)
         slots, candidates = solution.slot.tolist(), solution.candidate.tolist()
+        standins = StandIns(self.market, self.offers, self._shape(), self.candidates)
+        if (solution.spare_candidate >= 0).any():
+            standins.count(solution)
         told = zip(
             *(column.tolist() for column in (solution.tag, solution.rule, solution.by)),
             solution.spare_candidate.tolist(),
@@ -263,14 +266,24 @@ class Allocation:
             stand_in = None
             if one.capped and spare >= 0 and not self.market.slot_capped[slot]:
                 stand_in = spares.at(at, slot)
-                if stand_in is not None:
+                place, other = (candidates[at], places.offer[at]), (spare, spares.offer[at])
+                if stand_in is not None and standins.take(slot, place, other):
                     self._taken[stand_in.row] = slot
+                else:
+                    stand_in = None
             if tag or rule or stand_in is not None:
-                flags = one.flags | (PINNED if rule == _PIN else 0)
                 by = self._blamed(rule, by)
-                one = one._replace(tag=tag, rule=rule, by=by, flags=flags, spare=stand_in)
+                pin = self._pin(slot, places.offer[at]) if rule in _BY_RULE else -1
+                flags = one.flags | (PINNED if pin >= 0 else 0)
+                one = one._replace(tag=tag, rule=rule, by=by, flags=flags, pin=pin, spare=stand_in)
             chosen.append((slot, one))
         return chosen, bare
+
+    def _pin(self, slot: int, offer: int) -> int:
+        """The position that is the offer's own in the slot; -1 where it is placed like any other."""
+        if offer == ORGANIC or self.offers.pin_slot[offer] != slot:
+            return -1
+        return int(self.offers.pin[offer])
 
     def _blamed(self, rule: int, by: int) -> int:
         if by >= 0 and rule in _COUNTERS:
@@ -410,7 +423,11 @@ def _seated(chosen: list[Chosen]) -> list[Chosen]:
     pinned = {one.pin: one for one in reversed(chosen) if 0 <= one.pin < len(chosen)}
     pinned |= {at: one for at, one in enumerate(chosen) if one.pin == at}
     free = iter([one for one in chosen if pinned.get(one.pin) is not one])
-    return [pinned[at] if at in pinned else next(free) for at in range(len(chosen))]
+    seated = [pinned[at] if at in pinned else next(free) for at in range(len(chosen))]
+    return [
+        one if one.pin in (-1, at) else one._replace(flags=one.flags & ~PINNED, pin=-1)
+        for at, one in enumerate(seated)
+    ]
 
 
 def _free(chosen: Chosen) -> bool:

@@ -15,7 +15,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,15 +24,11 @@ from serving.settings import Settings
 
 LOG: Final = logging.getLogger("fenliu.check")
 ROOT: Final = Path(__file__).parents[1]  # where `fenliu` is imported from, whatever the working folder
-BOOKED_BY: Final = "training.booking_commands"  # its book(settings, plan) makes a forecast, as JSON values
+SAMPLE: Final = "sample/manifest.json"  # in the home, once there is a replay sample to decide again
+NO_SAMPLE: Final = {"missing": "there is no replay sample in this home: fenliu plan sample"}
 LIMIT_S: Final = 180.0
 NICENESS: Final = 15
 _FORECAST: Final = ("-m", "fenliu", "plan", "check", "--whole", "--json")
-
-
-def can_book() -> bool:
-    """Whether what makes forecasts is installed here, beside what serves."""
-    return find_spec("training") is not None and find_spec(BOOKED_BY) is not None
 
 
 class CheckProcess:
@@ -51,6 +46,8 @@ class CheckProcess:
         """The forecast. Raises Problem `overloaded` while another is made, `not_ready` when none comes of it,
         PlanError for what the process finds wrong with the plan.
         """
+        if not (self._settings.home / SAMPLE).exists():
+            return NO_SAMPLE
         if not self._one.acquire(blocking=False):
             raise Problem("overloaded", "another plan is being checked here: ask again when it is done")
         try:

@@ -62,11 +62,11 @@ class Front(App):
 
     def _made(self) -> AdminApp:
         from serving.admin_build import admin_app
-        from serving.check_process import CheckProcess, can_book
+        from serving.check_process import CheckProcess
         from serving.previewing import Previewing
 
         service, settings = self.service, self._settings
-        self._checking = CheckProcess(settings) if can_book() else None
+        self._checking = CheckProcess(settings)
         return admin_app(
             settings,
             service.control,

@@ -184,9 +184,11 @@ def solve_many(batch: Batch, *, tags: bool = False) -> Pages:
 
 
 def _given(slots: Slots, options: Options, offers: Offers, *rest: NDArray[Any]) -> Input:
-    """The columns in the types that the loops were compiled for."""
+    """The columns in the types that the loops were compiled for: any other would compile them anew."""
     columns: tuple[NDArray[Any], ...] = (*slots, *options, *offers, *rest)
     return Input._make(
-        one if one.dtype == dtype and one.flags.c_contiguous else np.ascontiguousarray(one, dtype)
+        one
+        if one.dtype == dtype and one.flags.c_contiguous and one.flags.writeable
+        else np.array(one, dtype, order="C")
         for one, dtype in zip(columns, INPUT_TYPES, strict=True)
     )

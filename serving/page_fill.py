@@ -200,8 +200,6 @@ def slot_worth(pi: I4, pf: F8, mix: I4, ti: I8, s: int) -> float:
     changed = 0
     for k in range(pi[s, NUM, OPEN]):
         i = pi[s, CAND, k]
-        if pi[s, BEFORE, k] >= 0 and i != pi[s, BEFORE, k]:
-            changed += 1
         if i < 0:
             continue
         c = ti[CATEGORY, i]
@@ -217,6 +215,9 @@ def slot_worth(pi: I4, pf: F8, mix: I4, ti: I8, s: int) -> float:
             mix[TALLY, ti[CATEGORY, pi[s, CAND, k]]] = 0
     if pi[s, NUM, FILLED] > 0:
         worth -= pf[s, PRICE, INTERRUPTION]
+    if pi[s, NUM, STABLE]:
+        for k in range(pi.shape[2]):  # a place that is closed now has changed too
+            changed += 1 if pi[s, BEFORE, k] >= 0 and pi[s, CAND, k] != pi[s, BEFORE, k] else 0
     return float(worth - changed * pf[s, PRICE, SWITCHING])
 
 

@@ -235,7 +235,7 @@ def _retag(pi: I4, pf: F8, mix: I4, ti: I8, tf: F8, ki: I4, kf: F8, worth: float
         if counter < 0 or pi[s, FIXED, k] != FREE or tf[WORTH, o] <= pf[s, EACH, k]:
             continue
         t, q = _holder(pi, pf, ti, counter)
-        if t < 0:
+        if t < 0 or (t == s and q == k):  # it holds the counter itself
             continue
         j = pi[t, CAND, q]
         _keep(pi, pf, ki, kf, s)

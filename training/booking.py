@@ -13,121 +13,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final
 
 import numpy as np
 
-from serving.causes import Cause, GoalFacts, cause
-from serving.pace_plan import Prior
+from serving.causes import Cause
+from training.booking_most import AT_CEILING, Closely, Doubt, Z
 from training.booking_pages import Spread, Stocked
-from training.booking_plan import Decided, Work, decided, parts_of, priors_of
-from training.booking_programme import Most, most_of, of_goals, without_value
-from training.sample_columns import Sample, thinned
+from training.booking_plan import Decided, Work, decided, priors_of
+from training.booking_report import Booking, Capped, Displaced, GoalForecast, OrgLine, PageSeen, Relax
+from training.booking_seen import pages_seen
+from training.booking_without import without_campaigns
+from training.sample_columns import Sample
 
-Z: Final = 1.645  # of a 90 % interval
-WIDEN: Final = 1.15  # of the deviation; `fenliu bench booking` sets it on bookings that it does not score
-LEAN: Final = 0.998  # most over what the bound says: it is approached from above
-TRAFFIC_ERROR: Final = 0.05  # relative, of a flight's forecast, until the track record says
-AT_CEILING: Final = 0.98  # of the penalty: from here on a goal is not expected to be met
 MOST_CHANGED: Final = 8  # goals of a change that are looked at one by one
-
-
-class GoalForecast(NamedTuple):
-    """One goal, in its own unit. `most` is NaN where it was not asked for (an unchanged goal)."""
-
-    id: str
-    campaign: str
-    org: str
-    unit: str
-    asked: float  # still to come in the time that is booked
-    expected: float
-    low: float
-    high: float
-    most: float
-    most_low: float
-    most_high: float
-    price: float  # CNY per unit
-    ceiling: float
-    fits: bool
-    cause: Cause | None
-    changed: bool
-
-
-class Displaced(NamedTuple):
-    """What a campaign had and would have: displays, base value, and CNY of penalties for what it falls short."""
-
-    campaign: str
-    org: str
-    displays: tuple[float, float]
-    value: tuple[float, float]
-    short: tuple[float, float]
-
-    @property
-    def cost(self) -> float:
-        return (self.value[0] - self.value[1]) + (self.short[1] - self.short[0])
-
-
-class OrgLine(NamedTuple):
-    org: str
-    displays: tuple[float, float]
-    value: tuple[float, float]
-
-
-class Capped(NamedTuple):
-    """Page views on which a campaign runs, and how many of them its caps, or permission, close."""
-
-    campaign: str
-    running: float
-    capped: float
-    denied: float
-
-
-class Relax(NamedTuple):
-    """A change that would help, and what could be delivered then."""
-
-    goal: str
-    how: str
-    most: float
-    fits: bool
-
-
-class PageSeen(NamedTuple):
-    """A sampled page before and after: item names by slot, a campaign's in brackets."""
-
-    at: float
-    before: Mapping[str, tuple[str, ...]]
-    after: Mapping[str, tuple[str, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Booking:
-    plan: str
-    bundle: str
-    span: tuple[float, float]
-    goals: tuple[GoalForecast, ...]
-    displaced: tuple[Displaced, ...]
-    orgs: tuple[OrgLine, ...]
-    capped: tuple[Capped, ...]
-    quotas: Mapping[str, tuple[float, float, float]]  # key -> (used, at most, CNY per unit)
-    value: tuple[float, float]  # CNY of all pages, before and after
-    relax: tuple[Relax, ...]
-    pages: tuple[PageSeen, ...]
-    priors: Mapping[str, Prior]
-    notes: tuple[str, ...]
-    seconds: float
-
-    @property
-    def fits(self) -> bool:
-        return all(goal.fits for goal in self.goals if goal.changed)
-
-
-class Doubt(NamedTuple):
-    """What the sample is to the traffic that is booked: a `part` of it, or of a `past` like it."""
-
-    of: Literal["part", "past"] = "past"
-    traffic: float = TRAFFIC_ERROR
-    widen: float = WIDEN
 
 
 def check(
@@ -173,23 +72,12 @@ def check(
     )  # fmt: skip
 
 
-def limits_of_most(most: Most, doubt: Doubt, share: float) -> tuple[float, float, float]:
-    """(most, low, high) in displays or clicks: 90 % of what the traffic that is booked would say."""
-    middle = LEAN * most.units
-    if doubt.of == "part":
-        deviation = most.error * np.sqrt(max(1.0 - share, 0.0))
-    else:
-        deviation = most.error_customers * np.sqrt(1.0 + share)
-    wide = Z * float(np.hypot(doubt.widen * deviation, doubt.traffic * middle))
-    return middle, max(middle - wide, 0.0), middle + wide
-
-
 def _goals(
     before: Decided, now: Decided, ids: Collection[str], work: Work, doubt: Doubt, full: bool
 ) -> tuple[tuple[GoalForecast, ...], list[Relax]]:
     campaigns, terms = now.joined.campaigns, now.terms
     looked_at = [g for g, goal in enumerate(campaigns.goals) if campaigns.ids[goal.campaign] in ids]
-    closely = _Closely(before, now, work, doubt) if looked_at else None
+    closely = Closely(before, now, work, doubt) if looked_at else None
     relax: list[Relax] = []
     found = []
     for g, goal in enumerate(campaigns.goals):
@@ -222,117 +110,6 @@ def _goals(
     return tuple(found), relax
 
 
-class _Closely:
-    """What a goal could have at most, why no more, and what would give it more."""
-
-    def __init__(self, before: Decided, now: Decided, work: Work, doubt: Doubt) -> None:
-        self._now, self._work, self._doubt = now, work, doubt
-        had = dict(
-            zip(before.terms.goals, zip(before.delivered, before.terms.at_least, strict=True), strict=True)
-        )
-        least = now.terms.at_least.copy()
-        for g, name in enumerate(now.terms.goals):
-            got, asked = had.get(name, (least[g], least[g]))
-            short = before.prices.get(name, 0.0) >= AT_CEILING * now.terms.programme.penalty[g] / max(
-                float(now.terms.goal_factor[g]), 1e-12
-            )
-            if short and got < asked:  # what could not be kept before is not held against the new one
-                least[g] = min(least[g], got)
-        self._programme = now.terms.programme._replace(
-            least=np.divide(
-                least, now.terms.goal_factor, out=np.zeros_like(least), where=now.terms.goal_factor > 0
-            )
-        )
-        self._units = of_goals(self._programme, now.joined.campaigns)
-        sample = now.joined.sample
-        self._pages = thinned(len(sample), work.few)
-        self._few = without_value(parts_of(now.joined, self._pages, self._units))
-        few = thinned(len(sample), work.checked)
-        self._checked = without_value(parts_of(now.joined, few, self._units))
-        self._all = without_value(list(now.joined.parts(units=self._units)))
-        self._share = len(sample) / max(sample.population, 1.0)
-        self._found: dict[int, Most] = {}
-        self._funnel = now.joined.funnel()
-
-    def most(self, g: int) -> tuple[float, float, float]:
-        found = self._found[g] = most_of(
-            self._programme, g, self._few, self._all, self._work.most_steps,
-            checked=self._checked, subjects=self._now.joined.sample.subject,
-        )  # fmt: skip
-        middle, low, high = limits_of_most(found, self._doubt, self._share)
-        quota = self._quota(g)
-        return min(middle, quota), min(low, quota), min(high, quota)
-
-    def _quota(self, g: int) -> float:
-        programme = self._programme
-        same = (programme.quota_campaign == programme.goal_campaign[g]) & (
-            programme.quota_unit == programme.goal_unit[g]
-        )
-        return float(programme.most[same].min(initial=np.inf))
-
-    def cause(self, g: int, most: float) -> Cause:
-        now, programme = self._now, self._programme
-        c, factor = int(programme.goal_campaign[g]), float(now.terms.goal_factor[g])
-        funnel, best = self._funnel, self._found[g].best
-        open_part = max(1.0 - (funnel.capped[c] + funnel.denied[c]) / max(funnel.running[c], 1e-9), 1e-9)
-        price, ceiling = now.prices[now.terms.goals[g]], float(now.joined.campaigns.penalty[c])
-        facts = GoalFacts(
-            at_least=float(now.terms.at_least[g]),
-            delivered=0.0,
-            expected_end=min(most, 0.99 * float(now.terms.at_least[g])),
-            units_left=factor * best / open_part,
-            eligible=float(funnel.running[c]),
-            dropped=float(funnel.denied[c]),
-            refused_cap=float(funnel.capped[c]),
-            price=price,
-            ceiling=ceiling,
-            quota_left=factor * self._quota(g),
-            slots_on=now.joined.slots_on(c),
-        )
-        return cause(facts) or Cause.OUT_PRICED
-
-    def remedies(self, g: int, low: float) -> list[Relax]:
-        """A smaller goal, more days, everybody, other slots, no caps: each by itself, on the few pages."""
-        now, programme = self._now, self._programme
-        c, asked = int(programme.goal_campaign[g]), float(now.terms.at_least[g])
-        name, factor = now.terms.goals[g], float(now.terms.goal_factor[g])
-        middle = max(factor * limits_of_most(self._found[g], self._doubt, self._share)[0], 1e-9)
-        found = [Relax(name, f"ask for {low:,.0f}", middle, True)]
-        if 1.0 < asked / middle <= 10.0 and np.isfinite(asked):
-            more = asked / middle - 1.0
-            found.append(Relax(name, f"{more:.0%} more days like these", asked, True))
-        for how, change in self._changes(c).items():
-            joined = now.joined.relaxed(c, **change)
-            few = without_value(parts_of(joined, self._pages, self._units))
-            steps, start = max(self._work.most_steps // 2, 1), self._found[g].prices
-            few_checked = without_value(parts_of(joined, thinned(len(joined.sample), 512), self._units))
-            most = most_of(programme, g, few, few, steps, start=start, checked=few_checked)
-            could = factor * LEAN * most.units
-            if could > 1.02 * middle:
-                found.append(Relax(name, how, could, could >= asked))
-        return found
-
-    def _changes(self, c: int) -> dict[str, dict[str, Any]]:
-        joined = self._now.joined
-        plan, campaigns = joined.stocked.plan, joined.campaigns
-        found: dict[str, dict[str, Any]] = {}
-        if campaigns.audience[c] >= 0:
-            found["everybody as audience"] = {"everybody": True}
-        rows = joined.table.row[joined.table.campaign == c]
-        own = int(np.bitwise_or.reduce(joined.table.slots[joined.table.campaign == c], initial=0))
-        may = int(np.bitwise_or.reduce(_fitting(joined.stocked, rows), initial=0))
-        for spec in plan.slots.values():
-            if spec.bit & may & ~own:
-                found[f"also in {spec.name}"] = {"slots": spec.bit}
-        if np.isfinite(joined.limits[c]).any():
-            found["without its caps"] = {"uncapped": True}
-        return found
-
-
-def _fitting(stocked: Stocked, rows: Any) -> Any:
-    return stocked.plan.placeable[rows]
-
-
 def _each(now: Decided) -> float:
     """Page views that a page of the sample stands for."""
     return float(now.joined.spread.weight.mean()) if len(now.joined.sample) else 0.0
@@ -340,8 +117,6 @@ def _each(now: Decided) -> float:
 
 def _bare_plan(after: Stocked) -> Stocked:
     """The same plan without its campaigns."""
-    from training.booking_without import without_campaigns
-
     return after._replace(plan=without_campaigns(after.plan))
 
 
@@ -406,7 +181,5 @@ def _quotas(now: Decided) -> dict[str, tuple[float, float, float]]:
 
 
 def _pages(before: Decided, now: Decided, ids: Collection[str], most: int = 3) -> tuple[PageSeen, ...]:
-    from training.booking_seen import pages_seen
-
     seen = pages_seen(before, now, ids, most)
     return tuple(PageSeen(*one) for one in seen)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from serving.audience_facts import lookups_of
 from serving.bundle import load as load_bundle
 from serving.lists import ListShelf
 from serving.live import Live, build_live
@@ -25,14 +26,14 @@ from serving.pace_plan import territory_of
 from serving.plan import Plan, default_plan, load_plan
 from serving.registry import Registry
 from serving.settings import Settings
-from serving.audience_facts import lookups_of
 from serving.vector_model import VectorModel
 from serving.worth import Worth
 from training.base_columns import BaseError, newest
-from training.booking import TRAFFIC_ERROR, Booking, Doubt, GoalForecast
 from training.booking import check as checked
+from training.booking_most import TRAFFIC_ERROR, Doubt
 from training.booking_pages import Stocked
 from training.booking_record import Forecasts, Track, document
+from training.booking_report import Booking, GoalForecast
 from training.booking_time import forecast_of, span_of, spread_of
 from training.commands import UsageError, lake_of, live_plan
 from training.progress import counting
@@ -51,7 +52,7 @@ def refresh_sample(
     items: tuple[str, ...] = (),
     now: float | None = None,
 ) -> int:
-    """Take the replay sample anew (daily): resumes where a stopped run was. Raises SampleError, UsageError."""
+    """Take the replay sample anew (daily); a stopped run is gone on with. Raises SampleError, UsageError."""
     live = _live(settings, live_plan(settings))
     try:
         base = newest(settings.home / "base")
@@ -81,7 +82,7 @@ def check(
     keep: bool = True,
     now: float | None = None,
 ) -> int:
-    """Forecast a plan (a file, or the plan itself) against the live one, and print it. Status 1: it does not fit.
+    """Forecast a plan (a file, or the plan itself) against the live one, and print it. 1: it does not fit.
 
     `delivered`: units so far by goal id and quota key. Raises SampleError, UsageError, PlanError.
     """
@@ -232,7 +233,7 @@ def _goal_line(goal: GoalForecast) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _table(console: Console, title: str, columns: tuple[str, ...], lines: list[tuple[str, ...]]) -> None:
+def _table(console: Console, title: str, columns: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> None:
     if not lines:
         return
     table = Table(title=title, title_justify="left")
@@ -269,4 +270,4 @@ def _live(settings: Settings, plan: Plan | None) -> Live:
         raise UsageError("no bundle is live yet: run fenliu train")
     bundle = load_bundle(registry.fetch(version, settings.bundles), verify=False)
     lists = ListShelf(settings.registry_url).numbers()
-    return build_live(bundle, (), plan or default_plan(bundle.kind_counts), lists=lists, strict=False)
+    return build_live(bundle, (), plan or default_plan(bundle.kind_counts()), lists=lists, strict=False)

@@ -13,18 +13,28 @@ from numpy.typing import NDArray
 from features.compiled import jit
 from serving.page import RULE
 
-F8, F4, I8, I4, U8, U4, U1, B1 = (
-    NDArray[np.float64],
-    NDArray[np.float32],
-    NDArray[np.int64],
-    NDArray[np.int32],
-    NDArray[np.uint64],
-    NDArray[np.uint32],
-    NDArray[np.uint8],
-    NDArray[np.bool_],
-)
+F8 = NDArray[np.float64]
+F4 = NDArray[np.float32]
+I8 = NDArray[np.int64]
+I4 = NDArray[np.int32]
+U8 = NDArray[np.uint64]
+U1 = NDArray[np.uint8]
+B1 = NDArray[np.bool_]
 _CAP: Final = RULE["cap"]
 _EXCLUSION: Final = RULE["exclusion"]
+
+
+class Runs(NamedTuple):
+    """Which campaigns run on which pages, in parts; see `training.booking_pages`."""
+
+    hour: I4  # (n,) row of `opened`
+    opened: B1  # (hours, C)
+    place: I4  # (n,) row of `here`
+    here: B1  # (places, C)
+    audience: I4  # (C,) row of `member`; -1 everybody
+    member: B1  # (audiences, n)
+    earlier: I4  # (n, RANKS)
+    limits: F8  # (C, RANKS)
 
 
 class Columns(NamedTuple):
@@ -56,7 +66,7 @@ class Filled(NamedTuple):
 
 
 def filled(
-    pages: I8, running: tuple[Any, ...], starts: I8, column: I4, permitted: U1, p: F4, spare_ok: B1,
+    pages: I8, running: Runs, starts: I8, column: I4, permitted: U1, p: F4, spare_ok: B1,
     spare_p: F4, offer_row: I4, offer_slots: U8, bits: np.uint64, units: bool, option_at: I8, option: I4,
     option_p: F4, row_of: I4, members: U8, catalogue: Columns, most: I4, group_of: I4, group_most: I4,
 ) -> Filled:  # fmt: skip
@@ -76,18 +86,22 @@ def filled(
     )  # fmt: skip
     _filled(
         pages, *running, starts, column, permitted, p, spare_ok, spare_p, offer_row, offer_slots, bits, units,
-        option_at, option, option_p, row_of, members, *catalogue, most, group_of, group_most, *out,
+        option_at, option, option_p, row_of, members, catalogue.gain, catalogue.loss, catalogue.category,
+        catalogue.group, most, group_of, group_most, out.option_at, out.row, out.members,
+        out.value, out.category, out.option_room, out.offer_at, out.candidate, out.offer, out.p, out.room,
+        out.left_at, out.left, out.limits,
     )  # fmt: skip
     n, m, rooms = int(out.option_at[-1]), int(out.offer_at[-1]), int(out.left_at[-1])
-    return Filled(
-        out.option_at, *(one[:n] for one in out[1:6]), out.offer_at, *(one[:m] for one in out[7:11]),
-        out.left_at, out.left[:rooms], out.limits[:rooms],
+    return out._replace(
+        row=out.row[:n], members=out.members[:n], value=out.value[:n], category=out.category[:n],
+        option_room=out.option_room[:n], candidate=out.candidate[:m], offer=out.offer[:m], p=out.p[:m],
+        room=out.room[:m], left=out.left[:rooms], limits=out.limits[:rooms],
     )  # fmt: skip
 
 
 def counted(
     pages: I8,
-    running: tuple[Any, ...],
+    running: Runs,
     starts: I8,
     column: I4,
     permitted: U1,
@@ -127,7 +141,7 @@ def _runs(
 def _may(j: int, at: int, permitted: U1, spare_ok: B1) -> bool:
     if at < 0:
         return bool(spare_ok[-1 - at])
-    return (permitted[j, at >> 3] >> (at & 7)) & 1 != 0
+    return bool((permitted[j, at >> 3] >> (at & 7)) & 1)
 
 
 @jit
@@ -167,7 +181,7 @@ def _counted(
 def _filled(
     pages: I8, hour: I4, opened: B1, place: I4, here: B1, audience: I4, member: B1, earlier: I4, limits: F8,
     starts: I8, column: I4, permitted: U1, p: F4, spare_ok: B1, spare_p: F4, offer_row: I4, offer_slots: U8,
-    bits: int, units: bool, option_at: I8, option: I4, option_p: F4, row_of: I4, member_of: U8, gain: F4,
+    bits: Any, units: bool, option_at: I8, option: I4, option_p: F4, row_of: I4, member_of: U8, gain: F4,
     loss: F4, category_of: I4, group_of_row: I4, most: I4, group_of: I4, group_most: I4, to_option: I8,
     row: I4, members: U8, value: F4, category: I4, option_room: I4, to_offer: I8, candidate: I4, offer: I4,
     chance: F4, room: I4, to_left: I8, left: I4, limit: U1,
@@ -228,7 +242,7 @@ def _filled(
 
 @jit
 def _option(
-    n: int, r: int, p: float, organic: int, row: I4, members: U8, value: F4, gain: F4, loss: F4
+    n: int, r: int, p: float, organic: Any, row: I4, members: U8, value: F4, gain: F4, loss: F4
 ) -> int:
     row[n], members[n] = r, organic
     value[n] = gain[r] * p - loss[r]

@@ -3,11 +3,11 @@
 The rules are those of a decision: flights by the hour, audiences with live behaviour, the customer's org,
 surfaces, permission. Three things are approximated, and said so:
 
-caps       A campaign is closed to a page of a customer's who had more page views before, in the cap's window,
-           than the cap allows at the rate at which the campaign is displayed. Contact rules of slots likewise;
-           those of items, categories and channels are not looked at.
-items      What the sample does not hold (an item put since) has the popularity of its segment, and stands
-           before those only to whom everything of its kind is open.
+caps       A campaign is closed to a page of a customer's who had more page views before, in the cap's
+           window, than the cap allows at the rate at which the campaign is displayed. Contact rules
+           of slots likewise; those of items, categories and channels are not looked at.
+items      What the sample does not hold (an item put since) is estimated (`Stocked.estimate`), and is
+           permitted only if it is open to everybody.
 stability  Nothing is held from the page before.
 """
 
@@ -16,27 +16,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import replace
-from math import ceil, inf
+from math import inf
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.ids import KINDS
-from features.ledger import CapSpec
 from serving.audience_facts import NO_LOOKUPS, Lookups
-from serving.page import NO_LIMIT, Batch, Offers, Options, Slots
+from serving.page import Batch, Offers, Options, Slots
 from serving.plan import CompiledPlan, CompiledSlot
 from serving.running import EVERYBODY, OfferTable
-from serving.surfaces import RECIPES
 from serving.worth import OfferWorth, Worth
-from training.booking_fill import Columns, counted, filled
-from training.sample_columns import RANKS, Sample, Shape
+from training.booking_fill import Columns, Runs, counted, filled
+from training.booking_limits import at_most, cap_limit, no_limits, slots_of
+from training.sample_columns import Sample, Shape
 
 CHUNK: Final = 4096  # pages of a batch
 HOUR_S: Final = 3600.0
-WINDOW_S: Final = dict(zip(RANKS, (86_400.0, 7 * 86_400.0, 28 * 86_400.0), strict=True))
-CALENDAR: Final = {"session": "day", "day": "day", "week": "week", "month": "month", "ever": "month"}
 
 Floats = NDArray[np.float64]
 Estimate = Callable[[Sample, NDArray[np.int32]], NDArray[np.float32]]
@@ -78,7 +74,7 @@ class Part(NamedTuple):
 
 
 class Funnel(NamedTuple):
-    """Page views by campaign (C,): where it runs; of these, where caps close it, where no item is permitted."""
+    """Page views by campaign (C,): where it runs; of these, where caps close it, where it is denied."""
 
     running: Floats
     capped: Floats
@@ -86,7 +82,7 @@ class Funnel(NamedTuple):
 
 
 class Joined:
-    """`spread` aligned with the sample's pages; `limits` (C, RANKS): earlier page views that close a campaign."""
+    """`spread` aligned with the sample's pages; `limits` (C, RANKS): earlier page views that close one."""
 
     def __init__(
         self, stocked: Stocked, sample: Sample, spread: Spread, limits: Floats | None = None
@@ -97,6 +93,7 @@ class Joined:
         self.table = OfferTable.of(campaigns)
         self.offered: OfferWorth = stocked.worth.bound(campaigns)
         self.limits = no_limits(len(campaigns)) if limits is None else limits
+        self._funnel: Funnel | None = None
         self._columns = self._catalogue()
         self.row_of_item = self._rows()
         self._of_offers()
@@ -129,11 +126,16 @@ class Joined:
 
     def funnel(self, pages: NDArray[np.int64] | None = None) -> Funnel:
         """Of all pages, or of some: weighted counts."""
+        if pages is None and self._funnel is not None:
+            return self._funnel
         found = np.zeros((3, len(self.campaigns)))
         some = np.arange(len(self.sample)) if pages is None else pages
         counted(some, self._running(None), self._starts, self._column, self.sample.permitted,
                 self._spare_ok, self.spread.weight, found)  # fmt: skip
-        return Funnel(*found)
+        made = Funnel(*found)
+        if pages is None:
+            self._funnel = made
+        return made
 
     def eligible(self, campaign: int) -> NDArray[np.bool_]:
         """(n,) pages on which the campaign runs, caps and permission aside."""
@@ -157,11 +159,18 @@ class Joined:
         asked = (spec.bit for shape, closed in self._groups for spec in self._open_slots(shape, closed))
         return any(bits & bit for bit in asked)
 
+    def top_rate(self, campaign: int) -> float:
+        """P(displayed) of the best place that it may have."""
+        bits = int(np.bitwise_or.reduce(self.table.slots[self.table.campaign == campaign], initial=0))
+        specs = (spec for shape, closed in self._groups for spec in self._open_slots(shape, closed))
+        return max((float(spec.rates[0]) for spec in specs if spec.bit & bits), default=0.0)
+
     def relaxed(
         self, campaign: int, *, everybody: bool = False, slots: int = 0, uncapped: bool = False
     ) -> Joined:
         """The same pages with one campaign's terms widened: its audience, more slots (bits), no caps."""
         other = copy(self)
+        other._funnel = None
         if everybody:
             other._audience = self._audience.copy()
             other._audience[campaign] = EVERYBODY
@@ -177,6 +186,7 @@ class Joined:
     def limited(self, limits: Floats) -> Joined:
         """The same with other limits of caps."""
         other = copy(self)
+        other._funnel = None
         other.limits = limits
         return other
 
@@ -231,9 +241,9 @@ class Joined:
         indices = tuple(spec.index for spec in specs)
         return Part(pages, self.spread.weight[pages], batch, indices, made.row, made.p, used, value, of)
 
-    def _running(self, units: NDArray[np.bool_] | None) -> tuple[NDArray[np.generic], ...]:
+    def _running(self, units: NDArray[np.bool_] | None) -> Runs:
         wanted = np.ones(len(self.campaigns), np.bool_) if units is None else units
-        return (
+        return Runs(
             self._hour, self._open & wanted, self._place, self._here, self._audience, self._member,
             self.sample.earlier, self.limits,
         )  # fmt: skip
@@ -286,7 +296,8 @@ class Joined:
             names = plan.called(surfaces[where])
             above = [key for one in (org, owner) if one for key in plan.lineages.get(one, (one,))]
             mine = np.isin(campaigns.customers_of, np.array([0, *above], np.uint32))
-            here[at] = mine & [not own or not own.isdisjoint(names) for own in campaigns.surfaces]
+            on = [not own or not own.isdisjoint(names) for own in campaigns.surfaces]
+            here[at] = mine & np.array(on, np.bool_)
         self._here = here
         used = sorted(set(campaigns.audience.tolist()) - {EVERYBODY})
         names_of = [plan.audiences.names[one] for one in used]
@@ -296,7 +307,7 @@ class Joined:
             self._member = plan.audiences.evaluate_columns(names_of, columns).members
         at_of = {one: at for at, one in enumerate(used)}
         self._audience = np.array([at_of.get(one, -1) for one in campaigns.audience.tolist()], np.int32)
-        self._most = np.array([_at_most(plan, c) for c in range(len(campaigns))], np.int32)
+        self._most = np.array([at_most(plan, c) for c in range(len(campaigns))], np.int32)
         self._group_of = np.array(
             [(*of[:2], -1, -1)[:2] for of in campaigns.group_of] or np.zeros((0, 2)), np.int32
         ).reshape(-1, 2)
@@ -321,7 +332,7 @@ class Joined:
         return found
 
     def _slots(self, shape: Shape, closed: int) -> tuple[tuple[CompiledSlot, ...], Slots]:
-        """What is asked for under this plan: a slot that it has no more is closed, a new one of the surface open."""
+        """What is asked for under this plan: a slot that it has no more is closed, a new one open."""
         plan = self.stocked.plan
         surface = plan.surface(shape.surface)
         if surface is None:
@@ -332,67 +343,3 @@ class Joined:
         return specs, slots_of(
             specs, [0 if spec.bit & closed else count for spec, count in zip(specs, counts, strict=True)]
         )
-
-
-def slots_of(specs: tuple[CompiledSlot, ...], counts: list[int] | tuple[int, ...]) -> Slots:
-    """As a decision's allocation sees them, nothing held."""
-    many, depth = len(specs), max([1, *counts])
-    rates = np.zeros((many, depth), np.float32)
-    for at, (spec, count) in enumerate(zip(specs, counts, strict=True)):
-        rates[at, :count] = spec.rates[:count]
-    recipes = [RECIPES[spec.layout] for spec in specs]
-    per_kind = [
-        ceil(count * recipe.per_kind) if len(spec.kinds) > 1 else count
-        for spec, count, recipe in zip(specs, counts, recipes, strict=True)
-    ]
-    least = np.array([spec.kinds_least for spec in specs], np.uint8).reshape(many, len(KINDS))
-    most = np.array([spec.kinds_most for spec in specs], np.uint8).reshape(many, len(KINDS))
-    return Slots(
-        bit=np.array([spec.bit for spec in specs], np.uint64),
-        count=np.array(counts, np.int32),
-        rates=rates,
-        origins=np.array([recipe.selector.origins for recipe in recipes], np.uint32),
-        per_category=np.array(
-            [spec.per_category or recipe.per_category for spec, recipe in zip(specs, recipes, strict=True)],
-            np.int32,
-        ),
-        per_kind=np.array(per_kind, np.int32),
-        diminish=np.array([spec.diminish for spec in specs], np.float32),
-        cross=np.array([spec.cross for spec in specs], np.float32),
-        interruption=np.array([spec.interruption for spec in specs], np.float32),
-        switching=np.zeros(many, np.float32),
-        kind_least=least,
-        kind_most=most if many else np.full((0, len(KINDS)), NO_LIMIT, np.uint8),
-    )
-
-
-def no_limits(campaigns: int) -> Floats:
-    return np.full((campaigns, len(RANKS)), inf)
-
-
-def limits_of(plan: CompiledPlan, rate: Floats) -> Floats:
-    """(C, RANKS) earlier page views that use a campaign's caps up, displayed at `rate` (C,) per page view."""
-    found = no_limits(len(plan.campaigns))
-    for c, of in enumerate(plan.campaigns.caps_of):
-        for index in of:
-            window, most = cap_limit(plan.campaigns.caps[index], float(rate[c]))
-            found[c, window] = min(found[c, window], most)
-    return found
-
-
-def cap_limit(cap: CapSpec, rate: float) -> tuple[int, float]:
-    """(the rank it is read from, earlier page views from which on it is used up). Only displays are expected."""
-    name = CALENDAR.get(cap.calendar) or min(
-        RANKS, key=lambda one: abs(np.log(WINDOW_S[one] / max(cap.window_s, 1)))
-    )
-    if cap.event != "displayed" or rate <= 0:
-        return RANKS.index(name), inf
-    held = WINDOW_S[name] / cap.window_s if cap.window_s else 1.0
-    return RANKS.index(name), cap.most * held / rate
-
-
-def _at_most(plan: CompiledPlan, c: int) -> int:
-    campaigns = plan.campaigns
-    caps = [campaigns.caps[i] for i in campaigns.caps_of[c]]
-    most = [cap.most for cap in caps if cap.event == "displayed" and cap.scope == "campaign"]
-    return min([int(campaigns.per_page[c]), *most])

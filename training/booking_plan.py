@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.pace_plan import Prior
-from training.booking_pages import Joined, Part, Spread, Stocked, limits_of
+from training.booking_limits import limits_of
+from training.booking_pages import Joined, Part, Spread, Stocked
 from training.booking_priced import Floats, Taken, corrected, evaluated
 from training.booking_programme import Terms, plan_dual, prices_of, terms_of
 from training.booking_quick import quick_sums
@@ -21,11 +22,14 @@ FEW_ENOUGH: Final = 30.0  # units: an answer measured on fewer counts less than 
 
 
 class Work(NamedTuple):
-    """How much is done: `few` pages for prices, `some` decided by the product's own page, `checked` from above."""
+    """How much is done: `few` pages for prices, `some` by the product's own page, `checked` from above,
+    `summed` for deliveries and displacement; the most of a goal is taken over every page.
+    """
 
     few: int = 6_000
     some: int = 1_024
     checked: int = 4_096
+    summed: int = 65_536
     steps: int = 40
     most_steps: int = 30
     seed: int = 0
@@ -33,7 +37,7 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decided:
-    """`taken` over the whole sample, `few` the parts that prices were found on, weighted like the whole."""
+    """`taken` stands for the whole sample; `few`: the parts that prices were found on, likewise weighted."""
 
     joined: Joined
     terms: Terms
@@ -76,7 +80,7 @@ def decided(
     dual = plan_dual(terms.programme, few, work.steps, begin)
     prices = prices_of(terms.programme, dual.goals, dual.quotas)
     some = parts_of(joined, thinned(len(sample), work.some))
-    quick = evaluated(joined.parts(), prices)
+    quick = evaluated(parts_of(joined, thinned(len(sample), work.summed)), prices)
     taken = corrected(quick, evaluated(some, prices), evaluated(some, prices, exact=True))
     got = taken.units[terms.programme.goal_unit, terms.programme.goal_campaign] * terms.goal_factor
     return Decided(joined, terms, dual, taken, tuple(few), pages, got)
@@ -112,7 +116,13 @@ def _rates(joined: Joined, terms: Terms, dual: Dual, few: Sequence[Part], pages:
     taken = evaluated(few, prices_of(terms.programme, dual.goals, dual.quotas))
     running = joined.funnel(pages).running
     grown = float(joined.spread.weight.sum()) / max(float(joined.spread.weight[pages].sum()), 1e-12)
-    return np.asarray(taken.units[0] / np.maximum(running * grown, 1e-9))
+    programme = terms.programme
+    p = np.where(taken.units[0] > 0, taken.units[1] / np.maximum(taken.units[0], 1e-9), 0.03)
+    per_display = np.where(programme.goal_unit == CLICKED, np.maximum(p, 1e-3)[programme.goal_campaign], 1.0)
+    needed = np.zeros(len(running))  # by what goals ask, where prices do not give it yet
+    np.maximum.at(needed, programme.goal_campaign, programme.least / per_display)
+    views = np.maximum(running * grown, 1e-9)
+    return np.asarray(np.minimum(np.maximum(taken.units[0], needed) / views, 1.0))
 
 
 def _answers(found: Decided, seed: int) -> tuple[Floats, Floats]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from serving.page import NO_LIMIT, Batch, Pages, Slots, solve_many
 from training.booking_pages import Part
 from training.booking_quick import quick_sums
+from training.dual import totals
 from training.page_bound import page_bounds
 
 THREADS: Final = 2  # the page's loops let go of the interpreter
@@ -69,14 +70,20 @@ def evaluated(parts: Iterable[Part], prices: Prices, *, exact: bool = False) -> 
     if not found:
         return total
     return Taken(
-        *(float(sum(getattr(one, name) for one in found)) for name in ("worth", "base", "organic")),
-        *(np.sum([getattr(one, name) for one in found], axis=0) for name in ("units", "value", "shown")),
-        *(np.concatenate([getattr(one, name) for one in found]) for name in ("pages", "weight", "worth_of")),
+        worth=sum(one.worth for one in found),
+        base=sum(one.base for one in found),
+        organic=sum(one.organic for one in found),
+        units=np.sum([one.units for one in found], axis=0),
+        value=np.sum([one.value for one in found], axis=0),
+        shown=np.sum([one.shown for one in found], axis=0),
+        pages=np.concatenate([one.pages for one in found]),
+        weight=np.concatenate([one.weight for one in found]),
+        worth_of=np.concatenate([one.worth_of for one in found]),
     )
 
 
 def corrected(quick: Taken, some: Taken, exactly: Taken) -> Taken:
-    """Sums of quick pages by what the product makes of some of them (ratios, shrunken where there is little)."""
+    """Sums of quick pages by what the product makes of some: ratios, shrunken where there is little."""
 
     def ratio(one: Floats, other: Floats, little: float) -> Floats:
         return np.asarray((one + little) / (other + little))
@@ -84,8 +91,8 @@ def corrected(quick: Taken, some: Taken, exactly: Taken) -> Taken:
     little = 1e-3 * max(float(some.units[0].sum()), 1e-9)
     units = quick.units * ratio(exactly.units[0], some.units[0], little)
     value = quick.value * ratio(exactly.value, some.value, 1e-3 * max(abs(some.base), 1e-9))
-    organic = quick.organic * float(ratio(exactly.organic, some.organic, 1e-9))
-    worth = quick.worth * float(ratio(exactly.worth, some.worth, 1e-9))
+    organic = quick.organic * (exactly.organic + 1e-9) / (some.organic + 1e-9)
+    worth = quick.worth * (exactly.worth + 1e-9) / (some.worth + 1e-9)
     shown = quick.shown * ratio(exactly.shown, some.shown, little)
     return quick._replace(
         units=units, value=value, organic=organic, base=organic + float(value.sum()), worth=worth, shown=shown
@@ -154,15 +161,14 @@ def summed(part: Part, pages: Pages, campaigns: int) -> Taken:
     campaign = batch.offers.campaign[at]
     shown = rate[tagged]
     units = [
-        np.bincount(campaign, amount, campaigns)
-        for amount in (shown, shown * part.p[at], shown * part.used[at])
+        totals(campaign, amount, campaigns) for amount in (shown, shown * part.p[at], shown * part.used[at])
     ]
-    value = np.bincount(campaign, share[tagged], campaigns)
+    value = totals(campaign, share[tagged], campaigns)
     base = float(share.sum())
     index = np.array(part.slots, np.int64)
     return Taken(
         float(part.weight @ pages.worth), base, base - float(value.sum()), np.array(units), value,
-        np.bincount(index[pages.slot], rate, SLOTS), part.pages, part.weight, pages.worth,
+        totals(index[pages.slot], rate, SLOTS), part.pages, part.weight, pages.worth,
     )  # fmt: skip
 
 

@@ -232,10 +232,14 @@ def of_goals(programme: Programme, campaigns: Campaigns) -> NDArray[np.bool_]:
 
 
 def _errors(weight: Floats, worth: Floats, subjects: NDArray[np.uint64] | None) -> tuple[float, float]:
-    """Standard deviations of Σ weight · worth over the draw of pages, and of customers."""
+    """Standard deviations of Σ weight · worth over the draw of pages, and of customers.
+
+    Pages are drawn evenly over time, so neighbours say what a draw may change (Wolter 2007, successive
+    differences): a flight's beginning and end do not.
+    """
     mean = float(weight @ worth) / max(float(weight.sum()), 1e-12)
     off = weight * (worth - mean)
-    alone = float(np.sqrt(np.square(off).sum()))
+    alone = float(np.sqrt(0.5 * np.square(np.diff(off)).sum()))
     if subjects is None:
         return alone, alone
     _, who = np.unique(subjects, return_inverse=True)

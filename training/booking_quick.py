@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 from features.compiled import jit
 from serving.page import HOUSE, MANDATORY, Batch
 
-F8, F4, I8, I4, U8, U1 = (
-    NDArray[np.float64],
-    NDArray[np.float32],
-    NDArray[np.int64],
-    NDArray[np.int32],
-    NDArray[np.uint64],
-    NDArray[np.uint8],
-)
+F8 = NDArray[np.float64]
+F4 = NDArray[np.float32]
+I8 = NDArray[np.int64]
+I4 = NDArray[np.int32]
+U8 = NDArray[np.uint64]
+U1 = NDArray[np.uint8]
 
 
 class Sums(NamedTuple):
@@ -44,7 +42,9 @@ def quick_sums(
     campaigns: int,
     places: NDArray[np.int32] | None = None,
 ) -> Sums:
-    """`net` (m,) offers at their prices. `places` (B, S, K) is filled with the offers placed, -1 organic, -2 none."""
+    """`net` (m,) offers at their prices. `places` (B, S, K), where given, is filled with the offer placed
+    within the page, -1 organic, -2 none.
+    """
     slots, options, offers = batch.slots, batch.options, batch.offers
     pages, (many, depth) = len(batch.option_at) - 1, slots.rates.shape
     sums = Sums(np.zeros((3, campaigns)), np.zeros(campaigns), np.zeros(1), np.zeros(many), np.zeros(pages))
@@ -54,7 +54,8 @@ def quick_sums(
     order = np.argsort(-flat, kind="stable")[: int(slots.count.sum())].astype(np.int32)
     _fill(
         order, slots.bit, slots.count, slots.rates, slots.diminish, slots.cross, slots.interruption,
-        slots.per_category, slots.per_kind, slots.kind_most, options.members, options.value, options.category, options.kind,
+        slots.per_category, slots.per_kind, slots.kind_most, options.members, options.value, options.category,
+        options.kind,
         options.room, batch.option_at, offers.candidate, offers.campaign, offers.slots, net, offers.base,
         offers.band, offers.pin_slot, offers.pin, offers.room, batch.offer_at, batch.room, batch.room_at,
         p, used, weight, *sums, places,
@@ -64,7 +65,8 @@ def quick_sums(
 
 @jit
 def _fill(
-    order: I4, bit: U8, count: I4, rates: F4, diminish: F4, cross: F4, interruption: F4, per_category: I4, per_kind: I4,
+    order: I4, bit: U8, count: I4, rates: F4, diminish: F4, cross: F4, interruption: F4, per_category: I4,
+    per_kind: I4,
     kind_most: U1, members: U8, value: F4, category: I4, kind: U1, option_room: I4, option_at: I8,
     candidate: I4, campaign: I4, offer_slots: U8, net: F4, base: F4, band: U1, pin_slot: I4, pin: I4,
     room: I4, offer_at: I8, room_left: I4, room_at: I8, p: F4, used: F4, weight: F8, units: F8, own: F8,
@@ -215,10 +217,10 @@ def _fill(
 
 @jit
 def _room(o: int, room: I4, left: I4) -> bool:
+    full = False
     for r in range(room.shape[1]):
-        if room[o, r] >= 0 and left[room[o, r]] <= 0:
-            return False
-    return True
+        full = full or (room[o, r] >= 0 and left[room[o, r]] <= 0)
+    return not full
 
 
 @jit

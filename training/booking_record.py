@@ -19,7 +19,7 @@ import numpy as np
 
 from serving.append_only import Files
 from serving.priors import Priors
-from training.booking import Booking
+from training.booking_report import Booking
 
 SHORTEST_TRACK: Final = 10  # goals scored before the record says how wrong forecasts are
 

@@ -138,7 +138,6 @@ def demo_frame(world: World, base: Mapping[str, Any]) -> Raw:
     changes: dict[str, Raw] = {
         "home.banner": {"shares": {BRANCH: 0.2, PARTNER: 0.15}, "valid_for_s": 30},
         "home.grid": {"switching_cost": 0.01},
-        "home.popup": {"interruption": 0.01},
         "home.feed": {"shares": {BRANCH: 0.2}, "explore": 0.02},
         "life.banner": {"owner": PARTNER, "shares": {"head": 0.3}},
     }
@@ -160,10 +159,8 @@ def demo_frame(world: World, base: Mapping[str, Any]) -> Raw:
             ]
         },
     }
-    raw["contact_rules"] = [
-        {"id": "popups", "most": 2, "window": "day", "scope": "slot", "of": ["home.popup"]},
-        {"id": "dismissed", "event": "dismissed", "most": 2, "window": "30d", "scope": "item"},
-    ]
+    popups = {"id": "popups", "most": 2, "window": "day", "scope": "slot", "of": ["home.popup"]}
+    raw["contact_rules"] = [popups]
     raw["ceilings"] = {
         BRANCH: {"lever": 2.0, "penalty": 1.5, "campaigns": 10},
         PARTNER: {"lever": 1.0, "campaigns": 5, "tiers": ["share", "standard"]},

@@ -11,12 +11,11 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from typing import Any, Final, TypeVar
 
 from serving.backing import backed
 from serving.bundle import Bundle, load
-from serving.check_process import BOOKED_BY, can_book
+from serving.check_process import NO_SAMPLE, SAMPLE
 from serving.governance import Governance
 from serving.keys import Keys
 from serving.lists import ListShelf
@@ -112,13 +111,15 @@ def desk_of(settings: Settings) -> Desk:
     return Desk(settings, os.environ, booking_of(settings))
 
 
-def booking_of(settings: Settings) -> Booking | None:
-    """What forecasts a plan, imported when it is asked; None where it is not installed."""
-    if not can_book():
-        return None
+def booking_of(settings: Settings) -> Booking:
+    """What forecasts a plan; imported when there is a replay sample to forecast by."""
 
-    def book(plan: Plan) -> Mapping[str, Any]:
-        made: Mapping[str, Any] = import_module(BOOKED_BY).book(settings, plan)
-        return made
+    def made(plan: Plan) -> Mapping[str, Any]:
+        if not (settings.home / SAMPLE).exists():
+            return NO_SAMPLE
+        from training.booked import book
 
-    return book
+        with backed(settings) as complete:
+            return book(complete, plan)
+
+    return made

@@ -1,8 +1,8 @@
-"""The best page there is, by mixed integer programming: what `serving.page.solve` is measured against.
+"""The best page there is, by mixed integer programming: what `serving.page.solve` is measured by.
 
-A binary x[v, s, k, j, a] says that variant v (an item, organically or by one of its offers) stands in slot s at
-position k as the j-th item of its category there, while `a` items of the category stand in other slots. So the
-worth rates · value · diminish^j · cross^a is a constant of each variable, and the program is exact, not a
+A binary x[v, s, k, j, a] says that variant v (an item, organically or by one of its offers) stands in slot s
+at position k as the j-th item of its category there, while `a` items of the category stand in other slots. So
+the worth rates · value · diminish^j · cross^a is a constant of each variable, and the program is exact, not a
 relaxation. Limits of category and kind are hard here, as in the pages that it is compared on; mandatory
 offers, pins, house offers, roadblocks and stable slots are not modelled: such pages are refused.
 """

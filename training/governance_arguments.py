@@ -42,6 +42,13 @@ def add_plan(parser: argparse.ArgumentParser) -> Verbs:
     _part(check)
     check.add_argument("--whole", action="store_true", help="the file is the whole plan, orgs' parts and all")
     check.add_argument("--json", action="store_true", help="print what was found as JSON")
+    check.add_argument(
+        "--forecast", action="store_true", help="what it would deliver, over the replay sample"
+    )
+    check.add_argument("--plot", type=Path, metavar="FILE", help="the forecast as a picture (PNG)")
+    sample = _verb(verbs, "sample", "take the replay sample anew: forecasts decide it again", "plan_sample")
+    sample.add_argument("--pages", type=int, default=200_000, metavar="N", help="page views in it (200,000)")
+    sample.add_argument("--item", action="append", default=[], help="also bookable; may be repeated")
     diff = _verb(verbs, "diff", "what a proposal, or a file, changes", "plan_diff")
     diff.add_argument("what", metavar="PROPOSAL|FILE")
     _part(diff)

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import yaml
 
+from serving.backing import backed
 from serving.control import Kill
 from serving.errors import Problem
 from serving.overview import overview, part_document, proposal_document
@@ -35,6 +36,8 @@ def plan_check(args: argparse.Namespace, desk: Desk, say: Say) -> int:
         return _check_whole(args, desk, say)
     raw, governance = _read(args.file), desk.governance
     governance.refresh()
+    if args.forecast:
+        return _forecast(args, raw, desk)
     content, judged = governance.assembly.judge(args.part, raw)
     if args.json:
         said: dict[str, Any] = {"part": args.part, "plan": None, "aside": [], "report": {}}
@@ -57,6 +60,29 @@ def plan_check(args: argparse.Namespace, desk: Desk, say: Say) -> int:
         say(f"  {one.org} would go on with an earlier version: {one.problem}")
     _say_changes(differences(governance.books.newest(args.part), content), say, most=10)
     return 0
+
+
+def _forecast(args: argparse.Namespace, raw: Any, desk: Desk) -> int:
+    """Tables, or JSON, and a plot. Exit status 1 when something does not fit."""
+    from rich.console import Console
+
+    from training.booking_commands import check
+
+    _, judged = desk.governance.assembly.judge(args.part, raw, full=False)
+    if judged is None:
+        raise UsageError(f"{args.part} is in no plan: there is nothing to forecast")
+    with backed(desk.settings) as settings:
+        return check(settings, judged.plan, Console(), as_json=args.json, plot=args.plot)
+
+
+def plan_sample(args: argparse.Namespace, desk: Desk, say: Say) -> int:  # noqa: ARG001 - it shows a bar
+    """Daily, from a schedule: every page view of the last weeks that forecasts decide again."""
+    from rich.console import Console
+
+    from training.booking_commands import refresh_sample
+
+    with backed(desk.settings) as settings:
+        return refresh_sample(settings, Console(), pages=args.pages, items=tuple(args.item))
 
 
 def _check_whole(args: argparse.Namespace, desk: Desk, say: Say) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -167,7 +168,7 @@ class Gatherer:
                 org=np.array(org, np.uint32), owner=np.array([query.owner for query in queries], np.uint32),
                 shape=shape, weight=np.asarray(weight, np.float32), earlier=np.asarray(before, np.int32),
                 segment=segment, taste=taste,
-                option_at=np.concatenate([[0], np.cumsum([len(rows) for rows, _ in options])]).astype(np.int64),
+                option_at=np.cumsum([0, *(len(rows) for rows, _ in options)]).astype(np.int64),
                 option=np.concatenate([np.zeros(0, np.int32), *(rows for rows, _ in options)]),
                 option_p=np.concatenate([np.zeros(0, np.float32), *(score for _, score in options)]),
                 p=p, permitted=bits_of(may), **_people(people),
@@ -226,11 +227,12 @@ def as_of(record: Mapping[str, Any], live: Live) -> dict[str, Any]:
 
 def _views(lake: Lake, since: float, until: float, base: Base | None) -> Views:
     """Day by day, so that the records themselves are never all in memory."""
-    parts, surfaces = [], {}
+    parts: list[Views] = []
+    surfaces: dict[str, int] = {}
     for start in np.arange(since, until, DAY_S).tolist():
         table = lake.served(start, min(start + DAY_S, until), columns=["subject", "at", "surface", "effort"])
-        names = table["surface"].to_pylist()
-        subjects = table["subject"].to_pylist()
+        names = [str(one) for one in table["surface"].to_pylist()]
+        subjects = [str(one) for one in table["subject"].to_pylist()]
         org = np.zeros(len(names), np.int64)
         if base is not None and len(names):
             rows = base.rows([one.partition(":")[2] for one in subjects])
@@ -282,8 +284,6 @@ def _run_of(live: Live, rows: Rows, taken: NDArray[np.int64], since: float, seed
 
 def _same_shapes(parts: list[Sample]) -> list[Sample]:
     """Blocks number their shapes each for itself."""
-    from dataclasses import replace
-
     every: dict[Shape, int] = {}
     for part in parts:
         for shape in part.shapes:

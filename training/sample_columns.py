@@ -182,9 +182,12 @@ def joined(parts: Sequence[Sample]) -> Sample:
     numbers = sorted({number for part in parts for number in part.memberships})
     nobody = np.zeros(0, np.int64)
     flat = ("items", "bookable", "option_at", "log_at")
+    plain: dict[str, Any] = {
+        one: np.concatenate([getattr(part, one) for part in parts]) for one in _PLAIN if one not in flat
+    }
     whole = replace(
         first,
-        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _PLAIN if name not in flat},
+        **plain,
         option_at=_starts([np.diff(part.option_at) for part in parts]),
         log_at=_starts([np.diff(part.log_at) for part in parts]),
         fields={name: np.concatenate([part.fields[name] for part in parts]) for name in first.fields},

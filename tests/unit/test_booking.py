@@ -13,10 +13,12 @@ from serving.pace_plan import Prior, territory_of
 from serving.plan import Stock, check_plan, compile_plan
 from serving.priors import Priors
 from serving.worth import Worth
-from training.booking import Doubt, Work, check
+from training.booking import check
 from training.booking_fill import _bounded, _counted, _filled, _runs
-from training.booking_pages import Joined, Spread, Stocked, cap_limit
-from training.booking_plan import decided
+from training.booking_limits import cap_limit
+from training.booking_most import Doubt
+from training.booking_pages import Joined, Spread, Stocked
+from training.booking_plan import Work, decided
 from training.booking_priced import corrected, evaluated, no_prices
 from training.booking_quick import _fill, quick_sums
 from training.booking_record import Forecasts, document
@@ -36,7 +38,8 @@ def campaign(name, number, **fields):
         "id": name, "items": [f"i{number}"], "slots": ["home.banner"], "tier": "guaranteed",
         "flight": {"from": "2026-11-02", "until": "2026-11-04", "tz": "UTC"},
     }  # fmt: skip
-    return plain | fields
+    made = plain | fields
+    return made if "goals" in made else made | {"tier": "standard"}
 
 
 def goal(least, unit="displayed"):
@@ -67,12 +70,15 @@ def stocked(*campaigns, slots=(("home.banner", 1),), **plan):
     return Stocked(compiled, worth, keys, np.zeros(ITEMS, np.uint32), kinds, lambda row: f"i{row}")
 
 
-def sample_of(n=400, part=0.25, slots=(("home.banner", 1),), p=0.1, bookable=ITEMS, customers=None):
+def sample_of(
+    n=400, part=0.25, slots=(("home.banner", 1),), p=0.1, bookable=ITEMS, customers=None, spread=0.0
+):
     """n pages over two days; a `part` of them of customers in the list `some`."""
     at = START + (np.arange(n) + 0.5) * (2 * DAY / n)
     subject = np.arange(n, dtype=np.uint64) % np.uint64(customers or n)
     log_at, log, logged = no_logs(n)
-    chance = np.full((n, bookable), p, np.float32)
+    each = p * (1.0 + spread * np.linspace(-1, 1, n)[np.random.default_rng(0).permutation(n)])
+    chance = np.repeat(each.astype(np.float32)[:, None], bookable, axis=1)
     listed = np.flatnonzero(np.arange(n) % round(1 / part) == 0)
     from training.sample_strata import earlier
 
@@ -155,18 +161,20 @@ def test_clicks_are_counted_at_their_probability():
 
 def test_an_own_quota_is_an_upper_bound_and_the_cause():
     new = campaign("new", 1, goals=goal(90), quotas=[{"id": "q", "at_most": 90}])
-    more = replace(stocked(new).plan.campaigns.quotas and sample_of(), population=400.0)
-    found = booked(stocked(new), more)
+    found = booked(stocked(new), sample_of())
     assert one_of(found, "new").most == 90 and one_of(found, "new").fits
 
 
 def test_caps_take_what_returning_customers_would_have_had():
     sample = sample_of(n=400, customers=100)  # four pages each within two days, two within one
     cap = {"event": "displayed", "most": 1, "window": "ever"}
-    free = booked(stocked(campaign("new", 1, goals=goal(60))), sample)
-    capped = booked(stocked(campaign("new", 1, goals=goal(60), caps=[cap])), sample)
-    assert one_of(capped, "new").most < 0.75 * one_of(free, "new").most
+    free = booked(stocked(campaign("new", 1, goals=goal(150))), sample)
+    capped = booked(stocked(campaign("new", 1, goals=goal(150), caps=[cap])), sample)
+    mine = one_of(capped, "new")
+    assert mine.most == pytest.approx(one_of(free, "new").most / 4, rel=0.02)
+    assert not mine.fits and mine.cause is Cause.CAPPED and one_of(free, "new").fits
     assert capped.capped[0].campaign == "new" and capped.capped[0].capped > 0
+    assert any(one.how == "without its caps" and one.fits for one in capped.relax)
 
 
 def test_the_interval_is_wider_where_there_are_fewer_pages_and_none_where_all_are_known():
@@ -182,28 +190,23 @@ def test_the_interval_is_wider_where_there_are_fewer_pages_and_none_where_all_ar
     few, more = (width(rng.permutation(1600)[:n]) for n in (100, 800))
     assert few > 2 * more > 0
     assert width(np.arange(1600)) == pytest.approx(0.0, abs=1e-6)
-    sure, unsure = (
-        one_of(booked(after, big, doubt=Doubt("past", error)), "new") for error in (0.0, 0.2)
-    )
+    sure, unsure = (one_of(booked(after, big, doubt=Doubt("past", error)), "new") for error in (0.0, 0.2))
     assert unsure.most_high - unsure.most_low > sure.most_high - sure.most_low
 
 
 def test_who_is_displaced_and_what_it_costs():
-    sample = sample_of()
-    old = campaign("old", 1, tier="standard", values={"click": 5.0})
-    new = campaign("new", 2, goals=goal(200), org="bj", slots=["home.banner"], customers_of="head")
-    body = {"slots": None}
-    del body["slots"]
-    after = stocked(old, campaign("new", 2, goals=goal(200)), **body)
-    found = booked(after, sample, before=stocked(old))
+    sample = sample_of(spread=0.5)
+    old = campaign("old", 1, values={"click": 5.0})
+    found = booked(stocked(old, campaign("new", 2, goals=goal(200))), sample, before=stocked(old))
     lost = {one.campaign: one for one in found.displaced}["old"]
     assert lost.displays[0] == pytest.approx(400 * RATE, rel=0.01)
-    assert lost.displays[1] == pytest.approx(120, rel=0.1)
-    assert lost.cost == pytest.approx((lost.displays[0] - lost.displays[1]) * 0.1 * 5.0, rel=0.02)
+    assert lost.displays[1] == pytest.approx(120, rel=0.1)  # where it was worth least
+    dearest = np.sort(sample.p[:, 0])[::-1]
+    kept = RATE * dearest[: round(lost.displays[1] / RATE)].sum() * 5.0
+    assert lost.value[1] == pytest.approx(kept, rel=0.02) and lost.cost > 0
     assert found.value[1] < found.value[0] and {line.org for line in found.orgs} == {"(no campaign)", "head"}
     seen = found.pages[0]
     assert any("[new]" in name for name in seen.after["home.banner"])
-    assert new["org"] == "bj"
 
 
 def test_the_same_again_is_the_same():
@@ -236,16 +239,23 @@ def test_the_service_reads_priors_and_survives_what_is_not_one(tmp_path):
     assert again["c/displayed"] == Prior(0.25, 1.5) and again["c/q"].price == 0.0
     assert np.isnan(again["c/q"].answer)
     path = tmp_path / "plans" / "0123456789ab.priors.json"
-    for wrong in ("{", "[1]", '{"format": 1, "priors": [1]}', '{"format": 1, "priors": {"a": ["x", 1], "b": 2}}'):
+    for wrong in (
+        "{",
+        "[1]",
+        '{"format": 1, "priors": [1]}',
+        '{"format": 1, "priors": {"a": ["x", 1], "b": 2}}',
+    ):
         path.write_text(wrong)
         assert Priors(str(tmp_path))("0123456789ab") == {}
     with pytest.raises(ValueError, match="12 hex digits"):
-        priors("../x")
+        priors.put("../x", {})
 
 
 def test_prices_of_the_plan_are_the_pacers_beginning():
     old = campaign("old", 1, goals=goal(250))
-    found = booked(stocked(old, values={"version": "v", "click": 10.0, "items": {"i1": {"click": 0.0}}}), sample_of())
+    found = booked(
+        stocked(old, values={"version": "v", "click": 10.0, "items": {"i1": {"click": 0.0}}}), sample_of()
+    )
     prior = found.priors["old/displayed"]
     assert 0.5 < prior.price < 1.5 and prior.answer > 0  # it displaces what is worth 1 CNY per display
 
@@ -266,10 +276,10 @@ def test_pages_of_the_past_stand_for_the_hours_to_come():
 def test_caps_by_windows():
     from features.ledger import CapSpec
 
-    assert cap_limit(CapSpec("a", "displayed", 3, calendar="day"), 0.5) == (0, 6.0)
-    assert cap_limit(CapSpec("a", "displayed", 3, window_s=7 * 86_400), 1.0) == (1, 3.0)
+    assert cap_limit(CapSpec("a", "displayed", 3, calendar="day"), 0.5) == (0, 5.5)
+    assert cap_limit(CapSpec("a", "displayed", 3, window_s=7 * 86_400), 1.0) == (1, 2.5)
     window, most = cap_limit(CapSpec("a", "displayed", 1, window_s=43_200), 1.0)
-    assert (window, most) == (0, 2.0)
+    assert (window, most) == (0, 1.5)
     assert cap_limit(CapSpec("a", "clicked", 1, calendar="ever"), 1.0)[1] == np.inf
 
 
@@ -298,9 +308,7 @@ def test_the_loops_are_what_they_say_without_the_compiler(monkeypatch):
     import training.booking_quick as quick
 
     slots = (("home.banner", 2), ("home.more", 1))
-    joined = joined_of(
-        campaign("a", 1, goals=goal(10)), campaign("b", 2, audience="some"), slots=slots, n=24
-    )
+    joined = joined_of(campaign("a", 1, goals=goal(10)), campaign("b", 2, audience="some"), slots=slots, n=24)
     (part,) = joined.parts()
     net = part.value + np.float32(0.3)
     sums = quick_sums(part.batch, net, part.p, part.used, part.weight, 2)
@@ -315,7 +323,7 @@ def test_the_loops_are_what_they_say_without_the_compiler(monkeypatch):
     for one, other in zip(plain.batch.offers, part.batch.offers, strict=True):
         assert (one == other).all()
     again = quick_sums(plain.batch, net, plain.p, plain.used, plain.weight, 2)
-    assert all((one == other).all() for one, other in zip(sums, again, strict=True))
+    assert all(one == pytest.approx(other, rel=1e-6) for one, other in zip(sums, again, strict=True))
     assert all((one == other).all() for one, other in zip(funnel, joined.funnel(), strict=True))
     assert all(callable(one) for one in (_bounded, _counted, _filled, _runs, _fill))
 
@@ -326,4 +334,7 @@ def test_a_plan_in_force_may_be_handed_in_decided():
     old, new = campaign("old", 1, goals=goal(200)), campaign("new", 2, goals=goal(100))
     known = decided(stocked(old), sample, spread, span, WORK)
     found = booked(stocked(old, new), sample, before=known)
-    assert one_of(found, "new").most == one_of(booked(stocked(old, new), sample, before=stocked(old)), "new").most
+    assert (
+        one_of(found, "new").most
+        == one_of(booked(stocked(old, new), sample, before=stocked(old)), "new").most
+    )

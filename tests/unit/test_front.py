@@ -254,6 +254,9 @@ SAID = 'import json; print(json.dumps({"report": {"booking": {"fits": True}}}))'
 
 def test_a_check_runs_in_a_process_of_its_own(tmp_path: Any) -> None:
     settings = Settings(home=tmp_path)
+    assert "missing" in CheckProcess(settings, command=("-c", SAID))(tiny_plan())
+    (tmp_path / "sample").mkdir()
+    (tmp_path / "sample" / "manifest.json").write_text("{}")
     assert CheckProcess(settings, command=("-c", SAID))(tiny_plan()) == {"fits": True}
     with pytest.raises(Problem, match="no forecast within"):
         CheckProcess(settings, command=("-c", "import time; time.sleep(30)"), limit_s=0.2)(tiny_plan())
@@ -274,4 +277,6 @@ def test_a_check_runs_in_a_process_of_its_own(tmp_path: Any) -> None:
 
 def test_the_command_line_checks_a_whole_plan(tmp_path: Any) -> None:
     """The very command that the service runs, without a bundle."""
-    assert CheckProcess(Settings(home=tmp_path))(tiny_plan()) == {}
+    (tmp_path / "sample").mkdir()
+    (tmp_path / "sample" / "manifest.json").write_text("{}")
+    assert CheckProcess(Settings(home=tmp_path))(tiny_plan()) == {}  # not forecast before a bundle is live

@@ -39,7 +39,9 @@ def test_value_counts_lever_and_prices_and_base_neither():
     lever = {"factor": 2.0, "owner": "o", "reason": "r", "until": "2027-01-01T00:00:00Z"}
     live = market_live(sold(1, "i2", lever=lever), sold(2, "i8")).priced(Prices(1, 0.0, {"c2": 3.0}))
     by = {live.plan.campaigns.ids[one.campaign]: one for one in page(live).placements if one.campaign >= 0}
-    assert by["c1"].value == pytest.approx(2 * by["c1"].base) and by["c1"].base == pytest.approx(by["c1"].score)
+    assert by["c1"].value == pytest.approx(2 * by["c1"].base) and by["c1"].base == pytest.approx(
+        by["c1"].score
+    )
     assert by["c2"].value == pytest.approx(by["c2"].base + 3.0)
     assert by["c2"].rule == RULE["guarantee"]
 
@@ -118,7 +120,11 @@ def test_an_item_in_more_groups_than_can_be_counted_is_not_shown():
 
 
 def rule(scope, *of, most=2, **fields):
-    return {"contact_rules": [{"id": "r", "most": most, "window": "day", "scope": scope, "of": list(of), **fields}]}
+    return {
+        "contact_rules": [
+            {"id": "r", "most": most, "window": "day", "scope": scope, "of": list(of), **fields}
+        ]
+    }
 
 
 def test_a_contact_rule_on_a_slot_leaves_it_empty_and_back_fill_does_not_help():

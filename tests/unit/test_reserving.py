@@ -43,7 +43,12 @@ def test_a_capped_place_is_asked_for_with_its_caps_and_carries_the_flag():
     assert wish.slot == key32("home.banner") and wish.channel == 1 and wish.org == 0
     assert len(asked.checks) == 2 and {check.subject for check in asked.checks} == {"customer", "device"}
     rolling = next(check for check in asked.checks if check.window_s)
-    assert (rolling.event, rolling.most, rolling.field, rolling.since) == (WHAT["displayed"], 2, "campaign", 0)
+    assert (rolling.event, rolling.most, rolling.field, rolling.since) == (
+        WHAT["displayed"],
+        2,
+        "campaign",
+        0,
+    )
     day = next(check for check in asked.checks if not check.window_s)
     assert day.since % 86_400 == 16 * 3600  # midnight in Shanghai
     assert asked.decision_id == "d1" and asked.epoch == 7 and asked.attempt == 2
@@ -153,3 +158,34 @@ def test_the_place_of_a_decision_expires_with_its_shortest_slot():
     slots[3] |= {"valid_for_s": 30}
     decision, live = decided(sold(1, "i2", values=DEAR, caps=[DAILY]), slots=slots)
     assert reserving_of(decision, live, 1).reserving.valid_s == 30 and decision.valid_until == NOW + 30
+
+
+def test_stand_ins_agree_with_each_other_in_groups_and_kinds():
+    both = [
+        sold(n, one, "home.shelf", values=DEAR, exclusive=True, caps=[DAILY])
+        for n, one in ((1, "i1"), (2, "i7"))
+    ]
+    decision, live = decided(*both)
+    ids = [live.texts[one.row].id for one in decision.spares.values()]
+    assert len(ids) == 2
+    decision, live = decided(*both, exclusions=[{"id": "x", "items": ids, "most": 1}])
+    refused = {i: "cap" for i, one in enumerate(decision.placements) if one.campaign >= 0}
+    page = settle(decision, refused)
+    assert len(set(ids) & set(names(live, page))) <= 1
+
+
+def test_two_stand_ins_never_make_too_many_of_a_kind():
+    slots = tiny_plan().model_dump(mode="json", by_alias=True)["slots"]
+    slots[0] |= {"kinds_most": {"content": 1}, "kinds": ["activity", "content"], "size": 3}
+    both = [sold(n, one, values=DEAR, exclusive=True, caps=[DAILY]) for n, one in ((1, "i2"), (2, "i8"))]
+    decision, live = decided(*both, slots=slots)
+    refused = {i: "cap" for i, one in enumerate(decision.placements) if one.campaign >= 0}
+    kinds = [live.texts[one.row].kind for one in settle(decision, refused).placements if one.slot == 0]
+    assert kinds.count("content") <= 1
+
+
+def test_a_notice_keeps_its_pin_on_every_rung():
+    live = market_live(sold(1, "i2", tier="mandatory", pin={"home.banner": 2}))
+    for effort in ("full", "light", "popular", "fallback"):
+        decision = decide(query(live), live, effort)
+        assert names(live, decision, "home.banner")[2] == "i2" and decision.placements[2].flags & PINNED

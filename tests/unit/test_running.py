@@ -128,7 +128,9 @@ def test_a_campaign_that_the_pacer_shut_does_not_run():
 
 
 def test_without_profiling_campaigns_of_everybody_still_run():
-    live = market_live(sold(1, "i2"), sold(2, "i8", audience="a"), audiences={"a": {"field": "assets", "at_least": 1}})
+    live = market_live(
+        sold(1, "i2"), sold(2, "i8", audience="a"), audiences={"a": {"field": "assets", "at_least": 1}}
+    )
     who = customer(assets=5000.0, profiling=False)
     assert runs(live, who, profiling=False) == {"c1"}
 

@@ -10,7 +10,17 @@ from serving.audience import compile_audiences
 from serving.audience_facts import lookups_of
 from serving.decide import page_of
 from serving.pipeline import Trace
-from tests.worlds import NOW, customer, item, query, recent_entries, tiny_bundle, tiny_items, tiny_live, tiny_plan
+from tests.worlds import (
+    NOW,
+    customer,
+    item,
+    query,
+    recent_entries,
+    tiny_bundle,
+    tiny_items,
+    tiny_live,
+    tiny_plan,
+)
 from training.booking_commands import estimated
 from training.sample import Gatherer
 from training.sample_columns import SampleError, joined, load, ordered, save, thinned
@@ -120,7 +130,9 @@ def test_parts_join_to_the_whole_and_a_part_stands_for_as_much():
     assert shapes == set(whole.shapes)
     order = {shape: at for at, shape in enumerate(whole.shapes)}
     same = [
-        replace(half, shapes=whole.shapes, shape=np.array([order[half.shapes[s]] for s in half.shape], np.int32))
+        replace(
+            half, shapes=whole.shapes, shape=np.array([order[half.shapes[s]] for s in half.shape], np.int32)
+        )
         for half in halves
     ]
     again = joined(same)

@@ -17,7 +17,10 @@ FUNCTIONS = [f"i{n}" for n in range(0, 60, 6)]
 
 
 def stable(refresh="session", cost=0.5):
-    slots = [slot | ({"refresh": refresh, "switching_cost": cost} if slot["name"] == GRID else {}) for slot in SLOTS]
+    slots = [
+        slot | ({"refresh": refresh, "switching_cost": cost} if slot["name"] == GRID else {})
+        for slot in SLOTS
+    ]
     return tiny_live(plan=tiny_plan(slots=slots))
 
 
@@ -43,7 +46,9 @@ def test_what_was_displayed_last_at_a_position_is_held_there():
 
 def test_only_displays_of_stable_slots_in_their_time_count():
     live = stable()
-    assert held(live, at("i0", 0, 1801), at("i6", 1, what="clicked"), at("i8", 0, slot="home.banner")) == set()
+    assert (
+        held(live, at("i0", 0, 1801), at("i6", 1, what="clicked"), at("i8", 0, slot="home.banner")) == set()
+    )
     assert held(live, at("i0", 7)) == set()  # the slot has five places
     assert held(live, at("i0", 3), counts={GRID: 2}) == set()
     assert held(live, at("i0", 0), rows=[1, 2]) == set() and held(live, at("i0", 0), rows=[]) == set()
@@ -66,4 +71,6 @@ def test_a_page_keeps_the_grid_as_it_was_seen_while_a_change_is_not_worth_it():
     decision = decide(query(live, customer(contact=contacts(*seen))), live)
     assert names(live, decision, GRID) == FUNCTIONS[::-1][:5]
     free = stable(cost=0.0)
-    assert names(free, decide(query(free, customer(contact=contacts(*seen))), free), GRID) != FUNCTIONS[::-1][:5]
+    assert (
+        names(free, decide(query(free, customer(contact=contacts(*seen))), free), GRID) != FUNCTIONS[::-1][:5]
+    )

@@ -1,8 +1,9 @@
 """`fenliu bench booking`: bookings on a sample, against what the whole traffic could have delivered (E4).
 
-Generated traffic whose places are nearly sold out. Each booking asks a random campaign (audience, flight, slots)
-for a random multiple of what it could have at most. Truth: the dual bound over all page views, pages from
-above. The check sees samples of a part of them. Intervals are calibrated on bookings that are not scored.
+Generated traffic whose places are nearly sold out. Each booking asks a random campaign (audience, flight,
+slots) for a random multiple of what it could have at most. Truth: the dual bound over all page views, pages
+from above. The check sees samples of a part of them. Intervals are calibrated on bookings that are not
+scored.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from training.bench.booking_world import Traffic, campaign_of, moment, stocked_o
 from training.bench.campaigns14 import DAY, STANDARD, Size
 from training.bench.harness import Bar, Result
 from training.bench.traffic14 import market
-from training.booking import Doubt, check
+from training.booking import check
+from training.booking_most import Doubt
 from training.booking_pages import Joined, Spread, Stocked
 from training.booking_plan import Decided, Work, decided
 from training.booking_programme import most_at, most_of, of_goals, terms_of, without_value
@@ -177,7 +179,7 @@ class _Bed:
 
 
 def _truth(traffic: Traffic, stocked: Stocked, work: Work) -> tuple[float, float]:
-    """(the most that the last campaign's goal could have of all page views, had it every best place)."""
+    """(the most that the last campaign's goal could have of all page views; had it every best place)."""
     joined = Joined(stocked, traffic.sample, traffic.spread)
     terms = terms_of(joined, traffic.sample.since, traffic.sample.until)
     programme, goal = terms.programme, len(terms.goals) - 1
@@ -196,7 +198,7 @@ def _truth(traffic: Traffic, stocked: Stocked, work: Work) -> tuple[float, float
 
 
 def _booking(traffic: Traffic, rng: np.random.Generator) -> dict[str, Any]:
-    """A random one of the market's campaigns without a goal, for part of its slots, in a flight of its own."""
+    """One of the market's campaigns without a goal, for part of its slots, in a flight of its own."""
     made = traffic.market
     pool = np.flatnonzero((made.campaigns.tier == STANDARD) & (made.campaigns.at_most == np.inf))
     c = int(rng.choice(pool))

@@ -1,4 +1,4 @@
-"""The generated traffic of `fenliu bench pacing` as a plan and a replay sample: what bookings are tried on."""
+"""The generated traffic of `fenliu bench pacing` as a plan and a replay sample, to try bookings on."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def raw_plan(market: Market) -> dict[str, Any]:
 
 
 def tightened(traffic: Traffic, part: float, seed: int) -> dict[str, Any]:
-    """The plan with goals that can be kept all at once and leave little: `part` of what random prices give."""
+    """The plan with goals that can all be kept and leave little: `part` of what random prices give."""
     stocked = stocked_of(traffic.market, traffic.raw)
     joined = Joined(stocked, traffic.sample, traffic.spread)
     campaigns = len(joined.campaigns)
@@ -178,7 +178,7 @@ def sample_of(market: Market, views: Views) -> Sample:
     sizes, option, option_p = (np.concatenate(part) for part in zip(*parts, strict=True))
     log_at, log, logged = no_logs(n)
     org = np.array([key32(org_name(b)) for b in range(10)], np.uint32)[market.branch_of[views.customer]]
-    at = START + 60.0 * views.minute
+    at = START + 60.0 * views.minute.astype(np.float64)
     blank = PROFILE.blank(1)
     return Sample(
         bundle="bench", made_at=START, since=START, until=START + 60.0 * market.minutes, population=float(n),
@@ -193,7 +193,7 @@ def sample_of(market: Market, views: Views) -> Sample:
         profiling=np.ones(n, np.bool_), log_at=log_at, log=log, logged=logged,
         fields={"org": org, "age": np.broadcast_to(blank["age"], (n,))},
         memberships={
-            FIRST_LIST + c: np.flatnonzero(campaigns.audience[c, views.customer]) for c in range(len(campaigns))
+            FIRST_LIST + c: np.flatnonzero(one[views.customer]) for c, one in enumerate(campaigns.audience)
         },
     )  # fmt: skip
 

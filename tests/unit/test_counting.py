@@ -1,0 +1,129 @@
+"""What one page did to every campaign."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from serving.counting import counts_of, tagged_of
+from serving.decide import decide
+from serving.page import RULE, RULES
+from serving.prices import Prices
+from serving.reasons import Drop
+from serving.reserving import settle
+from serving.tallies import PageCounts
+from tests.worlds import (
+    NOW,
+    contacts,
+    customer,
+    item,
+    market_live,
+    query,
+    shown,
+    sold,
+    tiny_bundle,
+    tiny_items,
+    tiny_live,
+    tiny_plan,
+)
+
+DEAR = {"click": 100.0}
+ONCE = {"most": 1, "window": "1d"}
+
+
+def named(live, column):
+    return sorted(live.plan.campaigns.ids[c] for c in column.tolist())
+
+
+def told(live, *entries, **asked):
+    decision = decide(query(live, customer(contact=contacts(*entries)), **asked), live)
+    return decision, counts_of(decision, live)
+
+
+def adds_up(counts):
+    parts = (counts.dropped, counts.refused_cap, counts.refused_quota, counts.offered)
+    assert sorted(counts.eligible.tolist()) == sorted(c for part in parts for c in part.tolist())
+    assert set(counts.lost_price.tolist()) | set(counts.placed.tolist()) == set(counts.offered.tolist())
+
+
+def test_a_page_without_campaigns_counts_nothing():
+    live = tiny_live()
+    decision = decide(query(live), live)
+    assert counts_of(decision, live) == PageCounts() or not len(counts_of(decision, live).eligible)
+    assert tagged_of(decision, live) == []
+
+
+def test_every_campaign_met_one_fate():
+    items = [item(2, risk_class=5), *(one for one in tiny_items() if one.id != "i2")]
+    plan = tiny_plan(
+        campaigns=[
+            sold(1, "i2"),  # not for this customer
+            sold(2, "i8", values=DEAR, caps=[ONCE]),  # seen often enough
+            sold(3, "i14", values=DEAR),  # placed
+            sold(4, "i20", values={"click": 0.0}, exclusive=True),  # worth nothing
+            sold(5, "i26", flight={"until": "2026-01-01"}),  # over
+        ]
+    )
+    live = tiny_live(tiny_bundle(items=items), plan)
+    decision, counts = told(live, shown("i8", 60, campaign="c2"))
+    assert named(live, counts.eligible) == ["c1", "c2", "c3", "c4"]
+    assert named(live, counts.dropped) == ["c1"]
+    assert counts.masks.tolist() == [decision.met.drops[decision.met.looked_at == 0][0]] and counts.masks[0]
+    assert any(counts.masks[0] & drop.bit for drop in Drop)
+    assert named(live, counts.refused_cap) == ["c2"] and not len(counts.refused_quota)
+    assert named(live, counts.placed) == ["c3"] and named(live, counts.lost_price) == ["c4"]
+    (place,) = [one for one in decision.placements if one.campaign >= 0]
+    assert counts.units.tolist() == [pytest.approx(place.units)]
+    assert counts.potential.max() == pytest.approx(float(decision.query.slots[0].spec.rates[0]))
+    adds_up(counts)
+
+
+def test_what_the_ledger_and_the_leases_refused_is_told_apart():
+    live = market_live(
+        sold(1, "i2", values=DEAR, exclusive=True, caps=[ONCE]),
+        sold(2, "i8", values=DEAR, exclusive=True, quotas=[{"id": "q", "at_most": 3}]),
+    )
+    decision, _ = told(live)
+    at = {
+        live.plan.campaigns.ids[one.campaign]: i
+        for i, one in enumerate(decision.placements)
+        if one.campaign >= 0
+    }
+    page = settle(decision, {at["c1"]: "cap", at["c2"]: "quota"})
+    counts = counts_of(page, live)
+    assert named(live, counts.refused_cap) == ["c1"] and named(live, counts.refused_quota) == ["c2"]
+    assert not len(counts.placed) and not len(counts.offered)
+    adds_up(counts)
+
+
+def test_of_a_campaign_that_stands_elsewhere_on_the_page_a_refusal_is_not_counted():
+    two = {"id": "c1", "items": ["i2", "i8"], "slots": ["home.banner"], "per_page": 2, "values": DEAR}
+    live = market_live(two | {"caps": [{"most": 5, "window": "1d"}]})
+    decision, _ = told(live)
+    index = next(i for i, one in enumerate(decision.placements) if one.campaign >= 0)
+    counts = counts_of(settle(decision, {index: "cap"}), live)
+    assert named(live, counts.placed) == ["c1"] and not len(counts.refused_cap)
+    adds_up(counts)
+
+
+def test_slots_that_were_not_asked_for_are_no_chance():
+    live = market_live(sold(1, "i2"), sold(2, "i8", "home.popup"))
+    asked = query(live)
+    only = replace(asked, slots=asked.slots[3:4])
+    counts = counts_of(decide(only, live), live)
+    assert named(live, counts.eligible) == ["c2"]
+
+
+def test_tags_name_the_rule_its_campaign_and_org_and_what_stood_there_instead():
+    live = market_live(sold(1, "i2", tier="mandatory", values={"click": 0.001}), sold(2, "i8")).priced(
+        Prices(1, NOW, {"c2": 5.0})
+    )
+    decision, _ = told(live)
+    tags = {one.campaign: one for one in tagged_of(decision, live)}
+    assert tags["c1"].rule == "mandatory" and tags["c2"].rule == "guarantee" and tags["c1"].org == "head"
+    place = next(one for one in decision.placements if one.campaign == 0)
+    assert tags["c1"].slot == "home.banner" and tags["c1"].cny == pytest.approx(place.tag)
+    assert tags["c1"].displays == place.shown and tags["c1"].cny > 0
+    assert tags["c1"].worth == pytest.approx(place.base + place.tag / place.shown)
+    assert RULES[RULE["guarantee"]] == "guarantee"

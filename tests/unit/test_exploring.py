@@ -1,0 +1,118 @@
+"""Lotteries after the deterministic page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from features.events import WHAT
+from serving.decide import decide
+from serving.domain import EXPLORING
+from serving.exploring import RUNNERS, _pick
+from serving.page import RULE
+from tests.worlds import SLOTS, customer, market_live, query, sold, stranger
+
+EXPLORE = 0.4
+
+
+def live_of(*campaigns, explore=EXPLORE, **changes):
+    slots = [
+        slot | {"explore": explore} if slot["name"] in ("home.feed", "home.shelf") else slot for slot in SLOTS
+    ]
+    return market_live(*campaigns, slots=slots, **changes)
+
+
+LIVE = live_of()
+
+
+def drawn(number, live=LIVE, **asked):
+    return decide(query(live, customer(), decision_id=f"d{number}", **asked), live)
+
+
+def test_chances_sum_to_one_and_the_winner_comes_first():
+    page, plain = drawn(1), drawn(1, live_of(explore=0.0))
+    assert len(page.lotteries) == 10  # four places of the shelf, six of the feed
+    for one in page.lotteries:
+        assert sum(one.probabilities) == pytest.approx(1.0) and len(set(one.keys)) == len(one.keys)
+        assert one.probabilities[0] == 1 - EXPLORE and len(one.keys) <= 1 + RUNNERS
+        assert one.keys[0] == plain.placements[one.place].key
+        place = page.placements[one.place]
+        assert place.key == one.keys[one.drawn] and place.propensity == one.probabilities[one.drawn]
+        assert bool(place.flags & EXPLORING) == (one.drawn > 0)
+    assert not plain.lotteries and {one.propensity for one in plain.placements} == {1.0}
+
+
+def test_what_was_drawn_costs_its_tag_and_keeps_its_kind():
+    plain = drawn(0, live_of(explore=0.0)).placements
+    explored = 0
+    for number in range(12):
+        page = drawn(number)
+        rows = page.rows.tolist()
+        assert len(rows) == len(set(rows))
+        for before, now in zip(plain, page.placements, strict=True):
+            if not now.flags & EXPLORING:
+                assert now.row == before.row
+                continue
+            explored += 1
+            assert now.rule == RULE["exploration"] and LIVE.kind_of[now.row] == LIVE.kind_of[before.row]
+            assert now.tag == pytest.approx((before.base - now.base) * now.shown)
+    assert 0.2 * 120 < explored < 0.6 * 120
+
+
+def test_the_same_decision_draws_the_same_and_another_its_own():
+    assert drawn(3).placements == drawn(3).placements
+    assert len({tuple(drawn(number).rows.tolist()) for number in range(6)}) > 1
+    other = query(LIVE, customer(), decision_id="d3", subject="u:u2")
+    assert decide(other, LIVE).rows.tolist() != drawn(3).rows.tolist() or drawn(3).lotteries
+
+
+def test_draws_follow_the_chances():
+    asked = query(LIVE)
+    counts = [0, 0, 0]
+    for number in range(3000):
+        counts[_pick((0.6, 0.3, 0.1), replace(asked, decision_id=f"d{number}"), 4)] += 1
+    assert counts == pytest.approx([1800, 900, 300], rel=0.15)
+    assert _pick((0.0, 0.0), asked, 0) == 0  # rounding leaves the winner
+
+
+def test_nobody_is_explored_upon_without_profiling_or_on_a_lower_rung():
+    assert not drawn(1, profiling=False).lotteries
+    asked = query(LIVE, customer(), decision_id="d1")
+    for effort in ("light", "popular", "fallback"):
+        assert not decide(asked, LIVE, effort).lotteries
+
+
+def test_what_a_rule_a_cap_or_a_campaign_is_behind_is_left_alone():
+    live = live_of(
+        sold(1, "i1", "home.shelf", values={"click": 50.0}),
+        sold(2, "i7", "home.shelf", values={"click": 50.0}, caps=[{"most": 1, "window": "1d"}]),
+        contact_rules=[{"id": "r", "most": 9, "window": "day", "scope": "item", "of": ["i3", "i9", "i15"]}],
+        exclusions=[{"id": "x", "items": ["i13", "i19", "i21"], "most": 1}],
+    )
+    for number in range(8):
+        page = drawn(number, live)
+        at = {one.place for one in page.lotteries}
+        for index, place in enumerate(page.placements):
+            if place.campaign >= 0 or place.capped or place.rule not in (0, RULE["exploration"]):
+                assert index not in at
+        runners = {key for one in page.lotteries for key in one.keys[1:]}
+        bound = {int(live.keys[live.row(name)]) for name in ("i3", "i9", "i15", "i13", "i19", "i21")}
+        spares = {one.key for one in page.spares.values()}
+        assert not runners & bound and not runners & spares
+
+
+def test_runners_up_belong_to_one_place_and_are_permitted():
+    page = decide(query(LIVE, customer(), exclude={"home.feed": ["i3", "i9"]}), LIVE)
+    keys = [key for one in page.lotteries for key in one.keys]
+    assert len(keys) == len(set(keys))
+    feed = [one for one in page.lotteries if page.placements[one.place].slot == 5]
+    out = {int(LIVE.keys[LIVE.row(name)]) for name in ("i3", "i9")}
+    assert feed and not out & {key for one in feed for key in one.keys}
+
+
+def test_a_place_without_a_feasible_runner_up_has_no_lottery():
+    live = live_of(exclusions=[{"id": "x", "categories": ["product"], "most": 9}])
+    page = drawn(1, live)
+    assert not [one for one in page.lotteries if live.kind_of[page.placements[one.place].row] == 1]
+    assert decide(query(LIVE, stranger()), LIVE).sizes == (3, 5, 4, 1, 3, 6) and WHAT["displayed"] == 1
