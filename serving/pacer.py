@@ -117,7 +117,7 @@ class Pacer:
                 fence, state, self._meters, self._pools, zone_s=self._zone_s, holidays=self._holidays
             )
             LOG.info("this replica leads the pacing, fence %d", fence)
-        plan = self._plan()
+        plan = await asyncio.to_thread(self._plan)  # a new plan: its priors are read from the registry
         if plan is None:
             return "idle"
         now = self._clock()

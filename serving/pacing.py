@@ -29,7 +29,9 @@ MOST_ANSWER: Final = 1e4
 class PacingSettings:
     """Parts are of a flight's eligible traffic."""
 
-    horizon: float = 0.08  # a deviation is worked off within this part
+    horizon: float = (
+        0.03  # a deviation is worked off within this part; all at once answer less than one alone
+    )
     least_horizon: float = 0.004  # in the end game; longer than what is in flight takes to be known
     end_share: float = 0.5  # the horizon is at most this share of what is left
     done_by: float = 0.996  # the curve is through by then: the rest tops up
@@ -165,10 +167,12 @@ def _goals(
     moved = np.where(part >= state.part, np.minimum(part - state.part, horizon), 0.0)  # a new day begins anew
     level = state.level
     price = level + wish / answer
-    pushing = ((price >= goals.ceiling) & (wish > 0)) | ((price <= -goals.ceiling) & (wish < 0))
-    level = level + np.where(pushing, 0.0, settings.integral * wish * moved / (horizon * answer))
-    # hopelessly behind, the answer was wrong or there is no traffic: double per horizon, up to the ceiling
-    level = level + np.where(wish >= settings.reach, np.maximum(level, 0.0) * moved / horizon, 0.0)
+    # at its ceiling, or with the tag off, a price can do no more: what it waits for must not wind it up
+    idle = ((price >= goals.ceiling) & (wish > 0)) | ((price <= 0.0) & (wish < 0))
+    level = level + np.where(idle, 0.0, settings.integral * wish * moved / (horizon * answer))
+    # far off, the start or the answer was wrong, or there is no traffic: double or halve per horizon
+    far = np.where(idle | (np.abs(wish) < settings.reach), 0.0, np.sign(wish))
+    level = level + far * np.maximum(level, 0.0) * moved / horizon
     lowest = np.maximum(-goals.ceiling, -1.0 / answer)  # a tag is off below 0: no need to dig deeper
     level = np.clip(level, lowest, goals.ceiling)
     price = np.clip(level + wish / answer, -goals.ceiling, goals.ceiling)

@@ -24,6 +24,7 @@ from serving.intake import Intake, in_time
 from serving.observe import Metrics
 from serving.pace_plan import Pacing
 from serving.pacer import Pacer
+from serving.priors import Priors
 from serving.publisher import Publisher
 from serving.recommender import Decide, Recommender
 from serving.redis_control import RedisControl
@@ -127,7 +128,7 @@ class Service:
             clock=self._clock, decide=self._decide,
         )  # fmt: skip
         pacer = Pacer(
-            control, stores.meters, stores.ledger, Pacing(lambda: self.holder.current), metrics,
+            control, stores.meters, stores.ledger, Pacing(lambda: self.holder.current, Priors(settings.registry_url)), metrics,
             secrets.token_hex(6), clock=self._clock, stopped=self._stopped_slots,
         )  # fmt: skip
         metrics.registry.register(CampaignCollector(tallying.campaigns, tallying.tags, self.holder))

@@ -116,3 +116,28 @@ def test_a_place_without_a_feasible_runner_up_has_no_lottery():
     page = drawn(1, live)
     assert not [one for one in page.lotteries if live.kind_of[page.placements[one.place].row] == 1]
     assert decide(query(LIVE, stranger()), LIVE).sizes == (3, 5, 4, 1, 3, 6) and WHAT["displayed"] == 1
+
+
+def base_worth(page, live):
+    """A page in base value under the slots' interactions, place by place."""
+    worth, earlier = 0.0, {}
+    for one in page.placements:
+        slot, category = page.query.slots[one.slot].spec, int(live.categories[one.row])
+        before = earlier.get((one.slot, category), 0)
+        earlier[one.slot, category] = before + 1
+        worth += one.shown * one.base * (slot.diminish**before if one.base > 0 else 1.0)
+    return worth
+
+
+@pytest.mark.parametrize(("diminish", "off"), [(1.0, 1e-4), (0.9, 0.1)])
+def test_tags_of_exploration_add_up_to_the_value_of_deciding_again_without_it(diminish, off):
+    """Exact without interactions; a tag does not know how a category's other items are shrunk."""
+    slots = [slot | {"explore": EXPLORE, "diminish": diminish} for slot in SLOTS]
+    live = market_live(slots=slots)
+    plain = market_live(slots=[slot | {"diminish": diminish} for slot in SLOTS])
+    tags = lost = 0.0
+    for number in range(60):
+        page = drawn(number, live)
+        tags += sum(one.tag for one in page.placements if one.rule == RULE["exploration"])
+        lost += base_worth(drawn(number, plain), plain) - base_worth(page, live)
+    assert lost > 0 and tags == pytest.approx(lost, rel=off)

@@ -44,7 +44,7 @@ class Sizes(NamedTuple):
 
 
 FULL: Final = Sizes(
-    40_000, 8_000, 10_000, 10, 500, 80, 200_000, Work(5_000, 512, 2_048, 30, 30), Work(8_000, 0, 0, 0, 40)
+    24_000, 5_000, 8_000, 10, 500, 80, 200_000, Work(4_000, 512, 2_048, 25, 30), Work(6_000, 0, 0, 0, 40)
 )
 QUICK: Final = Sizes(
     8_000, 2_000, 3_000, 4, 40, 16, 20_000, Work(2_500, 256, 1_024, 20, 25), Work(4_000, 0, 0, 0, 30)
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> Result:
     widen = float(np.quantile(off, 0.9)) / Z
     figures = _figures(scored, lean, widen)
     figures |= {"seconds_per_check": float(np.median(seconds)), "lean": lean, "widen": widen}
-    figures["check_s"] = _timed(sizes, args.seed, args.sold)
+    figures |= _timed(sizes, args.seed, args.sold)
     bars: dict[str, Bar] = {"precision": (">=", 0.95), "recall": (">=", 0.95), "check_s": ("<=", 30.0)}
     if args.quick:
         bars = {"precision": (">=", 0.9), "recall": (">=", 0.9), "check_s": ("<=", 15.0)}
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> Result:
         "widen": "factor on the deviation, from held-out bookings",
         "lean": "truth over bound on the sample, from held-out bookings",
     }
-    return Result(figures, bars, {"check_s": "s", "seconds_per_check": "s"}, notes)
+    return Result(figures, bars, {"check_s": "s", "check_cpu_s": "s", "seconds_per_check": "s"}, notes)
 
 
 def _figures(scored: list[Tried], lean: float, widen: float) -> dict[str, float]:
@@ -219,7 +219,7 @@ def with_booking(traffic: Traffic, booking: dict[str, Any]) -> dict[str, Any]:
     return traffic.raw | {"campaigns": [*traffic.raw["campaigns"], booking]}
 
 
-def _timed(sizes: Sizes, seed: int, sold: float) -> float:
+def _timed(sizes: Sizes, seed: int, sold: float) -> dict[str, float]:
     """Seconds of one whole check on a large sample, plan in force and all."""
     traffic = world(sizes.timed, max(sizes.timed // 10, 1_000), seed + 1, sold)
     booking = _booking(traffic, np.random.default_rng([seed, 6]))
@@ -227,6 +227,6 @@ def _timed(sizes: Sizes, seed: int, sold: float) -> float:
     before = stocked_of(traffic.market, traffic.raw)
     after = stocked_of(traffic.market, with_booking(traffic, booking | {"goals": [goal]}))
     span = (traffic.sample.since, traffic.sample.until)
-    begun = time.perf_counter()
+    begun, used = time.perf_counter(), time.process_time()
     check(after, traffic.sample, traffic.spread, span, before=before)
-    return time.perf_counter() - begun
+    return {"check_s": time.perf_counter() - begun, "check_cpu_s": time.process_time() - used}

@@ -18,7 +18,7 @@ NEVER: Final = 0.2  # of the pages are never looked at
 GUARANTEED, SHARE, QUOTA, STANDARD = range(4)
 PENALTY: Final = {GUARANTEED: 2.0, SHARE: 1.0, QUOTA: 0.0, STANDARD: 0.0}
 CLICK_PENALTY: Final = 40.0
-PACED: Final = (0.88, 0.08, 0.04)  # even, front_loaded, asap
+PACED: Final = (0.94, 0.04, 0.02)  # even, front_loaded, asap
 RATE: Final = {
     "banner": (1.0, 0.55),
     "icon_grid": (1.0, 0.98),

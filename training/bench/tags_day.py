@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.curves import Floats
-from serving.page import HOUSE, MANDATORY, MARKET, RULE, Batch, Offers, Pages, Slots
+from serving.page import HOUSE, MANDATORY, MARKET, RULE, Batch, Offers, Options, Pages, Slots
 from serving.plan_default import CANONICAL
 from training.bench.campaigns14 import DAY, SHARE, STANDARD, Size
 from training.bench.offline14 import plan_offline, with_quotas
@@ -233,7 +233,7 @@ def _only(batch: Batch, kept: NDArray[np.bool_]) -> Batch:
     """The pages with some of their offers."""
     summed = np.r_[0, np.cumsum(kept)].astype(np.int64)
     return batch._replace(
-        offers=Offers(*(column[kept] for column in batch.offers)), offer_at=summed[batch.offer_at]
+        offers=Offers._make(column[kept] for column in batch.offers), offer_at=summed[batch.offer_at]
     )
 
 
@@ -266,9 +266,9 @@ def _columns(
     offer_at: NDArray[np.int64],
 ) -> Batch:
     return batch._replace(
-        options=type(batch.options)(*(column[options] for column in batch.options)),
+        options=Options._make(column[options] for column in batch.options),
         option_at=option_at,
-        offers=Offers(*(column[offers] for column in batch.offers)),
+        offers=Offers._make(column[offers] for column in batch.offers),
         offer_at=offer_at,
     )
 
