@@ -45,4 +45,4 @@ lock:  ## rewrite requirements.lock from pyproject.toml (needs uv)
 	  --no-header --extra dev pyproject.toml -o requirements.lock --quiet
 
 clean:  ## remove what the targets made: .venv, caches, the demo's folder
-	@rm -rf .venv .fenliu .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	@rm -rf .venv .fenliu .kernels .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

@@ -354,9 +354,9 @@ def fill(pi: I4, pf: F8, order: I4, mix: I4, ti: I8, tf: F8, strict: bool, house
                 item[s], by[s], each[s], gain[s] = find(
                     pi, pf, order, mix, ti, tf, s, k, strict, house, head[s]
                 )
-                if item[s] >= 0 and pf[s, PRICE, INTERRUPTION] > 0 and pi[s, NUM, FILLED] == 0:
-                    if gain[s] <= pf[s, PRICE, INTERRUPTION] / pi[s, NUM, OPEN]:  # closed later, if at all
-                        item[s] = -1
+                price = pf[s, PRICE, INTERRUPTION] / pi[s, NUM, OPEN]
+                if price > 0 and pi[s, NUM, FILLED] == 0 and gain[s] <= price:
+                    item[s] = -1
             if item[s] >= 0 and (best < 0 or gain[s] > gain[best]):
                 best = s
         if best < 0:

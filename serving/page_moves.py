@@ -68,6 +68,7 @@ M_BANNED, M_FIRST, M_OUT = 7, 8, 9
 # Rows of mf. Of moves what they win; of places the best chain, rate, gain, and sums of what moving down or up
 # by one wins; M_FRESH + s: worth of the items of M_OUT + s; M_FRESH + S + s: worth of a category in a slot.
 M_WON, M_BEST, M_RATE, M_GAIN, M_DOWN, M_UP, M_FRESH = 0, 1, 2, 3, 4, 5, 6
+LOOK: Final = 16
 DEEP: Final = 8  # slots that one round of moves may pass
 
 
@@ -84,29 +85,17 @@ def scratch(pi: I4, mix: I4) -> tuple[I4, F8, I8, F8]:
 
 
 @jit
-def weakest(pi: I4, pf: F8, s: int) -> int:
-    """The place of a slot that adds least, of those that may change; -1 none."""
-    best = -1
-    for k in range(pi[s, NUM, FILLED]):
-        if pi[s, FIXED, k] == FREE and (best < 0 or pf[s, GAIN, k] <= pf[s, GAIN, best]):
-            best = k
-    return best
-
-
-@jit
 def outsiders(pi: I4, pf: F8, order: I4, mix: I4, ti: I8, tf: F8, mi: I8, mf: F8, s: int) -> None:
     """The best unplaced item of each kind for a slot."""
-    weak = weakest(pi, pf, s)
     mi[M_OUT + s, : pi[0, NUM, KINDS]] = -1
-    if weak < 0:
-        return
-    least = pf[s, GAIN, weak]
+    idle = 0  # items in a row that were no better than what was met before
     for at in range(pi[s, NUM, LENGTH]):
         i = order[s, at]
-        if tf[TOP, i] <= least:
-            break
         if mix[WHERE, i] >= 0 or suits(mi[M_BANNED, i], s):
             continue
+        idle += 1
+        if idle > LOOK:
+            break
         kind = ti[KIND, i]
         u = mi[M_OUT + s, kind]
         if u >= 0 and tf[TOP, i] <= mf[M_FRESH + s, kind] * factor(pf, mix, s, ti[CATEGORY, u]):
@@ -117,6 +106,7 @@ def outsiders(pi: I4, pf: F8, order: I4, mix: I4, ti: I8, tf: F8, mi: I8, mf: F8
         by = factor(pf, mix, s, ti[CATEGORY, i])
         if u < 0 or each * by > mf[M_FRESH + s, kind] * factor(pf, mix, s, ti[CATEGORY, u]):
             mi[M_OUT + s, kind], mf[M_FRESH + s, kind] = i, each
+            idle = 0
 
 
 @jit

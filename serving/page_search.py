@@ -62,7 +62,7 @@ from serving.page_state import (
 )
 
 TRIES: Final = 24
-TURNS: Final = 3
+TURNS: Final = 2
 SURE: Final = 1e-9  # CNY; a smaller gain is rounding
 SMALL: Final = 3e-4  # of the page: a smaller gain is not looked for
 

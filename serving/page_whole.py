@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
 from features.compiled import jit
 from serving.page_fill import (
     allowed,
+    factor,
     fill,
     fits,
     free_place,
     lift,
     page_worth,
     put,
+    shrunk,
+    slot_worth,
     tidy,
 )
 from serving.page_moves import (
@@ -30,11 +35,14 @@ from serving.page_state import (
     CAMPAIGN,
     CAND,
     CANDIDATE,
+    CATEGORY,
     DEALS,
+    EACH,
     F8,
     FILLED,
     FIXED,
     FREE,
+    GAIN,
     I4,
     I8,
     INTERRUPTION,
@@ -60,6 +68,8 @@ from serving.page_state import (
     prepare,
     suits,
 )
+
+LIKELY: Final = 1.5  # a pop-up that is worth more than so many times its items elsewhere stays open
 
 
 @jit
@@ -166,6 +176,9 @@ def _close(
             by_rule = by_rule or pi[s, FIXED, k] != FREE
         if by_rule:
             continue
+        net = slot_worth(pi, pf, mix, ti, s)
+        if net > LIKELY * _elsewhere(pi, pf, mix, ti, s):
+            continue
         trial = copy_of(pi, pf, order, mix, ti, tf)
         for k in range(pi[s, NUM, FILLED]):
             lift(trial.pi, trial.mix, trial.ti, s, k)
@@ -176,6 +189,25 @@ def _close(
             worth = new
     page_worth(pi, pf, mix, ti)
     return worth
+
+
+@jit
+def _elsewhere(pi: I4, pf: F8, mix: I4, ti: I8, s: int) -> float:
+    """What the items of a slot would win, nearly, if each came into the slot that has most use for it."""
+    every = 0.0
+    for k in range(pi[s, NUM, FILLED]):
+        best, i = 0.0, pi[s, CAND, k]
+        for t in range(len(pi)):
+            if t == s or not suits(ti[MASK, i], t):
+                continue
+            won, carried = 0.0, shrunk(pf[s, EACH, k], factor(pf, mix, t, ti[CATEGORY, i]))
+            for q in range(pi[t, NUM, FILLED]):
+                if pi[t, FIXED, q] == FREE and carried > pf[t, GAIN, q]:
+                    won += pf[t, RATE, q] * (carried - pf[t, GAIN, q])
+                    carried = pf[t, GAIN, q]
+            best = max(best, won)
+        every += best
+    return every
 
 
 @jit

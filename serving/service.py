@@ -127,9 +127,10 @@ class Service:
             self.holder, stores, intake, publisher, self.signer, metrics, settings, granting, tallying,
             clock=self._clock, decide=self._decide,
         )  # fmt: skip
+        pacing = Pacing(lambda: self.holder.current, Priors(settings.registry_url))
         pacer = Pacer(
-            control, stores.meters, stores.ledger, Pacing(lambda: self.holder.current, Priors(settings.registry_url)), metrics,
-            secrets.token_hex(6), clock=self._clock, stopped=self._stopped_slots,
+            control, stores.meters, stores.ledger, pacing, metrics, secrets.token_hex(6),
+            clock=self._clock, stopped=self._stopped_slots,
         )  # fmt: skip
         metrics.registry.register(CampaignCollector(tallying.campaigns, tallying.tags, self.holder))
         changes = Changes(control, stores.live, settings.write_timeout_s, self._clock)

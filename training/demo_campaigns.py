@@ -82,7 +82,7 @@ class Traffic:
         """Displays in a slot's first place, if one campaign had it on every page of these customers."""
         pages = self.rate * self.seconds * (self.life if slot.startswith("life.") else 1 - self.life)
         part = 1.0 if mask is None else self.part(mask)
-        return pages * part * display_rates(self.world)[slot][0] * ON_SCREEN
+        return pages * part * display_rates(self.world)[slot][0]
 
 
 def display_rates(world: World) -> dict[str, tuple[float, ...]]:
@@ -91,7 +91,7 @@ def display_rates(world: World) -> dict[str, tuple[float, ...]]:
     for layout in (HOME, LIFE):
         shown = world.response(layout).curves.shown
         for at, slot in enumerate(layout.slots):
-            rates = np.minimum.accumulate(np.clip(shown[layout.columns(at)], 0.02, 1.0))
+            rates = np.minimum.accumulate(np.clip(shown[layout.columns(at)] * ON_SCREEN, 0.02, 1.0))
             found[slot.name] = tuple(round(float(rate), 4) for rate in rates)
     return found
 
@@ -233,7 +233,7 @@ def _fixed(book: Book) -> list[Raw]:
 def _promised(book: Book) -> list[Raw]:
     """Ten guarantees, one of which nobody could keep, and our side of the swap with the partner."""
     capped = [{"event": "displayed", "most": 3, "window": "day", "min_gap_s": 10}]
-    quota = [{"id": "most", "unit": "displayed", "at_most": book.displays(0.22, "home.banner")}]
+    quota = [{"id": "most", "unit": "displayed", "at_most": book.displays(0.5, "home.banner")}]
     away = book.traffic.displays("home.banner") * book.traffic.away
     draw = {"unit": "clicked", "at_least": max(round(0.004 * book.displays(1.0, "home.banner")), 3)}
     swap = {"share": 0.2, "slot": "life.banner"}

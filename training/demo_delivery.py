@@ -206,22 +206,24 @@ def _posix(one: Campaign, moment: datetime | date | None, instead: float) -> flo
 
 
 def show_delivery(console: Console, found: Sequence[Standing], tags: Tags) -> None:
-    table = Table(title="delivery against plan", show_edge=False, pad_edge=False)
+    """`%` of what was due; `price` net, CNY per unit; `left` of its quotas; `tag` CNY forgone for it."""
+    table = Table(title="delivery against plan", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("campaign", "tier"):
         table.add_column(name, no_wrap=True)
-    for name in ("goal", "delivered", "due by now", "of due", "price now", "quota left", "tag CNY"):
-        table.add_column(name, justify="right")
-    table.add_column("late because", overflow="fold")
+    for name in ("goal", "got", "due", "%", "price", "left", "tag"):
+        table.add_column(name, justify="right", no_wrap=True)
     for one in found:
         unit = "" if one.unit == "displayed" else f" {one.unit}"
         table.add_row(
             one.campaign, one.tier, _number(one.goal) + unit, _number(one.delivered), _number(one.due),
             "" if one.pace != one.pace else f"{one.pace:.0%}",
-            "" if one.goal != one.goal and not one.price else f"{one.price:+.4f}",
+            "" if one.goal != one.goal and not one.price else f"{one.price:+.3f}",
             _number(one.quota_left), f"{tags.by_campaign.get(one.campaign, 0.0):.2f}",
-            one.cause.text("en") if one.cause else "",
         )  # fmt: skip
     console.print(table)
+    for one in found:
+        if one.cause is not None:
+            console.print(f"late: {one.campaign}, {one.cause.text('en')} ({one.cause})", highlight=False)
 
 
 def show_tags(console: Console, tags: Tags) -> None:

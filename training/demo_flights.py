@@ -23,7 +23,7 @@ from training.demo_traffic import Visitors
 from training.world import World
 from training.world.respondent import Respondent
 
-SECONDS: Final = 90.0
+SECONDS: Final = 100.0
 LEAD_S: Final = 10.0  # from proposing to the first flight
 HOUR_S: Final = 3600.0
 RATES: Final = (5.0, 25.0)  # pages a second

@@ -25,7 +25,8 @@ from training.world.respondent import Respondent
 LATE: Final = 0.03  # of the pages stay open for LATE_S before anything of them is seen
 LATE_S: Final = 35.0  # longer than the banner's `valid_for_s`
 STEP_S: Final = 1.0
-SETTLE_S: Final = 4.0  # after the last page, for the reports that are under way
+REPORTS_S: Final = 30.0  # an app reports what was on screen in batches: up to so much later
+SETTLE_S: Final = REPORTS_S + 3.0  # after the last page, for the reports that are under way
 
 
 class Told(NamedTuple):
@@ -49,6 +50,7 @@ class Visitors:
         catalogue = world.catalogue
         funds = [row for row, draft in enumerate(catalogue.drafts) if draft.category.startswith("fund/")]
         self._funds = [catalogue.ids[row] for row in funds if catalogue.kind[row] == KIND_CODE["product"]]
+        self._waiting: list[tuple[float, dict[str, Any]]] = []  # to be sent at a time
         self._pages = self._events = self._never = self._late = 0
 
     async def come(self, look: Callable[[], Awaitable[None]]) -> Told:
@@ -130,11 +132,15 @@ class Visitors:
             self._events += await self._bank.events(events)
 
     async def _report(self) -> None:
-        """What has arrived by now."""
-        now, told = time.time(), []
+        """What happened by now goes into the app's next batch; what is due is sent."""
+        now = time.time()
         for name, simulation in (("home", self._home), ("life", self._life)):
             rows = simulation.arrived(now)
             events, _ = simulation.wire(rows[simulation.answerable(rows) & (rows["received_at"] > now - 60)])
-            told += [{**event, "event_id": f"demo-{name}-{event['event_id']}"} for event in events]
+            sent_at = now + self._rng.uniform(0.0, REPORTS_S, len(events))
+            named = ({**one, "event_id": f"demo-{name}-{one['event_id']}"} for one in events)
+            self._waiting += zip(sent_at.tolist(), named, strict=True)
+        told = [one for at, one in self._waiting if at <= now]
+        self._waiting = [each for each in self._waiting if each[0] > now]
         if told:
             self._events += await self._bank.events(told)

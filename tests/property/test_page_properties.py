@@ -180,7 +180,8 @@ def batch_of(several):
 @given(problems(plain=True), st.integers(0, 4), st.floats(1.01, 4))
 @settings(max_examples=150, deadline=None, derandomize=True)
 def test_a_raised_lever_does_not_lower_the_campaigns_value(problem, campaign, factor):
-    """In displays times value at lever 1, as the page was before; within what the search leaves on the table."""
+    """In displays times value, as before the lever. Fixed examples: a search is not the optimum, and random
+    pages break this now and then; it is no guarantee."""
     mine = problem.offers.campaign == campaign
     raised = np.where(mine, problem.offers.value * np.float32(factor), problem.offers.value).astype(
         np.float32

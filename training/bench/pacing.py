@@ -224,8 +224,9 @@ def _plot(path: str, made: Market, offline: Offline, flown: Flown) -> None:
     off: Floats = (flown.history - flown.due)[:, guaranteed] / wanted[guaranteed]
     middle.plot(days, 100 * off, linewidth=0.5)
     middle.set(title="off the curve, % of the goal", xlabel="day")
-    right.plot(days, np.maximum(flown.prices[:, some], -0.05))
-    right.set(title="price, CNY per display (clicked goals: per click)", xlabel="day", yscale="symlog")
+    unit = offline.programme.goal_unit[some] == 0
+    right.plot(days, np.maximum(flown.prices[:, some[unit]], -0.02))
+    right.set(title="price, CNY per display", xlabel="day")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
