@@ -2,11 +2,11 @@
 
 One token a decision, one MAC. Inside base64url without padding, little-endian: version u1, key id, decision
 id, subject, device (each a length byte and UTF-8), the customer's org u4, decided_at u6 ms, validity u4 ms,
-channel u1, packing u1, slots u1 and their key32s, places u2, the columns of the places, a keyed BLAKE2b MAC of 16 bytes. The columns are
-slot u1 (an index into the slots), item u8, campaign u4, creative u4, flags u1: 18 bytes a place. `packing`
-says which are short: a page that goes slot by slot stores its slots as counts, and a column of zeros (no
-campaign, say) is left out. Subject and device are in clear: they are the client's own ids. Version 1 had
-neither device nor org; its tokens are read still.
+channel u1, packing u1, slots u1 and their key32s, places u2, the columns of the places, a keyed BLAKE2b MAC
+of 16 bytes. The columns are slot u1 (an index into the slots), item u8, campaign u4, creative u4, flags u1:
+18 bytes a place. `packing` says which are short: a page that goes slot by slot stores its slots as counts,
+and a column of zeros (no campaign, say) is left out. Subject and device are in clear: they are the client's
+own ids. Version 1 had neither device nor org; its tokens are read still.
 """
 
 from __future__ import annotations

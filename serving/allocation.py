@@ -343,8 +343,13 @@ class Allocation:
             chunk = rows[start : start + CHUNK]
             for row in chunk[pipeline.permit(self._page, chunk) == 0].tolist():
                 creative = self._creative(slot, row)
-                if creative is not None and not ruled(row):
+                if creative is not None and not ruled(row) and not self._shut(row):
                     yield Chosen(row, 0.0, 1 << origin, creative, BACKFILLED)
+
+    def _shut(self, row: int) -> bool:
+        """Whether a contact rule has had enough answers about the item or its category."""
+        shut = self.market.shut
+        return bool(shut) and (int(self._live.keys[row]) in shut or self._live.category_of[row] in shut)
 
     def _creative(self, slot: Filling, row: int) -> int | None:
         """What would be rendered; None when the row may not, or need not, go here."""

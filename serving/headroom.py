@@ -49,6 +49,14 @@ class Headroom:
             found = self._checks[cap] = check_of(cap, self._now, self._zone, self._session_at)
         return found
 
+    def full(self, cap: CapSpec) -> frozenset[int]:
+        """The keys in its scope of which the cap allows no more."""
+        check = self.check(cap)
+        if check.keys:
+            return frozenset() if self.left(cap, 0) else cap.keys
+        of = np.unique(self._contact[cap.scope][self._contact["what"] == WHAT[cap.event]])
+        return frozenset(own for own in of.tolist() if own and not self.left(cap, own))
+
     def left(self, cap: CapSpec, own: int) -> int:
         """How many more the cap allows of its keys, or of `own` (a key in its scope) where it names none.
 

@@ -36,7 +36,7 @@ class Counted(Protocol):
 
 
 class LiveBytes(NamedTuple):
-    """Entries of one subject for its RECENT and CONTACT logs; `device`: of users' pages, for their visitor."""
+    """Entries of one subject for its RECENT and CONTACT logs; `device`: of users' pages shown on it."""
 
     recent: bytes
     contact: bytes

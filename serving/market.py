@@ -51,6 +51,7 @@ class Market:
     option_capped: NDArray[np.uint8]  # (n,)
     slot_most: tuple[int, ...]  # per slot of the query, what the contact rules leave
     slot_capped: tuple[bool, ...]
+    shut: frozenset[int] = frozenset()  # keys of items and categories that were answered often enough
 
 
 class Stalls:
@@ -107,6 +108,8 @@ class Stalls:
         under = np.zeros(len(items), np.bool_)
         under[list(self._campaigns.item_groups)] = True
         for rule in self._rules:
+            if rule.event != "displayed":
+                continue
             if rule.scope == "channel":
                 under[:] = True
             elif rule.scope in ("item", "category"):
@@ -139,10 +142,11 @@ class Stalls:
         room = np.full((n, OPTION_ROOMS), -1, np.int32)
         capped = np.zeros(n, np.uint8)
         self._groups(ranked, room, counters)
-        most, slot_capped = self._ruled(page, ranked, room, capped, counters, headroom)
+        most, slot_capped, shut = self._ruled(page, ranked, room, capped, counters, headroom)
         left = np.array(counters.left, np.int32)
         limits = np.array(counters.limits, np.uint8)
-        return Market(value, offers, at, left, limits, tuple(counters.of), room, capped, most, slot_capped)
+        of = tuple(counters.of)
+        return Market(value, offers, at, left, limits, of, room, capped, most, slot_capped, shut)
 
     def _met(self, page: Page, ranked: Candidates) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """The offers whose item is a permitted candidate: their index in the table, and the candidate's."""
@@ -239,12 +243,15 @@ class Stalls:
         capped: NDArray[np.uint8],
         counters: _Counters,
         headroom: Headroom,
-    ) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    ) -> tuple[tuple[int, ...], tuple[bool, ...], frozenset[int]]:
         """The plan's contact rules, which hold for everything, campaign or not."""
         most = [asked.count for asked in page.query.slots]
         by_slot = [False] * len(most)
+        shut: frozenset[int] = frozenset()
         for rule in self._rules:
-            if rule.scope == "slot":
+            if rule.event != "displayed":
+                shut |= self._answered(rule, page, ranked, room, counters, headroom, most)
+            elif rule.scope == "slot":
                 self._of_slots(rule, page, most, by_slot, headroom)
             elif rule.scope in ("item", "category"):
                 values = ranked.items["key" if rule.scope == "item" else "category"]
@@ -259,7 +266,32 @@ class Stalls:
                     capped[:] = 1
         if not page.query.capped:
             most = [0 if ruled else count for count, ruled in zip(most, by_slot, strict=True)]
-        return tuple(most), tuple(by_slot)
+        return tuple(most), tuple(by_slot), shut
+
+    @staticmethod
+    def _answered(
+        rule: CapSpec,
+        page: Page,
+        ranked: Candidates,
+        room: NDArray[np.int32],
+        counters: _Counters,
+        headroom: Headroom,
+        most: list[int],
+    ) -> frozenset[int]:
+        """Keys of what was answered (clicked, dismissed …) often enough: it is not shown, and nothing else is
+        held back for it, for a display adds nothing to such a rule.
+        """
+        full = headroom.full(rule)
+        if not full:
+            return full
+        if rule.scope in ("item", "category"):
+            values = ranked.items["key" if rule.scope == "item" else "category"]
+            room[np.isin(values, sorted(full)), 1] = counters.add(0)
+            return full
+        for i, asked in enumerate(page.query.slots):
+            if (asked.spec.key if rule.scope == "slot" else page.query.context.channel) in full:
+                most[i] = 0
+        return frozenset()
 
     @staticmethod
     def _of_slots(

@@ -94,6 +94,18 @@ class CompiledPlan:
     def version(self) -> str:
         return self.plan.version
 
+    @property
+    def may_be_empty(self) -> frozenset[str]:
+        """Slots that the operators want empty rather than filled at any price: where showing something costs,
+        and those under a contact rule, which nothing may fill when the ledger is away."""
+        caps, rules = self.campaigns.caps, self.campaigns.contact_rules
+        ruled = [caps[index] for index in rules if caps[index].scope == "slot"]
+        every = any(not rule.keys for rule in ruled)
+        keys = {key for rule in ruled for key in rule.keys}
+        return frozenset(
+            slot.name for slot in self.slots.values() if slot.interruption > 0 or every or slot.key in keys
+        )
+
     def surface(self, name: str) -> tuple[tuple[CompiledSlot, ...], str | None] | None:
         """Slots, and the org whose contents stand there: exact names first, then templates. None: unknown."""
         exact = self.surfaces.get(name)

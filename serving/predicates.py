@@ -30,42 +30,50 @@ ABSENCE_PROVES: Final = 0
 _ZERO_IS_UNKNOWN: Final = ("org", "city", "tz", "risk_level", "last_active")  # as features.views says of them
 
 
-class AtLeast(NamedTuple):
+# Dataclasses, not named tuples: atoms of two types are two predicates, whatever their fields.
+@dataclass(frozen=True, order=True, slots=True)
+class AtLeast:
     """A numeric column >= a bound."""
 
     column: str
     bound: float
 
 
-class Equal(NamedTuple):
+@dataclass(frozen=True, order=True, slots=True)
+class Equal:
     """A numeric column == a value; key columns hold key32, which f8 holds exactly."""
 
     column: str
     value: float
 
 
-class Holds(NamedTuple):
+@dataclass(frozen=True, order=True, slots=True)
+class Holds:
     """An item (key64) is among the holdings."""
 
     item: int
 
 
-class Attributed(NamedTuple):
+@dataclass(frozen=True, order=True, slots=True)
+class Attributed:
     """A name=value token among the attributes; false where another token of the name is."""
 
     name: str
     token: int
 
 
-class HasTag(NamedTuple):
+@dataclass(frozen=True, order=True, slots=True)
+class HasTag:
     bit: int
 
 
-class Consented(NamedTuple):
+@dataclass(frozen=True, order=True, slots=True)
+class Consented:
     bit: int
 
 
-class InList(NamedTuple):
+@dataclass(frozen=True, order=True, slots=True)
+class InList:
     """In an audience by number (0: of none yet). What proves the contrary: not being in it (ABSENCE_PROVES),
     being in another, or nothing."""
 
@@ -73,7 +81,8 @@ class InList(NamedTuple):
     contrary: int = ABSENCE_PROVES
 
 
-class Happened(NamedTuple):
+@dataclass(frozen=True, order=True, slots=True)
+class Happened:
     """At least `least` events of a code within so many seconds. `code`: what << 16 | action."""
 
     code: int

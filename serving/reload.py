@@ -374,6 +374,7 @@ def check(live: Live, now: float) -> None:
     stranger = decode_customer(NOTHING, now=now)
     if live.kills.everything:
         return
+    may_be_empty = live.plan.may_be_empty
     for surface, slots in live.plan.surfaces.items():
         asked = tuple(SlotRequest(slot, slot.size) for slot in slots)
         context = Context(channel=CHANNEL_CODE["app"])
@@ -381,6 +382,6 @@ def check(live: Live, now: float) -> None:
         for effort in ("full", "fallback"):
             made = decide(query, live, effort)
             empty = [slot.name for slot, n in zip(slots, made.sizes, strict=True) if not n]
-            empty = [name for name in empty if name not in live.kills.slots]
+            empty = [name for name in empty if name not in live.kills.slots and name not in may_be_empty]
             if empty:
                 raise Blank(f"on surface {surface}, {', '.join(empty)} would stay empty ({effort})")

@@ -46,7 +46,7 @@ class Blended(Scorer):
         return probability(logit)
 
     def estimate(self, page: Page, rows: Rows) -> Scores:
-        """The score of any rows before fatigue, by what the page knows already: for looking, not for placing."""
+        """The score of any rows before fatigue, by what the page knows already: for a look, not a place."""
         known = page.scores
         if known is None:
             return probability(self._logit(page, rows, None))

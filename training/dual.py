@@ -216,7 +216,7 @@ def master(programme: Programme, met: Sequence[Columns], pages: int) -> tuple[fl
     ]).tocsr()  # fmt: skip
     used = np.r_[np.ones(size + quotas, np.bool_), np.bincount(owner, minlength=pages) > 0]
     answer = linprog(
-        np.r_[-gain, programme.penalty], rows[used], np.r_[limit, np.ones(pages)][used], method="highs"
+        np.r_[-gain, programme.penalty], rows[used], np.r_[limit, np.ones(pages)][used], method="highs-ipm"
     )
     if answer.status != 0:
         raise ValueError(f"HiGHS could not solve the check: {answer.message}")

@@ -16,6 +16,7 @@ from features.transforms import attribute_token
 from features.views import PROFILE, RECENT, RECENT_KEEP
 from serving.audience import AudienceError, compile_audiences, parse_rule
 from serving.audience_columns import columns_of
+from serving.predicates import AtLeast, Consented, Equal, HasTag, Holds
 
 NOW, DAY = 1_790_000_000.0, 86_400.0
 TAGS = TagDictionary([Tag("gold", "rule", "o", "s", 1, "profiling", 1, 3)])
@@ -217,3 +218,8 @@ def test_no_audiences_at_all() -> None:
     nothing = compile_audiences({})
     nothing.warm()
     assert nothing.evaluate(someone(), NOW).shape == (0,)
+
+
+def test_atoms_of_two_types_are_two_predicates_whatever_their_fields() -> None:
+    assert len({HasTag(0), Consented(0), Holds(0)}) == 3
+    assert AtLeast("age", 3.0) != Equal("age", 3.0)

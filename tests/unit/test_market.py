@@ -9,7 +9,7 @@ from features.reservations import RESERVED
 from serving.decide import decide
 from serving.market import _Counters
 from serving.page import RULE
-from tests.worlds import contacts, customer, market_live, names, placed, query, shown, sold
+from tests.worlds import contact_entries, contacts, customer, market_live, names, placed, query, shown, sold
 
 DEAR = {"click": 100.0}
 BANNERS = ("i2", "i8", "i14")  # activities
@@ -236,3 +236,18 @@ def test_best_places_are_those_of_the_slots_asked_for():
     best = live.stalls.best_places(((banner.index, 3), (popup.index, 0)))
     assert best.tolist() == [pytest.approx(float(banner.rates[0])), 0.0]
     assert live.stalls.best_places(((banner.index, 3), (popup.index, 0))) is best
+
+
+def test_a_rule_on_answers_shuts_what_was_answered_and_holds_nothing_else_back():
+    rule = {"id": "no", "event": "dismissed", "most": 1, "window": "30d", "scope": "item"}
+    live = market_live(contact_rules=[rule])
+    free = decide(query(live, customer()), live)
+    waved = names(live, free, "home.shelf")[0]
+    who = customer(contact=contact_entries((waved, "dismissed", 3600.0)))
+    page = decide(query(live, who), live)
+    assert waved not in names(live, page)
+    assert page.sizes == free.sizes
+    assert not any(place.capped for place in page.placements)  # a display adds nothing to such a rule
+    away = decide(query(live, who, capped=False), live)
+    assert away.sizes == free.sizes
+    assert waved not in names(live, decide(query(live, who), live, "fallback"))

@@ -158,3 +158,22 @@ def test_verifying_again_gives_the_same_answer():
     one, two = page(signer), page(signer, decision_id="other")
     assert signer.verify(one) is signer.verify(one)
     assert [signer.verify(text).decision_id for text in (two, one, two)] == ["other", "d" * 64, "other"]
+
+
+def test_device_and_org_come_back_and_a_token_of_the_first_version_is_read_still() -> None:
+    import binascii
+    from hashlib import blake2b
+
+    signer = TokenSigner([("k1", b"s" * 32)])
+    text = signer.sign("d1", "u:u1", 1.0, 2.0, 1, [7], [0], [9], [3], [0], [0], device="v:d9", org=77)
+    token = signer.verify(text)
+    assert (token.device, token.org, len(token)) == ("v:d9", 77, 1)
+    blob = binascii.a2b_base64(
+        text.encode().translate(bytes.maketrans(b"-_", b"+/")) + b"=" * (-len(text) % 4)
+    )
+    body = blob[:-16]
+    rest = bytes((1,)) + body[1:].replace(b"\x04v:d9" + (77).to_bytes(4, "little"), b"", 1)
+    mac = blake2b(rest, digest_size=16, key=b"s" * 32, person=b"fenliu.page.v1").digest()
+    old = binascii.b2a_base64(rest + mac, newline=False).rstrip(b"=").translate(bytes.maketrans(b"+/", b"-_"))
+    first = signer.verify(old.decode())
+    assert (first.device, first.org, first.subject, first.decided_at) == ("", 0, "u:u1", 1.0)
