@@ -15,9 +15,9 @@ from serving.tallies import PageCounts
 def counts_of(decision: Decision, live: Live) -> PageCounts:
     """Raises nothing: a page on which no campaign ran counts nothing."""
     met = decision.met
-    if met is None or not len(met.running):
+    if met is None:
         return PageCounts()
-    running = met.running
+    running = np.union1d(met.running, met.spent).astype(np.int32)
     shape = tuple((asked.spec.index, asked.count) for asked in decision.query.slots)
     best = live.stalls.best_places(shape)
     here = running[best.take(running) > 0]
@@ -28,7 +28,7 @@ def counts_of(decision: Decision, live: Live) -> PageCounts:
     placed = np.array([place.campaign for place in tagged], np.int32)
     refused = {one.campaign: one.why for one in decision.refused if one.campaign >= 0}
     by_cap = _those(refused, "cap", placed)
-    by_quota = _those(refused, "quota", placed)
+    by_quota = np.union1d(_those(refused, "quota", placed), np.intersect1d(met.spent, here))
     capped = np.setdiff1d(np.union1d(met.full, by_cap), placed)
     offered = np.setdiff1d(here, np.concatenate([dropped, capped, by_quota]))
     return PageCounts(

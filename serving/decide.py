@@ -213,7 +213,7 @@ def _explored(
 
 def _met(page: Page, live: Live, market: Market, found: Candidates, drops: Drops) -> Met | None:
     """What campaigns met on this page, for causes and counts; None where none ran."""
-    if page.running is None or not page.running.any():
+    if page.running is None or not (page.running.any() or page.spent):
         return None
     table = live.offers
     looked_at = table.campaign.take(page.offers)
@@ -227,6 +227,7 @@ def _met(page: Page, live: Live, market: Market, found: Candidates, drops: Drops
         drops=why,
         permitted=market.offers.campaign,
         full=np.array(sorted(full), np.int32),
+        spent=np.array(page.spent, np.int32),
     )
 
 

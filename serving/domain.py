@@ -186,6 +186,7 @@ class Met(NamedTuple):
     drops: NDArray[np.uint32]  # what dropped each of these offers' items
     permitted: NDArray[np.int32]  # those that stood for a place
     full: NDArray[np.int32]  # of these, those that caps leave no place
+    spent: NDArray[np.int32]  # not running, because a quota is spent
 
 
 class Refused(NamedTuple):

@@ -86,6 +86,7 @@ class Page:
     price: PriceColumns | None = None
     prices: Scores = field(default_factory=_no_prices)  # (campaigns, 3) CNY per display, click, conversion
     running: Mask | None = None  # (campaigns,) those that may be on this page
+    spent: list[int] = field(default_factory=list)  # campaigns that would run, were their quotas not spent
     offers: Index = field(default_factory=_no_offers)  # in the offer table, those looked at closely
 
 

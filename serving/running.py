@@ -119,8 +119,9 @@ class Running(Understanding):
             running &= ~(self._with_caps | self._quota)
         elif query.spent:
             for c in self._with_quota:
-                if not query.spent.isdisjoint(self._quotas[c]):
+                if running[c] and not query.spent.isdisjoint(self._quotas[c]):
                     running[c] = False
+                    page.spent.append(c)
         page.running = running
 
     def _here(self, page: Page) -> Mask:

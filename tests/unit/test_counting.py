@@ -127,3 +127,14 @@ def test_tags_name_the_rule_its_campaign_and_org_and_what_stood_there_instead():
     assert tags["c1"].displays == place.shown and tags["c1"].cny > 0
     assert tags["c1"].worth == pytest.approx(place.base + place.tag / place.shown)
     assert RULES[RULE["guarantee"]] == "guarantee"
+
+
+def test_a_campaign_whose_quota_is_spent_is_counted_as_refused_by_it():
+    quota = {"id": "q", "unit": "displayed", "at_most": 5}
+    live = market_live(sold(1, "i2", values=DEAR, quotas=[quota]), sold(2, "i4", values=DEAR))
+    _, free = told(live)
+    assert named(live, free.refused_quota) == []
+    decision, counts = told(live, spent=frozenset({"c1/q"}))
+    assert named(live, counts.refused_quota) == ["c1"]
+    assert not any(place.campaign == 0 for place in decision.placements)
+    adds_up(counts)
