@@ -197,7 +197,7 @@ class Allocation:
     def _settle(self) -> None:
         """Solve, and again without what has nothing to show, until everything chosen has."""
         for _ in range(MOST_TURNS):
-            solution = solve(self._problem())
+            solution = solve(self._problem(), tags=self._page.query.tagged)
             chosen, bare = self._read(solution)
             if not bare:
                 break

@@ -181,7 +181,7 @@ def _explored(
     draw = Draw(query, live, ranked, market, taken)
     made, lotteries = list(placements), []
     for index, place in enumerate(placements):
-        if place.campaign >= 0 or place.capped or place.rule or place.flags:
+        if place.campaign >= 0 or place.capped or place.flags:
             continue
         drawn = draw.at(index, place.slot, place.row)
         if drawn is None:

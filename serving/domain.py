@@ -75,6 +75,7 @@ class Query:
     spent: frozenset[str] = frozenset()  # quotas of which this replica holds no unit
     capped: bool = True  # whether anything that is capped may be shown: the ledger answers
     owner: int = 0  # key32 of the org whose instance of a template the surface is; 0 none
+    tagged: bool = True  # whether the price tags of rules are worked out: the page is the same without
 
 
 class Proposal(NamedTuple):

@@ -42,7 +42,7 @@ from serving.remembered import Remembered
 from serving.served import served_entry
 from serving.settings import Settings
 from serving.standing import categories_of, may_stand
-from serving.tallying import Tallying
+from serving.tallying import Tallying, tells_tags
 from serving.wire import RecommendAsk
 
 LOG: Final = logging.getLogger("fenliu.recommender")
@@ -262,6 +262,7 @@ class Recommender:
             self._granting.spent(live),
             self._granting.open,
             key32(asked.owner) if asked.owner is not None else 0,
+            options.explain or tells_tags(asked.who.decision_id),
         )
 
     def _decided(self, asked: _Ask, query: Query) -> Decision:

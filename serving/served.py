@@ -62,6 +62,7 @@ def record(decision: Decision, blobs: Blobs, ask: RecommendAsk, live: Live) -> d
         "capped": query.capped,
         "device": query.device,
         "owner": query.owner,
+        "tagged": query.tagged,
         "refused": [list(one) for one in decision.refused],
         "lotteries": [list(one) for one in map(_lottery, decision.lotteries)],
         "stats": decision.bundle,  # item statistics travel with the bundle

@@ -12,6 +12,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from typing import Final
+from zlib import crc32
 
 from features.meters import Count, Meters
 from features.store import StoreUnavailable
@@ -20,12 +21,22 @@ from serving.domain import Decision
 from serving.live import Live
 from serving.observe import Metrics
 from serving.pace_inputs import tag_counts, tally_counts, view_counts
-from serving.tag_sums import TagSums
+from serving.tag_sums import Tagged, TagSums
 from serving.tallies import CampaignTally
 
 LOG: Final = logging.getLogger("fenliu.tallying")
 EVERY_S: Final = 1.0
+TAG_EVERY: Final = 8  # tags of a page with 60 offers cost 0.5 ms: sums need no more than a sample
 MOST_WAITING: Final = 600  # batches kept while the store is away: ten minutes
+
+
+def tells_tags(decision_id: str) -> bool:
+    """Whether a page is among those whose price tags are worked out and summed, one in `TAG_EVERY`."""
+    return crc32(decision_id.encode()) % TAG_EVERY == 0
+
+
+def _weighted(one: Tagged) -> Tagged:
+    return one._replace(cny=one.cny * TAG_EVERY, displays=one.displays * TAG_EVERY)
 
 
 class Tallying:
@@ -46,9 +57,8 @@ class Tallying:
         stream = (live.plan.called(query.surface)[-1], org)
         self._views[stream] = self._views.get(stream, 0) + 1
         self.campaigns.add(live.plan.campaigns, counts_of(decision, live))
-        tagged = tagged_of(decision, live)
-        if tagged:
-            self.tags.add(tagged)
+        if tells_tags(query.decision_id):
+            self.tags.add([_weighted(one) for one in tagged_of(decision, live)])
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="fenliu-tallying")

@@ -76,6 +76,7 @@ def query_of(record: Record, live: Live) -> Query:
         spent=frozenset(record["spent"]),
         capped=record["capped"],
         owner=record["owner"],
+        tagged=record["tagged"],
     )
 
 

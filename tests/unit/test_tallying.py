@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 
 from features.ids import key32
 from features.meters import MemoryMeters
@@ -12,7 +13,7 @@ from serving.decide import decide
 from serving.observe import Metrics
 from serving.pace_inputs import expected_meter, pages_meter, views_meter
 from serving.tallies import What
-from serving.tallying import MOST_WAITING, Tallying
+from serving.tallying import MOST_WAITING, Tallying, tells_tags
 from tests.worlds import NOW, customer, market_live, query, sold
 
 LIVE = market_live(
@@ -111,3 +112,13 @@ def test_the_service_sends_by_itself_and_the_rest_when_it_stops():
         return await total(meters, views_meter("home", "bj"))
 
     assert asyncio.run(story()) == 1
+
+
+def test_one_page_in_eight_tells_its_tags_and_the_page_is_the_same_without():
+    told = [tells_tags(f"decision {n}") for n in range(8_000)]
+    assert 900 < sum(told) < 1_100
+    made = query(LIVE, customer())
+    plain = decide(replace(made, tagged=False), LIVE)
+    places = [(one.slot, one.position, one.key, one.campaign) for one in decide(made, LIVE).placements]
+    assert [(one.slot, one.position, one.key, one.campaign) for one in plain.placements] == places
+    assert not any(one.tag for one in plain.placements)
