@@ -8,6 +8,7 @@ from features.ids import key32
 from features.ledger import bucket_of
 from features.reservations import LATE, RESERVED
 from features.views import CONTACT
+from serving.tallying import tells_tags
 from tests.shell import Shell, ids, run, running
 from tests.worlds import NOW, sold, tiny_plan
 
