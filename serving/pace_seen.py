@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.meters import ShareMeter
+from serving.calendar import Calendar
 from serving.causes import GoalFacts
 from serving.forecast import Forecast
 from serving.pace_inputs import (
@@ -30,7 +31,7 @@ from serving.pace_inputs import (
     slot_share,
     views_meter,
 )
-from serving.pace_plan import PacePlan, Stretch, Term, stretch, stretch_key
+from serving.pace_plan import PacePlan, Stretch, Term, day_of, stretch, stretch_key
 from serving.pacing import GoalsSeen, QuotasSeen
 from serving.reasons import Drop
 from serving.tallies import FIRST_DROP, ROWS, What
@@ -120,14 +121,39 @@ class Traffic:
         came, ahead = sums[key][0][low : low + n], sums[key][1][low : low + n]
         at = min(max(now / HOUR_S - held.start, 0.0), float(n))
         hour = int(at)
-        left = ahead[hour:].copy()
-        if hour < n:
-            left[0] *= 1.0 - (at - hour)
-        is_open, until = held.open, min(hour + 1, n) if at > 0 else 0
-        passed = float(came[:until] @ is_open[:until])
-        so_far = float(came[:until].sum())
-        whole = passed + float(left @ is_open[hour:])
-        return Spell(passed, whole, so_far, so_far + float(left.sum()))
+        gone, left = _split(term.calendar, held, hour, now)
+        passed, ahead_left = float(came @ gone), float(ahead @ left)
+        if not term.daily or not _within_the_day(term, now):
+            so_far = float(came[: min(hour + 1, n) if at > 0 else 0].sum())
+            rest = ahead[hour:].copy()
+            if hour < n:
+                rest[0] *= 1.0 - (at - hour)
+            return Spell(passed, passed + ahead_left, so_far, so_far + float(rest.sum()))
+        return Spell(passed, passed + ahead_left, passed, passed + ahead_left)
+
+
+def _split(calendar: Calendar, held: Stretch, hour: int, now: float) -> tuple[Floats, Floats]:
+    """By hour, which part of the views that came, and of the forecast, is of the open time: past, to come.
+
+    A flight that begins or ends within the hour that runs has the views of its own minutes, as if the hour's
+    came evenly.
+    """
+    gone, left = held.open.astype(np.float64), held.open.astype(np.float64)
+    gone[hour + 1 :], left[:hour] = 0.0, 0.0
+    if hour < len(gone):
+        begins = (held.start + hour) * HOUR_S
+        over = (now - begins) / HOUR_S
+        whole = float(held.open[hour])
+        before = whole * over if whole in (0.0, 1.0) else calendar.seconds_open(begins, now) / HOUR_S
+        gone[hour] = before / over if over > 0 else 0.0
+        left[hour] = max(whole - before, 0.0)
+    return gone, left
+
+
+def _within_the_day(term: Term, now: float) -> bool:
+    """Whether the flight begins or ends in the local day of `now`: its share is of what is shown in it."""
+    begins, ends = day_of(term.calendar.tz, now)
+    return term.calendar.start > begins or term.calendar.end < ends
 
 
 @dataclass(slots=True)
