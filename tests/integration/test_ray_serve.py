@@ -45,7 +45,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     home = tmp_path_factory.mktemp("ray")
     plan = home / "plan.json"
     plan.write_text(tiny_plan().model_dump_json())
-    made = Settings(home=home, plan=plan, port=free_port(), deadline_ms=2000, read_timeout_s=0.5)
+    made = Settings(
+        home=home, plan=plan, port=free_port(), deadline_ms=2000, read_timeout_s=0.5, write_timeout_s=2.0
+    )
     registry = Registry(made.registry_url)
     items = [item(n, risk_class=3) if n // 6 % 3 == 0 else item(n) for n in range(120)]
     registry.put(save(tiny_bundle(items=items, version="b-ray"), home / "made"))
