@@ -13,13 +13,13 @@ page_moves and page_search (improvement), page_whole, page_tags; `solve` is thei
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.page_solving import solve_each, solve_one
-from serving.page_state import INPUT_TYPES, Input
+from serving.page_packing import packed
+from serving.page_solving import solve_each
 
 RULES: Final = (
     *("", "pin", "guarantee", "lever", "share", "cap", "exclusion", "mandatory"),
@@ -158,37 +158,27 @@ NOTHING_HELD: Final[NDArray[np.int32]] = np.zeros((0, 3), np.int32)
 
 
 def solve(problem: Problem, *, tags: bool = True) -> Solution:
-    """The page. Pure: equal problems give equal bits. `tags` False leaves tags and spares out."""
+    """The page. Pure: equal problems give equal bits. `tags` False leaves the tags at 0."""
     slots, options, offers, room, held, limits = problem
-    given = _given(slots, options, offers, room, limits, held)
-    whole, parts, worth = solve_one(given, tags)
+    bounds = np.zeros((2, 4), np.int64)
+    bounds[1] = len(options.value), len(offers.value), len(room), len(held)
+    given = packed(slots, options, offers, room, limits, held)
+    _, whole, parts, worth = solve_each(given, bounds, tags)
     slot, position, candidate, offer, rule, by, spare_candidate, spare_offer = whole
     return Solution(
         *(slot, position, candidate, offer, parts[0], parts[1], parts[3], rule.astype(np.uint8), by),
-        *(spare_candidate, spare_offer, worth),
+        *(spare_candidate, spare_offer, float(worth[0])),
     )
 
 
 def solve_many(batch: Batch, *, tags: bool = False) -> Pages:
     """Many pages at once, for prices, booking and tags: per page the same as `solve`."""
-    given = _given(batch.slots, batch.options, batch.offers, batch.room, batch.limits, batch.held)
-    bounds = (batch.option_at, batch.offer_at, batch.room_at, batch.held_at)
-    options, offers, rooms, held = (np.ascontiguousarray(one, np.int64) for one in bounds)
-    at, whole, parts, worth = solve_each(given, options, offers, rooms, held, tags)
+    given = packed(batch.slots, batch.options, batch.offers, batch.room, batch.limits, batch.held)
+    bounds = np.column_stack([batch.option_at, batch.offer_at, batch.room_at, batch.held_at])
+    at, whole, parts, worth = solve_each(given, np.ascontiguousarray(bounds, np.int64), tags)
     value, base, factor, tag = parts
     slot, position, candidate, offer, rule, by = whole[:6]
     return Pages(
         *(at, slot, position, candidate, offer, value, base, factor, tag),
         *(rule.astype(np.uint8), by, worth),
-    )
-
-
-def _given(slots: Slots, options: Options, offers: Offers, *rest: NDArray[Any]) -> Input:
-    """The columns in the types that the loops were compiled for: any other would compile them anew."""
-    columns: tuple[NDArray[Any], ...] = (*slots, *options, *offers, *rest)
-    return Input._make(
-        one
-        if one.dtype == dtype and one.flags.c_contiguous and one.flags.writeable
-        else np.array(one, dtype, order="C")
-        for one, dtype in zip(columns, INPUT_TYPES, strict=True)
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from features.compiled import jit
+from features.compiled import loops
 from serving.page_state import (
     AWAY,
     BAND,
@@ -27,8 +27,8 @@ from serving.page_state import (
     FREE,
     GAIN,
     HAVE,
+    HEAD,
     HOUSE,
-    I4,
     I8,
     INSIDE,
     INTERRUPTION,
@@ -39,6 +39,10 @@ from serving.page_state import (
     LEAST_KIND,
     LENGTH,
     MOST,
+    NEXT,
+    NEXT_EACH,
+    NEXT_GAIN,
+    NEXT_OFFER,
     NONE,
     NUM,
     OFF,
@@ -53,6 +57,7 @@ from serving.page_state import (
     RATE,
     ROOM,
     STABLE,
+    STALE,
     SUITS,
     SWITCHING,
     TALLY,
@@ -65,8 +70,8 @@ from serving.page_state import (
 )
 
 
-@jit
-def allowed(mix: I4, ti: I8, uses: int, many: int, at: int) -> bool:
+@loops
+def allowed(mix: I8, ti: I8, uses: int, many: int, at: int) -> bool:
     """Whether the counters in some rows of ti have room for one more."""
     room = True
     for j in range(uses, uses + many):
@@ -74,8 +79,8 @@ def allowed(mix: I4, ti: I8, uses: int, many: int, at: int) -> bool:
     return room
 
 
-@jit
-def only_spent(mix: I4, ti: I8, uses: int, many: int, at: int) -> int:
+@loops
+def only_spent(mix: I8, ti: I8, uses: int, many: int, at: int) -> int:
     """The one counter that has no room; -1 where there is none, or more than one."""
     found = -1
     for j in range(uses, uses + many):
@@ -86,8 +91,8 @@ def only_spent(mix: I4, ti: I8, uses: int, many: int, at: int) -> int:
     return found
 
 
-@jit
-def variant(pi: I4, mix: I4, ti: I8, tf: F8, i: int, s: int, house: bool) -> tuple[int, float]:
+@loops
+def variant(pi: I8, mix: I8, ti: I8, tf: F8, i: int, s: int, house: bool) -> tuple[int, float]:
     """How item i is worth most in slot s: by which offer, or -1 organically, or NONE; and its worth."""
     best, worth = NONE, LEAST
     o = ti[FIRST, i]
@@ -110,8 +115,8 @@ def variant(pi: I4, mix: I4, ti: I8, tf: F8, i: int, s: int, house: bool) -> tup
     return best, worth
 
 
-@jit
-def fits(pi: I4, mix: I4, ti: I8, s: int, i: int, strict: bool) -> bool:
+@loops
+def fits(pi: I8, mix: I8, ti: I8, s: int, i: int, strict: bool) -> bool:
     """Whether one more of the item's kind and category may stand in the slot."""
     kind, c = ti[KIND, i], ti[CATEGORY, i]
     have = pi[s, HAVE, kind]
@@ -129,29 +134,18 @@ def fits(pi: I4, mix: I4, ti: I8, s: int, i: int, strict: bool) -> bool:
     return bool(pi[s, NUM, OPEN] - pi[s, NUM, FILLED] > lacking)
 
 
-@jit
-def put(
-    pi: I4,
-    pf: F8,
-    mix: I4,
-    ti: I8,
-    s: int,
-    k: int,
-    i: int,
-    o: int,
-    each: float,
-    fixed: int,
-) -> None:
-    """Place item i by offer o at a free place."""
-    pi[s, CAND, k], pi[s, OFFER, k], pi[s, FIXED, k] = i, o, fixed
+@loops
+def put(pi: I8, pf: F8, mix: I8, ti: I8, s: int, k: int, i: int, o: int, each: float) -> None:
+    """Place item i by offer o at a free place, from where it may move."""
+    pi[s, CAND, k], pi[s, OFFER, k], pi[s, FIXED, k] = i, o, FREE
     pf[s, EACH, k] = each
     pi[s, NUM, FILLED] += 1
     mix[WHERE, i] = s
     _count(pi, mix, ti, s, i, o, 1)
 
 
-@jit
-def lift(pi: I4, mix: I4, ti: I8, s: int, k: int) -> None:
+@loops
+def lift(pi: I8, mix: I8, ti: I8, s: int, k: int) -> None:
     """Free a place."""
     i, o = pi[s, CAND, k], pi[s, OFFER, k]
     pi[s, CAND, k], pi[s, OFFER, k], pi[s, FIXED, k] = -1, -1, FREE
@@ -160,8 +154,8 @@ def lift(pi: I4, mix: I4, ti: I8, s: int, k: int) -> None:
     _count(pi, mix, ti, s, i, o, -1)
 
 
-@jit
-def _count(pi: I4, mix: I4, ti: I8, s: int, i: int, o: int, by: int) -> None:
+@loops
+def _count(pi: I8, mix: I8, ti: I8, s: int, i: int, o: int, by: int) -> None:
     c = ti[CATEGORY, i]
     pi[s, HAVE, ti[KIND, i]] += by
     if c > 0:
@@ -177,8 +171,8 @@ def _count(pi: I4, mix: I4, ti: I8, s: int, i: int, o: int, by: int) -> None:
                 mix[ROOM, ti[ITEM_ROOM + j, i]] -= by
 
 
-@jit
-def factor(pf: F8, mix: I4, s: int, c: int) -> float:
+@loops
+def factor(pf: F8, mix: I8, s: int, c: int) -> float:
     """What one more item of a category would keep of its worth in a slot."""
     if c == 0:
         return 1.0
@@ -187,14 +181,14 @@ def factor(pf: F8, mix: I4, s: int, c: int) -> float:
     return float(pf[s, INSIDE, inside] * pf[s, AWAY, away])
 
 
-@jit
+@loops
 def shrunk(each: float, by: float) -> float:
     """A factor shrinks gains only."""
     return each * by if each > 0 else each
 
 
-@jit
-def slot_worth(pi: I4, pf: F8, mix: I4, ti: I8, s: int) -> float:
+@loops
+def slot_worth(pi: I8, pf: F8, mix: I8, ti: I8, s: int) -> float:
     """A slot's part of the objective; notes what each place adds in `gain`."""
     worth = 0.0
     changed = 0
@@ -221,16 +215,16 @@ def slot_worth(pi: I4, pf: F8, mix: I4, ti: I8, s: int) -> float:
     return float(worth - changed * pf[s, PRICE, SWITCHING])
 
 
-@jit
-def page_worth(pi: I4, pf: F8, mix: I4, ti: I8) -> float:
+@loops
+def page_worth(pi: I8, pf: F8, mix: I8, ti: I8) -> float:
     worth = 0.0
     for s in range(len(pi)):
         worth += slot_worth(pi, pf, mix, ti, s)
     return worth
 
 
-@jit
-def tidy(pi: I4, pf: F8, mix: I4, ti: I8, s: int) -> None:
+@loops
+def tidy(pi: I8, pf: F8, mix: I8, ti: I8, s: int) -> None:
     """No gap; fixed places stay as far as they can; others by worth, but in a stable slot as they were."""
     most = pi[s, NUM, OPEN]
     cand, offer, fixed = pi[s, CAND], pi[s, OFFER], pi[s, FIXED]
@@ -270,8 +264,8 @@ def tidy(pi: I4, pf: F8, mix: I4, ti: I8, s: int) -> None:
         mix[TALLY, ti[CATEGORY, cand[k]]] = 0
 
 
-@jit
-def _swap(pi: I4, pf: F8, s: int, a: int, b: int) -> None:
+@loops
+def _swap(pi: I8, pf: F8, s: int, a: int, b: int) -> None:
     cand, offer, fixed = pi[s, CAND], pi[s, OFFER], pi[s, FIXED]
     each = pf[s, EACH]
     cand[a], cand[b] = cand[b], cand[a]
@@ -280,8 +274,8 @@ def _swap(pi: I4, pf: F8, s: int, a: int, b: int) -> None:
     fixed[a], fixed[b] = fixed[b], fixed[a]
 
 
-@jit
-def free_place(pi: I4, s: int) -> int:
+@loops
+def free_place(pi: I8, s: int) -> int:
     """The first free place, or -1."""
     if pi[s, NUM, FILLED] < pi[s, NUM, OPEN]:
         for k in range(pi[s, NUM, OPEN]):
@@ -290,8 +284,8 @@ def free_place(pi: I4, s: int) -> int:
     return -1
 
 
-@jit
-def loss_elsewhere(pi: I4, pf: F8, mix: I4, ti: I8, s: int, c: int) -> float:
+@loops
+def loss_elsewhere(pi: I8, pf: F8, mix: I8, ti: I8, s: int, c: int) -> float:
     """What one more item of a category here takes from those in other slots."""
     lost = 0.0
     if c == 0 or not pi[0, NUM, CROSSING] or mix[TOTAL, c] == mix[s, c]:
@@ -310,9 +304,9 @@ def loss_elsewhere(pi: I4, pf: F8, mix: I4, ti: I8, s: int, c: int) -> float:
     return lost
 
 
-@jit
+@loops
 def find(
-    pi: I4, pf: F8, order: I4, mix: I4, ti: I8, tf: F8, s: int, k: int, strict: bool, house: bool, head: int
+    pi: I8, pf: F8, order: I8, mix: I8, ti: I8, tf: F8, s: int, k: int, strict: bool, house: bool, head: int
 ) -> tuple[int, int, float, float]:
     """The item that adds most at place k: item or -1, offer, worth per display, what the page gains."""
     best, by, worth, most = -1, NONE, LEAST, LEAST
@@ -333,57 +327,52 @@ def find(
     return best, by, worth, most
 
 
-@jit
-def fill(pi: I4, pf: F8, order: I4, mix: I4, ti: I8, tf: F8, strict: bool, house: bool) -> None:
+@loops
+def fill(pi: I8, pf: F8, order: I8, mix: I8, ti: I8, tf: F8, strict: bool, house: bool) -> None:
     """The joint greedy: of all slots' next places, the one whose best item adds most. Lazy."""
     slots = len(pi)
-    item, by, head = np.full(slots, -1, np.int32), np.full(slots, -1, np.int32), np.zeros(slots, np.int32)
-    each, gain = np.zeros(slots, np.float64), np.zeros(slots, np.float64)
-    stale = np.ones(slots, np.uint8)
+    for s in range(slots):
+        pi[s, NUM, NEXT], pi[s, NUM, HEAD], pi[s, NUM, STALE] = -1, 0, 1
     while True:
-        best = -1
+        best = np.int64(-1)
         for s in range(slots):
-            if stale[s]:
-                stale[s] = 0
-                k = free_place(pi, s)
-                item[s] = -1
-                if k < 0:
-                    continue
-                while head[s] < pi[s, NUM, LENGTH] and mix[WHERE, order[s, head[s]]] >= 0:
-                    head[s] += 1
-                item[s], by[s], each[s], gain[s] = find(
-                    pi, pf, order, mix, ti, tf, s, k, strict, house, head[s]
-                )
-                price = pf[s, PRICE, INTERRUPTION] / pi[s, NUM, OPEN]
-                if price > 0 and pi[s, NUM, FILLED] == 0 and gain[s] <= price:
-                    item[s] = -1
-            if item[s] >= 0 and (best < 0 or gain[s] > gain[best]):
+            if pi[s, NUM, STALE]:
+                _next(pi, pf, order, mix, ti, tf, s, strict, house)
+            if pi[s, NUM, NEXT] >= 0 and (best < 0 or pf[s, PRICE, NEXT_GAIN] > pf[best, PRICE, NEXT_GAIN]):
                 best = s
         if best < 0:
             return
-        i, o = item[best], by[best]
-        put(
-            pi,
-            pf,
-            mix,
-            ti,
-            best,
-            free_place(pi, best),
-            i,
-            o,
-            each[best],
-            FREE,
-        )
-        counted = o >= 0 or ti[ITEM_ROOM + 0, i] >= 0 or ti[ITEM_ROOM + 1, i] >= 0
+        i, o = pi[best, NUM, NEXT], pi[best, NUM, NEXT_OFFER]
+        put(pi, pf, mix, ti, best, free_place(pi, best), i, o, pf[best, PRICE, NEXT_EACH])
+        counted = o >= 0 or ti[ITEM_ROOM, i] >= 0 or ti[ITEM_ROOM + 1, i] >= 0
         c = ti[CATEGORY, i]
         for s in range(slots):
-            met = item[s] >= 0 and (item[s] == i or (c > 0 and ti[CATEGORY, item[s]] == c))
-            if s == best or met or (counted and not _still(mix, ti, item[s], by[s])):
-                stale[s] = 1
+            j = pi[s, NUM, NEXT]
+            met = j >= 0 and (j == i or (c > 0 and ti[CATEGORY, j] == c))
+            if s == best or met or (counted and not _still(mix, ti, j, pi[s, NUM, NEXT_OFFER])):
+                pi[s, NUM, STALE] = 1
 
 
-@jit
-def _still(mix: I4, ti: I8, i: int, o: int) -> bool:
+@loops
+def _next(pi: I8, pf: F8, order: I8, mix: I8, ti: I8, tf: F8, s: int, strict: bool, house: bool) -> None:
+    """Note what a slot's next place would take, -1 nothing."""
+    k = free_place(pi, s)
+    pi[s, NUM, STALE], pi[s, NUM, NEXT] = 0, -1
+    if k < 0:
+        return
+    head = pi[s, NUM, HEAD]
+    while head < pi[s, NUM, LENGTH] and mix[WHERE, order[s, head]] >= 0:
+        head += 1
+    i, o, each, gain = find(pi, pf, order, mix, ti, tf, s, k, strict, house, head)
+    pi[s, NUM, NEXT], pi[s, NUM, NEXT_OFFER], pi[s, NUM, HEAD] = i, o, head
+    pf[s, PRICE, NEXT_EACH], pf[s, PRICE, NEXT_GAIN] = each, gain
+    price = pf[s, PRICE, INTERRUPTION] / pi[s, NUM, OPEN]
+    if price > 0 and pi[s, NUM, FILLED] == 0 and gain <= price:
+        pi[s, NUM, NEXT] = -1
+
+
+@loops
+def _still(mix: I8, ti: I8, i: int, o: int) -> bool:
     """Whether a placement found before may still be made."""
     if i < 0:
         return True

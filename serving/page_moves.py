@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from features.compiled import jit
+from features.compiled import jit, loops
 from serving.page_fill import (
     factor,
     shrunk,
@@ -32,7 +32,6 @@ from serving.page_state import (
     FREE,
     GAIN,
     HAVE,
-    I4,
     I8,
     INSIDE,
     KIND,
@@ -63,8 +62,9 @@ from serving.page_state import (
 M_SLOT, M_AT, M_CAME, M_PATH = 0, 1, 2, 3
 # Of moves: the place whose item moves (their number: from outside), the place that it takes, the item.
 M_SOURCE, M_TARGET, M_ITEM = 4, 5, 6
-# Of items the slots refused; the first place of each slot; M_OUT + s: a slot's best unplaced item by kind.
-M_BANNED, M_FIRST, M_OUT = 7, 8, 9
+# Of items the slots refused; the first place of each slot; of places kind, category and item of what stands
+# there; M_OUT + s: a slot's best unplaced item by kind.
+M_BANNED, M_FIRST, M_KIND, M_CATEGORY, M_STANDS, M_OUT = 7, 8, 9, 10, 11, 12
 # Rows of mf. Of moves what they win; of places the best chain, rate, gain, and sums of what moving down or up
 # by one wins; M_FRESH + s: worth of the items of M_OUT + s; M_FRESH + S + s: worth of a category in a slot.
 M_WON, M_BEST, M_RATE, M_GAIN, M_DOWN, M_UP, M_FRESH = 0, 1, 2, 3, 4, 5, 6
@@ -73,19 +73,19 @@ DEEP: Final = 8  # slots that one round of moves may pass
 
 
 @jit
-def scratch(pi: I4, mix: I4) -> tuple[I4, F8, I8, F8]:
+def scratch(pi: I8, mix: I8) -> tuple[I8, F8, I8, F8]:
     """Room for slots as they were before a step (ki, kf), and for the moves of a search (mi, mf)."""
     places, kinds = 0, pi[0, NUM, KINDS]
     for s in range(len(pi)):
         places += pi[s, NUM, OPEN]
     width = max(places * (places + 1 + kinds), mix.shape[1])
-    ki, kf = np.empty((len(pi), 3, pi.shape[2]), np.int32), np.empty((len(pi), pi.shape[2]), np.float64)
+    ki, kf = np.empty((len(pi), 3, pi.shape[2]), np.int64), np.empty((len(pi), pi.shape[2]), np.float64)
     mi = np.empty((M_OUT + len(pi), width), np.int64)
     return ki, kf, mi, np.empty((M_FRESH + 2 * len(pi), width), np.float64)
 
 
-@jit
-def outsiders(pi: I4, pf: F8, order: I4, mix: I4, ti: I8, tf: F8, mi: I8, mf: F8, s: int) -> None:
+@loops
+def outsiders(pi: I8, pf: F8, order: I8, mix: I8, ti: I8, tf: F8, mi: I8, mf: F8, s: int) -> None:
     """The best unplaced item of each kind for a slot."""
     mi[M_OUT + s, : pi[0, NUM, KINDS]] = -1
     idle = 0  # items in a row that were no better than what was met before
@@ -109,15 +109,15 @@ def outsiders(pi: I4, pf: F8, order: I4, mix: I4, ti: I8, tf: F8, mi: I8, mf: F8
             idle = 0
 
 
-@jit
+@loops
 def _factor(pf: F8, s: int, c: int, inside: int, away: int) -> float:
     if c == 0:
         return 1.0
     return float(pf[s, INSIDE, max(inside, 0)] * pf[s, AWAY, max(away, 0)])
 
 
-@jit
-def _ripple(pi: I4, pf: F8, mix: I4, ti: I8, mf: F8, i: int, s: int, k: int, t: int, there: float) -> float:
+@loops
+def _ripple(pi: I8, pf: F8, mix: I8, ti: I8, mf: F8, i: int, s: int, k: int, t: int, there: float) -> float:
     """What others of its category win, nearly, when item i moves from (s, k) to slot t; -1 is outside."""
     c = ti[CATEGORY, i]
     if c == 0 or mix[TOTAL, c] == (1 if s >= 0 else 0):
@@ -149,8 +149,8 @@ def _ripple(pi: I4, pf: F8, mix: I4, ti: I8, mf: F8, i: int, s: int, k: int, t: 
     return won
 
 
-@jit
-def _there(pi: I4, pf: F8, mix: I4, ti: I8, t: int, i: int, each: float, without: int) -> float:
+@loops
+def _there(pi: I8, pf: F8, mix: I8, ti: I8, t: int, i: int, each: float, without: int) -> float:
     """What item i would be worth per display in slot t, when one of its category (1) leaves it or not (0)."""
     c = ti[CATEGORY, i]
     if c == 0:
@@ -162,8 +162,8 @@ def _there(pi: I4, pf: F8, mix: I4, ti: I8, t: int, i: int, each: float, without
     return shrunk(each, _factor(pf, t, c, better, away))
 
 
-@jit
-def _list_places(pi: I4, pf: F8, ti: I8, mi: I8, mf: F8) -> int:
+@loops
+def _list_places(pi: I8, pf: F8, ti: I8, mi: I8, mf: F8) -> int:
     """The places that may change, with the sums that tell what moving up or down is worth: their number."""
     places, slots = 0, len(pi)
     for s in range(slots):
@@ -176,7 +176,9 @@ def _list_places(pi: I4, pf: F8, ti: I8, mi: I8, mf: F8) -> int:
             mf[M_FRESH + slots + s, ti[CATEGORY, pi[s, CAND, k]]] += rate * gain
             if pi[s, FIXED, k] != FREE:
                 continue
-            mi[M_SLOT, places], mi[M_AT, places] = s, k
+            i = pi[s, CAND, k]
+            mi[M_SLOT, places], mi[M_AT, places], mi[M_STANDS, places] = s, k, i
+            mi[M_KIND, places], mi[M_CATEGORY, places] = ti[KIND, i], ti[CATEGORY, i]
             mf[M_RATE, places], mf[M_GAIN, places] = rate, gain
             mf[M_DOWN, places], mf[M_UP, places] = 0.0, 0.0
             if places > mi[M_FIRST, s]:
@@ -188,9 +190,9 @@ def _list_places(pi: I4, pf: F8, ti: I8, mi: I8, mf: F8) -> int:
     return places
 
 
-@jit
+@loops
 def _into(
-    pi: I4, pf: F8, mix: I4, ti: I8, mi: I8, mf: F8, found: int, p: int, i: int, each: float, t: int
+    pi: I8, pf: F8, mix: I8, ti: I8, mi: I8, mf: F8, found: int, p: int, i: int, each: float, t: int
 ) -> int:
     """Note the moves of item i (at place p, or outside) into the places of slot t that its limits allow.
 
@@ -201,8 +203,9 @@ def _into(
     c, kind = ti[CATEGORY, i], ti[KIND, i]
     there, ripple, better = each, 0.0, 0
     if c > 0:
-        there = _there(pi, pf, mix, ti, t, i, each, 0)
-        s, k = (mi[M_SLOT, p], mi[M_AT, p]) if p < places else (-1, -1)
+        there = _there(pi, pf, mix, ti, t, i, each, np.int64(0))
+        s = mi[M_SLOT, p] if p < places else np.int64(-1)
+        k = mi[M_AT, p] if p < places else np.int64(-1)
         if mix[TOTAL, c] > (1 if s >= 0 else 0):
             ripple = _ripple(pi, pf, mix, ti, mf, i, s, k, t, there)
     full = pi[t, HAVE, kind] >= pi[t, MOST, kind] or pi[t, HAVE, kind] >= pi[t, NUM, PER_KIND]
@@ -212,20 +215,19 @@ def _into(
     while at < high and mf[M_GAIN, at] >= there:
         at += 1
     for q in range(low, high):
-        k = mi[M_AT, q]
-        j = pi[t, CAND, k]
-        other, same = ti[KIND, j], c > 0 and ti[CATEGORY, j] == c
+        other, same = mi[M_KIND, q], c > 0 and mi[M_CATEGORY, q] == c
         if crowded and not same:
             continue
         if other != kind and (full or pi[t, HAVE, other] <= pi[t, LEAST_KIND, other]):
             continue
         worth, better = there, at
-        if same and pf[t, EACH, k] >= each:
-            worth = _there(pi, pf, mix, ti, t, i, each, 1)
+        if same and pf[t, EACH, mi[M_AT, q]] >= each:
+            worth = _there(pi, pf, mix, ti, t, i, each, np.int64(1))
             while better > low and mf[M_GAIN, better - 1] < worth:
                 better -= 1
         won = ripple - mf[M_RATE, q] * mf[M_GAIN, q]
         if stable:
+            k, j = mi[M_AT, q], mi[M_STANDS, q]
             won += mf[M_RATE, q] * worth
             won -= switching * ((1 if pi[t, BEFORE, k] == j else 0) - (1 if pi[t, BEFORE, k] == i else 0))
         elif better <= q:
@@ -237,10 +239,10 @@ def _into(
     return found
 
 
-@jit
-def list_moves(pi: I4, pf: F8, mix: I4, ti: I8, tf: F8, mi: I8, mf: F8) -> tuple[int, int]:
+@loops
+def list_moves(pi: I8, pf: F8, mix: I8, ti: I8, tf: F8, mi: I8, mf: F8) -> tuple[int, int]:
     """The places that may change, and every move between them that is allowed: their numbers."""
-    places, found, slots = _list_places(pi, pf, ti, mi, mf), 0, len(pi)
+    places, found, slots = _list_places(pi, pf, ti, mi, mf), np.int64(0), len(pi)
     for p in range(places):
         s, k = mi[M_SLOT, p], mi[M_AT, p]
         i, o, c = pi[s, CAND, k], pi[s, OFFER, k], ti[CATEGORY, pi[s, CAND, k]]
@@ -255,7 +257,7 @@ def list_moves(pi: I4, pf: F8, mix: I4, ti: I8, tf: F8, mi: I8, mf: F8) -> tuple
                 found = _into(pi, pf, mix, ti, mi, mf, found, p, i, each, t)
         won = 0.0
         if c > 0 and mix[TOTAL, c] > 1:
-            won = _ripple(pi, pf, mix, ti, mf, i, s, k, -1, 0.0)
+            won = _ripple(pi, pf, mix, ti, mf, i, s, k, np.int64(-1), 0.0)
         mi[M_SOURCE, found], mi[M_TARGET, found], mi[M_ITEM, found], mf[M_WON, found] = p, places, i, won
         found += 1
     for s in range(slots):
@@ -266,7 +268,7 @@ def list_moves(pi: I4, pf: F8, mix: I4, ti: I8, tf: F8, mi: I8, mf: F8) -> tuple
     return places, found
 
 
-@jit
+@loops
 def cycle(mi: I8, mf: F8, places: int, found: int, least: float) -> int:
     """A round of moves that wins, by Bellman and Ford: its length, its moves in `path`; 0 none."""
     for p in range(places + 1):

@@ -10,9 +10,8 @@ from typing import Final
 
 import numpy as np
 
-from features.compiled import jit
+from features.compiled import loops
 from serving.page_fill import (
-    find,
     fits,
     lift,
     only_spent,
@@ -45,8 +44,8 @@ from serving.page_state import (
     FIXED,
     FREE,
     GAIN,
-    I4,
     I8,
+    ITEMS,
     NONE,
     NUM,
     OFF,
@@ -63,20 +62,21 @@ from serving.page_state import (
 
 TRIES: Final = 24
 TURNS: Final = 2
+EVERY: Final = -1  # bits of all slots
 SURE: Final = 1e-9  # CNY; a smaller gain is rounding
-SMALL: Final = 3e-4  # of the page: a smaller gain is not looked for
+SMALL: Final = 1e-3  # of the page: a smaller gain is not looked for
 
 
-@jit
-def _keep(pi: I4, pf: F8, ki: I4, kf: F8, s: int) -> None:
+@loops
+def _keep(pi: I8, pf: F8, ki: I8, kf: F8, s: int) -> None:
     for k in range(pi[s, NUM, OPEN]):
         kf[s, k] = pf[s, EACH, k]
         for row in range(3):
             ki[s, row, k] = pi[s, row, k]
 
 
-@jit
-def _restore(pi: I4, pf: F8, mix: I4, ti: I8, ki: I4, kf: F8, touched: int) -> None:
+@loops
+def _restore(pi: I8, pf: F8, mix: I8, ti: I8, ki: I8, kf: F8, touched: int) -> None:
     """Undo: the slots whose bit is set stand as they were kept."""
     for s in range(len(pi)):
         if suits(touched, s):
@@ -88,23 +88,24 @@ def _restore(pi: I4, pf: F8, mix: I4, ti: I8, ki: I4, kf: F8, touched: int) -> N
             for k in range(pi[s, NUM, OPEN]):
                 i, o = ki[s, CAND, k], ki[s, OFFER, k]
                 if i >= 0:
-                    put(pi, pf, mix, ti, s, k, i, o, kf[s, k], ki[s, FIXED, k])
+                    put(pi, pf, mix, ti, s, k, i, o, kf[s, k])
+                    pi[s, FIXED, k] = ki[s, FIXED, k]
 
 
-@jit
-def stand(pi: I4, pf: F8, mix: I4, ti: I8, tf: F8, s: int, k: int, i: int) -> bool:
+@loops
+def stand(pi: I8, pf: F8, mix: I8, ti: I8, tf: F8, s: int, k: int, i: int) -> bool:
     """Place an item where it may stand."""
     if not fits(pi, mix, ti, s, i, True):
         return False
     o, each = variant(pi, mix, ti, tf, i, s, False)
     if o == NONE:
         return False
-    put(pi, pf, mix, ti, s, k, i, o, each, FREE)
+    put(pi, pf, mix, ti, s, k, i, o, each)
     return True
 
 
-@jit
-def _settle(pi: I4, pf: F8, mix: I4, ti: I8, ki: I4, kf: F8, touched: int, done: bool, worth: float) -> float:
+@loops
+def _settle(pi: I8, pf: F8, mix: I8, ti: I8, ki: I8, kf: F8, touched: int, done: bool, worth: float) -> float:
     """Keep a step where it wins: the new worth. Else undo it: the old one."""
     if done:
         for s in range(len(pi)):
@@ -118,14 +119,14 @@ def _settle(pi: I4, pf: F8, mix: I4, ti: I8, ki: I4, kf: F8, touched: int, done:
     return worth
 
 
-@jit
+@loops
 def _turn_round(
-    pi: I4,
+    pi: I8,
     pf: F8,
-    mix: I4,
+    mix: I8,
     ti: I8,
     tf: F8,
-    ki: I4,
+    ki: I8,
     kf: F8,
     mi: I8,
     length: int,
@@ -133,7 +134,7 @@ def _turn_round(
     worth: float,
 ) -> float:
     """Make the moves in `path`: the new worth, or the old one, undone."""
-    touched = 0
+    touched = np.int64(0)
     for e in range(length):
         p = mi[M_SOURCE, mi[M_PATH, e]]
         if p < places and not suits(touched, mi[M_SLOT, p]):
@@ -143,7 +144,7 @@ def _turn_round(
         p = mi[M_SOURCE, mi[M_PATH, e]]
         if p < places:
             lift(pi, mix, ti, mi[M_SLOT, p], mi[M_AT, p])
-    done = True
+    done = length > 0
     for e in range(length):
         q, i = mi[M_TARGET, mi[M_PATH, e]], mi[M_ITEM, mi[M_PATH, e]]
         if q < places and done:
@@ -151,50 +152,20 @@ def _turn_round(
     return _settle(pi, pf, mix, ti, ki, kf, touched, done, worth)
 
 
-@jit
-def _ban(mi: I8, length: int, places: int) -> None:
-    """Do not try the first move of a round into a slot again."""
+@loops
+def _ban(mi: I8, length: int, places: int) -> int:
+    """Do not try the first move of a round into a slot again: the slot's bit."""
     for at in range(length):
         e = mi[M_PATH, at]
         if mi[M_TARGET, e] < places:
-            mi[M_BANNED, mi[M_ITEM, e]] |= np.int64(1) << np.int64(mi[M_SLOT, mi[M_TARGET, e]])
-            return
+            slot = np.int64(1) << np.int64(mi[M_SLOT, mi[M_TARGET, e]])
+            mi[M_BANNED, mi[M_ITEM, e]] |= slot
+            return int(slot)
+    return 0
 
 
-@jit
-def _outsider(pi: I4, pf: F8, order: I4, mix: I4, ti: I8, tf: F8, s: int, k: int) -> tuple[int, float]:
-    """The best unplaced item for a place were it free, and what it would be worth there per display."""
-    i, o, each = pi[s, CAND, k], pi[s, OFFER, k], pf[s, EACH, k]
-    lift(pi, mix, ti, s, k)
-    u, _, _, gain = find(pi, pf, order, mix, ti, tf, s, k, True, False, 0)
-    if u == i:  # it would come back: who is next?
-        mix[WHERE, i] = s
-        u, _, _, gain = find(pi, pf, order, mix, ti, tf, s, k, True, False, 0)
-    put(pi, pf, mix, ti, s, k, i, o, each, FREE)
-    rate = pf[s, RATE, k]
-    return u, (gain / rate if u >= 0 and rate > 0 else 0.0)
-
-
-@jit
-def _replace(pi: I4, pf: F8, order: I4, mix: I4, ti: I8, tf: F8, ki: I4, kf: F8, worth: float) -> float:
-    """Where an offer stands, what its counters would let in instead; in a stable slot, other positions."""
-    for s in range(len(pi)):
-        for k in range(pi[s, NUM, FILLED]):
-            if pi[s, FIXED, k] != FREE or pi[s, OFFER, k] < 0:
-                continue
-            u, value = _outsider(pi, pf, order, mix, ti, tf, s, k)
-            if u >= 0 and value > pf[s, GAIN, k] + SURE:
-                _keep(pi, pf, ki, kf, s)
-                lift(pi, mix, ti, s, k)
-                done = stand(pi, pf, mix, ti, tf, s, k, u)
-                worth = _settle(pi, pf, mix, ti, ki, kf, 1 << s, done, worth)
-        if pi[s, NUM, STABLE]:
-            worth = _reorder(pi, pf, mix, ti, s, worth)
-    return worth
-
-
-@jit
-def _reorder(pi: I4, pf: F8, mix: I4, ti: I8, s: int, worth: float) -> float:
+@loops
+def _reorder(pi: I8, pf: F8, mix: I8, ti: I8, s: int, worth: float) -> float:
     """In a stable slot: exchange positions where that is worth the switching."""
     old = slot_worth(pi, pf, mix, ti, s)
     for a in range(pi[s, NUM, FILLED]):
@@ -212,16 +183,16 @@ def _reorder(pi: I4, pf: F8, mix: I4, ti: I8, s: int, worth: float) -> float:
     return worth
 
 
-@jit
-def _turn(pi: I4, pf: F8, s: int, a: int, b: int) -> None:
+@loops
+def _turn(pi: I8, pf: F8, s: int, a: int, b: int) -> None:
     cand, offer, each = pi[s, CAND], pi[s, OFFER], pf[s, EACH]
     cand[a], cand[b] = cand[b], cand[a]
     offer[a], offer[b] = offer[b], offer[a]
     each[a], each[b] = each[b], each[a]
 
 
-@jit
-def _retag(pi: I4, pf: F8, mix: I4, ti: I8, tf: F8, ki: I4, kf: F8, worth: float) -> float:
+@loops
+def _retag(pi: I8, pf: F8, mix: I8, ti: I8, tf: F8, ki: I8, kf: F8, worth: float) -> float:
     """Give a campaign's last placement to the item for which it is worth most: others show without it."""
     for o in range(pi[0, NUM, DEALS]):
         i = ti[CANDIDATE, o]
@@ -247,8 +218,8 @@ def _retag(pi: I4, pf: F8, mix: I4, ti: I8, tf: F8, ki: I4, kf: F8, worth: float
     return worth
 
 
-@jit
-def _holder(pi: I4, pf: F8, ti: I8, counter: int) -> tuple[int, int]:
+@loops
+def _holder(pi: I8, pf: F8, ti: I8, counter: int) -> tuple[int, int]:
     """The placement that uses a counter and adds least, -1 none."""
     slot, at, least = -1, -1, 0.0
     for t in range(len(pi)):
@@ -265,30 +236,46 @@ def _holder(pi: I4, pf: F8, ti: I8, counter: int) -> tuple[int, int]:
     return slot, at
 
 
-@jit
-def improve(
-    pi: I4, pf: F8, order: I4, mix: I4, ti: I8, tf: F8, ki: I4, kf: F8, mi: I8, mf: F8, tries: int
-) -> float:
+@loops
+def improve(pi: I8, pf: F8, order: I8, mix: I8, ti: I8, tf: F8, ki: I8, kf: F8, mi: I8, mf: F8) -> float:
     """Move items round, between slots and from outside, until nothing is won. Returns the page's worth."""
     worth = page_worth(pi, pf, mix, ti)
-    mi[M_BANNED] = 0
+    mi[M_BANNED, : pi[0, NUM, ITEMS]] = 0
     for turn in range(TURNS):
         start = worth
         worth = _retag(pi, pf, mix, ti, tf, ki, kf, worth)
-        worth = _replace(pi, pf, order, mix, ti, tf, ki, kf, worth)
+        for s in range(len(pi)):
+            if pi[s, NUM, STABLE]:
+                worth = _reorder(pi, pf, mix, ti, s, worth)
         if turn > 0 and worth <= start:
             break
-        for _ in range(tries):
+        stale = EVERY
+        for _ in range(TRIES):
             for s in range(len(pi)):
-                outsiders(pi, pf, order, mix, ti, tf, mi, mf, s)
+                if suits(stale, s):
+                    outsiders(pi, pf, order, mix, ti, tf, mi, mf, s)
             places, found = list_moves(pi, pf, mix, ti, tf, mi, mf)
             length = cycle(mi, mf, places, found, SURE + SMALL * abs(worth))
             if length == 0:
                 break
             new = _turn_round(pi, pf, mix, ti, tf, ki, kf, mi, length, places, worth)
-            if new <= worth:  # a limit or a counter stood in the way, or an estimate was too kind
-                _ban(mi, length, places)
+            # Not better: a limit or a counter stood in the way, or an estimate was too kind.
+            stale = _passed(mi, length, places) if new > worth else _ban(mi, length, places)
             worth = new
         if worth <= start + SURE:
             break
     return page_worth(pi, pf, mix, ti)
+
+
+@loops
+def _passed(mi: I8, length: int, places: int) -> int:
+    """The slots whose best unplaced items a round may have changed: those it passed; all, if it met any."""
+    touched = 0
+    for at in range(length):
+        e = mi[M_PATH, at]
+        if mi[M_TARGET, e] >= places:
+            return EVERY
+        touched |= 1 << mi[M_SLOT, mi[M_TARGET, e]]
+        if mi[M_SOURCE, e] >= places:  # from outside: it may have been any slot's best
+            return EVERY
+    return touched

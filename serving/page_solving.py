@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from features.compiled import jit
-from serving.page_fill import (
-    allowed,
-    factor,
-    fits,
-    lift,
-    put,
-    shrunk,
-)
+from features.compiled import jit, loops
+from serving.page_fill import allowed, factor, fits, lift, put, shrunk
 from serving.page_state import (
     BASE,
     CAMPAIGN,
@@ -41,6 +33,7 @@ from serving.page_state import (
     ORGANIC,
     ORGANICALLY,
     RATE,
+    S_PLACES,
     SUITS,
     TOP,
     U1,
@@ -50,17 +43,12 @@ from serving.page_state import (
     Input,
     suits,
 )
-from serving.page_tags import (
-    factor_at,
-    price,
-)
-from serving.page_whole import (
-    best_page,
-)
+from serving.page_tags import base_worth, factor_at, note, rule_of, rules_on, without
+from serving.page_whole import best_page
 
 
 @jit
-def spares(pi: I4, pf: F8, order: I4, mix: I4, ti: I8, tf: F8, item: I4, offer: I4) -> None:
+def spares(pi: I8, pf: F8, order: I8, mix: I8, ti: I8, tf: F8, item: I4, offer: I4) -> None:
     """For each capped place the best uncapped stand-in, distinct from all that stands or stands in."""
     used = np.zeros(pi[0, NUM, ITEMS], np.uint8)
     at = 0
@@ -71,15 +59,16 @@ def spares(pi: I4, pf: F8, order: I4, mix: I4, ti: I8, tf: F8, item: I4, offer: 
                 each, fixed = pf[s, EACH, k], pi[s, FIXED, k]
                 lift(pi, mix, ti, s, k)
                 item[at], offer[at] = _stand_in(pi, pf, order, mix, ti, tf, s, i, used)
-                put(pi, pf, mix, ti, s, k, i, o, each, fixed)
+                put(pi, pf, mix, ti, s, k, i, o, each)
+                pi[s, FIXED, k] = fixed
                 if item[at] >= 0:
                     used[item[at]] = 1
             at += 1
 
 
-@jit
+@loops
 def _stand_in(
-    pi: I4, pf: F8, order: I4, mix: I4, ti: I8, tf: F8, s: int, own: int, used: U1
+    pi: I8, pf: F8, order: I8, mix: I8, ti: I8, tf: F8, s: int, own: int, used: U1
 ) -> tuple[int, int]:
     """An item and offer that need no reservation; limits of category and kind yield where they must."""
     for turn in range(2):
@@ -101,8 +90,8 @@ def _stand_in(
     return -1, -1
 
 
-@jit
-def _uncapped(pi: I4, mix: I4, ti: I8, tf: F8, i: int, s: int) -> tuple[int, float]:
+@loops
+def _uncapped(pi: I8, mix: I8, ti: I8, tf: F8, i: int, s: int) -> tuple[int, float]:
     """How an item is worth most in a slot without a reservation: offer, -1 or NONE; its worth."""
     best, worth = NONE, -1e300
     if pi[s, NUM, ONLY] < 0 and suits(ti[ORGANICALLY, i], s) and allowed(mix, ti, ITEM_ROOM, 2, i):
@@ -117,64 +106,76 @@ def _uncapped(pi: I4, mix: I4, ti: I8, tf: F8, i: int, s: int) -> tuple[int, flo
     return best, worth
 
 
-@jit
-def solve_one(given: Input, tags: bool) -> tuple[I4, F4, float]:
-    """One page as (8, p) integers (slot, position, candidate, offer, rule, by, spare candidate, spare offer)
-    and (4, p) numbers (value, base, factor with the rate, tag), and its worth."""
-    state, worth = best_page(given)
-    pi, pf, order, mix, ti, tf = state
-    places = 0
-    for s in range(len(pi)):
-        places += pi[s, NUM, FILLED]
-    whole, parts = np.full((8, places), -1, np.int32), np.zeros((4, places), np.float32)
-    whole[4] = 0
+@loops
+def _columns(pi: I8, pf: F8, mix: I8, ti: I8, tf: F8, whole: I4, parts: F4, seen: F4) -> int:
+    """Write the places, one after another, by the rows of `whole` and `parts`: how many they are."""
     at = 0
     for s in range(len(pi)):
         for k in range(pi[s, NUM, FILLED]):
             i, o = pi[s, CAND, k], pi[s, OFFER, k]
             whole[0, at], whole[1, at], whole[2, at], whole[3, at] = s, k, i, o
+            whole[4, at] = rule_of(pi, ti, tf, s, k)
+            whole[5, at] = ti[CAMPAIGN, o] if whole[4, at] else -1
+            whole[6, at] = whole[7, at] = -1
             parts[0, at] = pf[s, EACH, k]
             parts[1, at] = tf[BASE, o] if o >= 0 else tf[ORGANIC, i]
             parts[2, at] = pf[s, RATE, k] * factor_at(pi, pf, mix, ti, s, k)
+            parts[3, at], seen[at] = 0.0, pf[s, RATE, k]
             at += 1
-    if tags:
-        price(pi, pf, order, mix, ti, tf, parts[3], whole[4], whole[5])
-    spares(pi, pf, order, mix, ti, tf, whole[6], whole[7])
-    return whole, parts, worth
+    return at
 
 
 @jit
-def solve_each(
-    given: Input, options: I8, offers: I8, rooms: I8, held: I8, tags: bool
-) -> tuple[I8, I4, F4, NDArray[np.float64]]:
-    """Many pages whose columns stand one after another between these bounds: where each page's places begin
-    (B + 1), their columns as `solve_one` gives them, and the pages' worth (B,)."""
-    pages = len(options) - 1
-    most = 0
-    for s in range(len(given.places)):
-        most += given.places[s]
+def solve_each(given: Input, bounds: I8, tags: bool) -> tuple[I8, I4, F4, F8]:
+    """Pages whose columns stand one after another.
+
+    `bounds` (B + 1, 4): where each page's options, offers, counters and held places begin. Out: where each
+    page's places begin (B + 1); (8, p) slot, position, candidate, offer, rule, by, spare candidate, spare
+    offer; (4, p) value, base, factor with the rate, tag; the pages' worth (B,).
+    """
+    pages, most = len(bounds) - 1, 0
+    for s in range(len(given.slots)):
+        most += given.slots[s, S_PLACES]
     whole, parts = np.empty((8, pages * most), np.int32), np.empty((4, pages * most), np.float32)
-    at, worth = np.zeros(pages + 1, np.int64), np.zeros(pages, np.float64)
+    at, worth, seen = np.zeros(pages + 1, np.int64), np.zeros(pages, np.float64), np.empty(most, np.float32)
     for b in range(pages):
-        one, other, worth[b] = solve_one(_page(given, options, offers, rooms, held, b), tags)
-        at[b + 1] = at[b] + one.shape[1]
-        whole[:, at[b] : at[b + 1]] = one
-        parts[:, at[b] : at[b + 1]] = other
+        page = _page(given, bounds, b)
+        trial, run, now = page, 0, 0.0
+        rules = np.empty((0, 3), np.int64)
+        low = high = at[b]
+        while run <= len(rules):  # the page; then, for tags, the page without each of its rules
+            state, value = best_page(trial)
+            pi, pf, order, mix, ti, tf = state
+            base = base_worth(pi, pf, mix, ti, tf)
+            if run == 0:
+                high = low + _columns(pi, pf, mix, ti, tf, whole[:, low:], parts[:, low:], seen)
+                at[b + 1], worth[b], now = high, value, base
+                if tags:
+                    rules = rules_on(pi, pf, mix, ti, tf, whole[4, low:high], whole[5, low:high])
+                spares(pi, pf, order, mix, ti, tf, whole[6, low:high], whole[7, low:high])
+            else:
+                code, who, noted = rules[run - 1]
+                tag, rule, by = parts[3, low:high], whole[4, low:high], whole[5, low:high]
+                note(base - now, code, who, noted, tag, rule, by, seen)
+            if run < len(rules):
+                trial = without(page, rules[run, 0], rules[run, 1])
+            run += 1
     return at, whole[:, : at[pages]].copy(), parts[:, : at[pages]].copy(), worth
 
 
 @jit
-def _page(given: Input, options: I8, offers: I8, rooms: I8, held: I8, b: int) -> Input:
+def _page(given: Input, bounds: I8, b: int) -> Input:
     """The columns of one page of many."""
-    i, j, o, q = options[b], options[b + 1], offers[b], offers[b + 1]
+    i, o, r, h = bounds[b]
+    j, q, z, e = bounds[b + 1]
     return Input(
-        given.bit, given.places, given.rates, given.origins, given.per_category, given.per_kind,
-        given.diminish, given.cross, given.interruption, given.switching, given.kind_least, given.kind_most,
-        given.members[i:j], given.origin[i:j], given.value[i:j], given.category[i:j], given.kind[i:j],
-        given.item_room[i:j], given.item_capped[i:j],
-        given.candidate[o:q], given.campaign[o:q], given.offer_slots[o:q], given.priced[o:q],
-        given.base[o:q], given.band[o:q], given.pin_slot[o:q], given.pin[o:q], given.offer_room[o:q],
-        given.offer_capped[o:q], given.roadblock[o:q], given.boost[o:q], given.promise[o:q],
-        given.room[rooms[b] : rooms[b + 1]], given.limits[rooms[b] : rooms[b + 1]],
-        given.held[held[b] : held[b + 1]],
-    )  # fmt: skip
+        given.slots,
+        given.slots_f,
+        given.options[i:j],
+        given.value[i:j],
+        given.offers[o:q],
+        given.offers_f[o:q],
+        given.room[r:z],
+        given.limits[r:z],
+        given.held[h:e],
+    )

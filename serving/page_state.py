@@ -7,14 +7,12 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from features.compiled import jit
+from features.compiled import jit, loops
 
 F8 = NDArray[np.float64]
 F4 = NDArray[np.float32]
 I4 = NDArray[np.int32]
 I8 = NDArray[np.int64]
-U8 = NDArray[np.uint64]
-U4 = NDArray[np.uint32]
 U1 = NDArray[np.uint8]
 
 NONE: Final = -2  # no variant: the item may not stand there
@@ -26,70 +24,49 @@ HOUSE: Final = 2
 
 
 class Input(NamedTuple):
-    """One page's columns, as in `serving.page`; `held` is (h, 3)."""
+    """One page's columns, as in `serving.page`, packed: an array more costs every call a microsecond."""
 
-    bit: U8
-    places: I4
-    rates: F4
-    origins: U4
-    per_category: I4
-    per_kind: I4
-    diminish: F4
-    cross: F4
-    interruption: F4
-    switching: F4
-    kind_least: U1
-    kind_most: U1
-    members: U8
-    origin: U4
-    value: F4
-    category: I4
-    kind: U1
-    item_room: I4
-    item_capped: U1
-    candidate: I4
-    campaign: I4
-    offer_slots: U8
-    priced: F4
-    base: F4
-    band: U1
-    pin_slot: I4
-    pin: I4
-    offer_room: I4
-    offer_capped: U1
-    roadblock: U1
-    boost: F4
-    promise: U1
+    slots: I8  # (S, S_KINDS + 2 · kinds) by the columns S_…
+    slots_f: F8  # (S, S_RATES + K)
+    options: I8  # (n, 7) by the columns I_…
+    value: F4  # (n,)
+    offers: I8  # (m, O_ROOM + 6) by the columns O_…
+    offers_f: F4  # (m, 3): value, base, boost
     room: I4
     limits: U1
-    held: I4
+    held: I4  # (h, 3)
 
 
-INPUT_TYPES: Final = tuple(
-    np.dtype({"U8": "u8", "U4": "u4", "U1": "u1", "I4": "i4", "F4": "f4"}[kind])
-    for kind in (one.__forward_arg__ for one in Input.__annotations__.values())
+S_BIT, S_PLACES, S_ORIGINS, S_PER_CATEGORY, S_PER_KIND, S_KINDS = range(6)  # then least, then most by kind
+S_DIMINISH, S_CROSS, S_INTERRUPTION, S_SWITCHING, S_RATES = range(5)
+I_MEMBERS, I_ORIGIN, I_CATEGORY, I_KIND, I_ROOM, I_CAPPED = 0, 1, 2, 3, 4, 6
+O_CANDIDATE, O_CAMPAIGN, O_SLOTS, O_BAND, O_PIN_SLOT, O_PIN, O_CAPPED, O_ROADBLOCK, O_PROMISE, O_ROOM = range(
+    10
 )
+O_VALUE, O_BASE, O_BOOST = 0, 1, 2
 
 
 class State(NamedTuple):
     """A page while it is made, in few arrays of many rows: each array more costs every call and every
     compilation. S slots, K places, n items, m offers, C categories; the rows are named below."""
 
-    pi: I4  # (S, 8, K or more) of slots: what stands there, limits by kind, numbers
+    pi: I8  # (S, 8, K or more) of slots: what stands there, limits by kind, numbers
     pf: F8  # (S, 6, K or more) of slots: worth, rates, powers of the factors, prices
-    order: I4  # (S, n) what suits a slot, by what it can be worth at most
-    mix: I4  # (S + 5, n or more) items per slot and category; and what changes of items, offers and counters
+    order: I8  # (S, n) what suits a slot, by what it can be worth at most
+    mix: I8  # (S + 5, n or more) items per slot and category; and what changes of items, offers and counters
     ti: I8  # (27, n or more) what does not change of items, offers and counters
     tf: F8  # (6, n or more) what items and offers are worth
 
 
 # Rows of pi. CAND -1 is free; OFFER -1 organic; BEFORE is the candidate that stood there, -1.
 CAND, OFFER, FIXED, BEFORE, HAVE, LEAST_KIND, MOST, NUM = 0, 1, 2, 3, 4, 5, 6, 7
-# Columns of the row NUM: per slot, and the last four of the page, the same in every slot.
+# Columns of the row NUM: per slot, and from CROSSING to KINDS of the page, the same in every slot.
 OPEN, FILLED, ONLY, STABLE, LENGTH, PER_CATEGORY, PER_KIND, CROSSING, ITEMS, DEALS, KINDS = range(11)
+# Per slot what the greedy found for its next place: item, offer, head of its list, whether to look again.
+NEXT, NEXT_OFFER, HEAD, STALE, NUMBERS = range(11, 16)
 # Rows of pf: per display before factors, and after; powers of diminish, and of cross.
 EACH, GAIN, RATE, INSIDE, AWAY, PRICE = 0, 1, 2, 3, 4, 5
-INTERRUPTION, SWITCHING, CROSS = 0, 1, 2  # columns of the row PRICE
+INTERRUPTION, SWITCHING, CROSS, NEXT_EACH, NEXT_GAIN, PRICES = range(6)  # columns of the row PRICE
 TOTAL, TALLY, WHERE, ROOM, OFF = -1, -2, -3, -4, -5  # rows of mix; TALLY is scratch, zero between uses
 # Rows of ti: of items (MASK: slots of the page they suit at all), of offers, of counters.
 CATEGORY, KIND, FIRST, MASK, ORGANICALLY, ITEM_CAPPED, ITEM_ROOM = 0, 1, 2, 3, 4, 5, 6
@@ -101,25 +78,25 @@ ORGANIC, TOP, WORTH, PRICED, BASE, BOOST = 0, 1, 2, 3, 4, 5  # rows of tf
 @jit
 def prepare(given: Input) -> State:
     """The empty page."""
-    slots, most = given.rates.shape
-    n, m, kinds = len(given.members), len(given.candidate), given.kind_least.shape[1]
+    slots, most = len(given.slots), given.slots_f.shape[1] - S_RATES
+    n, m, kinds = len(given.options), len(given.offers), (given.slots.shape[1] - S_KINDS) // 2
     places, categories = 0, 1
     for s in range(slots):
-        places += given.places[s]
+        places += given.slots[s, S_PLACES]
     for i in range(n):
-        categories = max(categories, given.category[i] + 1)
+        categories = max(categories, given.options[i, I_CATEGORY] + 1)
     width = max(max(n, m), max(len(given.room), categories))
     state = State(
-        np.full((slots, 8, max(most, max(kinds, 11))), -1, np.int32),
-        np.ones((slots, 6, max(places, most) + 3), np.float64),
-        np.empty((slots, n), np.int32),
-        np.zeros((slots + 5, width), np.int32),
+        np.full((slots, 8, max(most, max(kinds, NUMBERS))), -1, np.int64),
+        np.ones((slots, 6, max(max(places, most) + 3, PRICES)), np.float64),
+        np.empty((slots, n), np.int64),
+        np.zeros((slots + 5, width), np.int64),
         np.empty((27, width), np.int64),
         np.empty((6, width), np.float64),
     )
-    _slots(given, state.pi, state.pf)
-    _items(given, state.mix, state.ti, state.tf)
-    _deals(given, state.ti, state.tf)
+    _slots(given.slots, given.slots_f, given.held, n, m, state.pi, state.pf)
+    _items(given.slots, given.options, given.value, state.mix, state.ti, state.tf)
+    _deals(given.slots, given.options, given.offers, given.offers_f, state.ti, state.tf)
     for r in range(len(given.room)):
         state.mix[ROOM, r] = given.room[r]
         state.ti[LIMIT, r] = given.limits[r] if len(given.limits) else CAP
@@ -127,78 +104,75 @@ def prepare(given: Input) -> State:
     return state
 
 
-@jit
-def _slots(given: Input, pi: I4, pf: F8) -> None:
-    kinds = given.kind_least.shape[1]
+@loops
+def _slots(slots: I8, slots_f: F8, held: I4, n: int, m: int, pi: I8, pf: F8) -> None:
+    kinds = (slots.shape[1] - S_KINDS) // 2
     crossing = 0
-    for s in range(len(given.bit)):
-        crossing = 1 if given.cross[s] < 1 else crossing
-    for s in range(len(given.bit)):
-        num = pi[s, NUM]
-        num[OPEN], num[FILLED], num[ONLY], num[STABLE], num[LENGTH] = given.places[s], 0, -1, 0, 0
-        num[PER_CATEGORY], num[PER_KIND] = given.per_category[s], given.per_kind[s]
-        num[CROSSING], num[ITEMS], num[DEALS] = crossing, len(given.members), len(given.candidate)
-        num[KINDS] = kinds
-        pf[s, PRICE, INTERRUPTION], pf[s, PRICE, SWITCHING] = given.interruption[s], given.switching[s]
-        pf[s, PRICE, CROSS] = given.cross[s]
-        for k in range(given.rates.shape[1]):
-            pf[s, RATE, k] = given.rates[s, k]
+    for s in range(len(slots)):
+        crossing = 1 if slots_f[s, S_CROSS] < 1 else crossing
+    for s in range(len(slots)):
+        pi[s, NUM, OPEN], pi[s, NUM, FILLED], pi[s, NUM, ONLY] = slots[s, S_PLACES], 0, -1
+        pi[s, NUM, STABLE], pi[s, NUM, LENGTH] = 0, 0
+        pi[s, NUM, PER_CATEGORY], pi[s, NUM, PER_KIND] = slots[s, S_PER_CATEGORY], slots[s, S_PER_KIND]
+        pi[s, NUM, CROSSING], pi[s, NUM, ITEMS], pi[s, NUM, DEALS] = crossing, n, m
+        pi[s, NUM, KINDS] = kinds
+        pf[s, PRICE, INTERRUPTION] = slots_f[s, S_INTERRUPTION]
+        pf[s, PRICE, SWITCHING] = slots_f[s, S_SWITCHING]
+        pf[s, PRICE, CROSS] = slots_f[s, S_CROSS]
+        for k in range(slots_f.shape[1] - S_RATES):
+            pf[s, RATE, k] = slots_f[s, S_RATES + k]
             pi[s, FIXED, k] = FREE
         for k in range(pf.shape[2] - 1):
-            pf[s, INSIDE, k + 1] = pf[s, INSIDE, k] * given.diminish[s]
-            pf[s, AWAY, k + 1] = pf[s, AWAY, k] * given.cross[s]
+            pf[s, INSIDE, k + 1] = pf[s, INSIDE, k] * slots_f[s, S_DIMINISH]
+            pf[s, AWAY, k + 1] = pf[s, AWAY, k] * slots_f[s, S_CROSS]
         for kind in range(kinds):
-            pi[s, HAVE, kind], pi[s, LEAST_KIND, kind] = 0, given.kind_least[s, kind]
-            pi[s, MOST, kind] = given.kind_most[s, kind]
-    for h in range(len(given.held)):
-        s, i, k = given.held[h]
-        if given.switching[s] > 0 and k < given.places[s]:
+            pi[s, HAVE, kind], pi[s, LEAST_KIND, kind] = 0, slots[s, S_KINDS + kind]
+            pi[s, MOST, kind] = slots[s, S_KINDS + kinds + kind]
+    for h in range(len(held)):
+        s, i, k = held[h, 0], held[h, 1], held[h, 2]
+        if slots_f[s, S_SWITCHING] > 0 and k < slots[s, S_PLACES]:
             pi[s, BEFORE, k] = i
             pi[s, NUM, STABLE] = 1
 
 
-@jit
-def _items(given: Input, mix: I4, ti: I8, tf: F8) -> None:
-    one = np.int64(1)
-    for i in range(len(given.members)):
+@loops
+def _items(slots: I8, options: I8, values: F4, mix: I8, ti: I8, tf: F8) -> None:
+    for i in range(len(options)):
         organically = np.int64(0)
-        for s in range(len(given.bit)):
-            if given.members[i] & given.bit[s] and given.origin[i] & given.origins[s]:
-                organically |= one << np.int64(s)
-        ti[CATEGORY, i], ti[KIND, i], ti[FIRST, i] = given.category[i], given.kind[i], -1
+        for s in range(len(slots)):
+            if options[i, I_MEMBERS] & slots[s, S_BIT] and options[i, I_ORIGIN] & slots[s, S_ORIGINS]:
+                organically |= np.int64(1) << np.int64(s)
+        ti[CATEGORY, i], ti[KIND, i], ti[FIRST, i] = options[i, I_CATEGORY], options[i, I_KIND], -1
         ti[MASK, i] = ti[ORGANICALLY, i] = organically
-        ti[ITEM_CAPPED, i] = given.item_capped[i]
-        ti[ITEM_ROOM, i], ti[ITEM_ROOM + 1, i] = given.item_room[i, 0], given.item_room[i, 1]
-        value = np.float64(given.value[i]) if np.isfinite(given.value[i]) else LOW
+        ti[ITEM_CAPPED, i] = options[i, I_CAPPED]
+        ti[ITEM_ROOM, i], ti[ITEM_ROOM + 1, i] = options[i, I_ROOM], options[i, I_ROOM + 1]
+        value = np.float64(values[i]) if np.isfinite(values[i]) else LOW
         tf[ORGANIC, i] = tf[TOP, i] = value
         mix[WHERE, i] = -1
 
 
-@jit
-def _deals(given: Input, ti: I8, tf: F8) -> None:
-    one = np.int64(1)
-    for o in range(len(given.candidate) - 1, -1, -1):
-        i = given.candidate[o]
+@loops
+def _deals(slots: I8, options: I8, offers: I8, worth: F4, ti: I8, tf: F8) -> None:
+    for o in range(len(offers) - 1, -1, -1):
+        i = offers[o, O_CANDIDATE]
         suiting = np.int64(0)
-        for s in range(len(given.bit)):
-            if given.offer_slots[o] & given.bit[s]:
-                suiting |= one << np.int64(s)
-        ti[CANDIDATE, o], ti[CAMPAIGN, o], ti[SUITS, o] = i, given.campaign[o], suiting
-        ti[FOLLOWING, o], ti[BAND, o] = ti[FIRST, i], given.band[o]
-        ti[OFFER_CAPPED, o] = given.offer_capped[o]
-        ti[PIN_SLOT, o], ti[PIN, o] = given.pin_slot[o], given.pin[o]
-        ti[ROADBLOCK, o] = given.roadblock[o] if len(given.roadblock) else 0
-        ti[PROMISE, o] = given.promise[o] if len(given.promise) else 0
-        value = np.float64(given.priced[o]) if np.isfinite(given.priced[o]) else LOW
+        for s in range(len(slots)):
+            if offers[o, O_SLOTS] & slots[s, S_BIT]:
+                suiting |= np.int64(1) << np.int64(s)
+        ti[CANDIDATE, o], ti[CAMPAIGN, o], ti[SUITS, o] = i, offers[o, O_CAMPAIGN], suiting
+        ti[FOLLOWING, o], ti[BAND, o] = ti[FIRST, i], offers[o, O_BAND]
+        ti[OFFER_CAPPED, o] = offers[o, O_CAPPED]
+        ti[PIN_SLOT, o], ti[PIN, o] = offers[o, O_PIN_SLOT], offers[o, O_PIN]
+        ti[ROADBLOCK, o], ti[PROMISE, o] = offers[o, O_ROADBLOCK], offers[o, O_PROMISE]
+        value = np.float64(worth[o, O_VALUE]) if np.isfinite(worth[o, O_VALUE]) else LOW
         tf[WORTH, o] = tf[PRICED, o] = value
-        tf[BASE, o] = given.base[o]
-        tf[BOOST, o] = given.boost[o] if len(given.boost) else 0.0
+        tf[BASE, o], tf[BOOST, o] = worth[o, O_BASE], worth[o, O_BOOST]
         ti[FIRST, i] = o
         ti[MASK, i] |= suiting
         tf[TOP, i] = max(tf[TOP, i], value)
         found = 0
         for j in range(8):  # the offer's counters and its item's; one named twice counts once
-            counter = given.offer_room[o, j] if j < 6 else given.item_room[i, j - 6]
+            counter = offers[o, O_ROOM + j] if j < 6 else options[i, I_ROOM + j - 6]
             known = counter < 0
             for b in range(found):
                 known = known or ti[USES + b, o] == counter
@@ -210,10 +184,12 @@ def _deals(given: Input, ti: I8, tf: F8) -> None:
 
 
 @jit
-def _orders(pi: I4, order: I4, ti: I8, tf: F8) -> None:
+def _orders(pi: I8, order: I8, ti: I8, tf: F8) -> None:
     """Per slot what suits it, by what it can be worth at most; ties by candidate."""
-    ranked = np.argsort(-tf[TOP, : pi[0, NUM, ITEMS]], kind="mergesort")
-    for at in range(len(ranked)):
+    n = pi[0, NUM, ITEMS]
+    ranked = np.empty(n, np.int64)
+    rank(tf[TOP], ranked, np.empty((2, n), np.int64), np.empty(257, np.int64))
+    for at in range(n):
         i = ranked[at]
         bits = ti[MASK, i]
         for s in range(len(pi)):
@@ -222,6 +198,37 @@ def _orders(pi: I4, order: I4, ti: I8, tf: F8) -> None:
                 pi[s, NUM, LENGTH] += 1
 
 
-@jit
+@loops
+def rank(value: F8, ranked: I8, aside: I8, count: I8) -> None:
+    """Fill `ranked` (n,) with 0 to n - 1 by descending value; what is equal stays in its order.
+
+    Two stable passes over the bytes of a key of 16 bits (sign, exponent, 7 bits of the fraction), then an
+    insertion sort that has little left to do: a fifth of a merge sort's time. (2, n) and (257,) are scratch.
+    """
+    n, key = len(ranked), aside[0]
+    for i in range(n):
+        bits = np.int64(np.float32(value[i]).view(np.int32)) >> 16
+        key[i] = 0x7FFF - bits if bits >= 0 else (bits & 0x7FFF) | 0x8000
+        ranked[i] = i
+    for byte in range(2):
+        before, after = (ranked, aside[1]) if byte == 0 else (aside[1], ranked)
+        count[:] = 0
+        for i in range(n):
+            count[((key[i] >> (8 * byte)) & 255) + 1] += 1
+        for b in range(256):
+            count[b + 1] += count[b]
+        for at in range(n):
+            b = (key[before[at]] >> (8 * byte)) & 255
+            after[count[b]] = before[at]
+            count[b] += 1
+    for at in range(1, n):
+        i, q = ranked[at], at
+        while q > 0 and value[ranked[q - 1]] < value[i]:
+            ranked[q] = ranked[q - 1]
+            q -= 1
+        ranked[q] = i
+
+
+@loops
 def suits(bits: int, s: int) -> bool:
     return bool((bits >> s) & 1)

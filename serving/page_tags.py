@@ -1,8 +1,8 @@
-"""What the rules on a page cost it: the page is made again without each rule, from where it stands.
+"""What the rules on a page cost it: the page is decided again without each rule.
 
-Removing a rule frees its places, fills them by value and improves the page; what the page would then be worth
-more, in base value (no lever, no prices) under the same interactions, is the rule's tag, spread over its
-places by P(displayed). So the tags of a rule add up to what the page forgoes for it.
+What the page without a rule is worth more, in base value (no lever, no prices) under the same interactions,
+is the rule's tag, spread over its places by P(displayed). So tags summed over a day are what re-deciding the
+day without the rule would bring.
 """
 
 from __future__ import annotations
@@ -11,37 +11,23 @@ from typing import Final
 
 import numpy as np
 
-from features.compiled import jit
-from serving.page_fill import (
-    factor,
-    fits,
-    lift,
-    only_spent,
-    put,
-    shrunk,
-)
-from serving.page_moves import (
-    scratch,
-)
-from serving.page_search import (
-    improve,
-)
+from features.compiled import jit, loops
+from serving.page_fill import factor, only_spent, shrunk
 from serving.page_state import (
     AWAY,
     BAND,
     BASE,
     BOOST,
-    CAMPAIGN,
     CAND,
+    CANDIDATE,
+    CAP,
     CATEGORY,
     DEALS,
     EACH,
     F4,
     F8,
     FILLED,
-    FIRST,
     FIXED,
-    FOLLOWING,
     FREE,
     GAIN,
     HOUSE,
@@ -50,12 +36,19 @@ from serving.page_state import (
     INSIDE,
     INTERRUPTION,
     ITEM_ROOM,
-    LENGTH,
+    ITEMS,
+    LEAST,
     LIMIT,
     NUM,
+    O_BASE,
+    O_BOOST,
+    O_CAMPAIGN,
+    O_PIN,
+    O_PIN_SLOT,
+    O_SLOTS,
+    O_VALUE,
     OFF,
     OFFER,
-    ONLY,
     ORGANIC,
     ORGANICALLY,
     PRICE,
@@ -63,51 +56,39 @@ from serving.page_state import (
     PROMISE,
     RATE,
     ROADBLOCK,
-    ROOM,
     SUITS,
-    TOP,
     TOTAL,
-    U1,
     USES,
     WHERE,
     WORTH,
+    Input,
     suits,
 )
-from serving.page_whole import (
-    copy_of,
-    finish,
-)
 
-PIN_RULE, GUARANTEE, LEVER, CAP, EXCLUSION = 1, 2, 3, 5, 6
+PIN_RULE, GUARANTEE, LEVER, EXCLUSION = 1, 2, 3, 6
 MANDATORY_RULE, HOUSE_RULE, BLOCK_RULE = 7, 8, 9
-TAG_TRIES: Final = 8
 NOTABLE: Final = 1e-7  # CNY; less is no price
+UNLIMITED: Final = 1 << 20
+# Columns of a list of rules: the rule, whose it is (campaign or counter), where a counter's cost is noted.
+CODE, WHO, NOTED = 0, 1, 2
 
 
-@jit
-def base_worth(pi: I4, pf: F8, mix: I4, ti: I8, tf: F8) -> float:
+@loops
+def base_worth(pi: I8, pf: F8, mix: I8, ti: I8, tf: F8) -> float:
     """The page in base value: no lever, no prices, no cost of switching."""
     worth = 0.0
     for s in range(len(pi)):
         for k in range(pi[s, NUM, FILLED]):
-            worth += pf[s, RATE, k] * base_at(pi, pf, mix, ti, tf, s, k)
+            o, i = pi[s, OFFER, k], pi[s, CAND, k]
+            base = tf[BASE, o] if o >= 0 else tf[ORGANIC, i]
+            worth += pf[s, RATE, k] * shrunk(base, factor_at(pi, pf, mix, ti, s, k))
         if pi[s, NUM, FILLED] > 0:
             worth -= pf[s, PRICE, INTERRUPTION]
     return worth
 
 
-@jit
-def base_at(pi: I4, pf: F8, mix: I4, ti: I8, tf: F8, s: int, k: int) -> float:
-    """What stands at a place is worth per display in base value, after factors."""
-    o = pi[s, OFFER, k]
-    return shrunk(
-        tf[BASE, o] if o >= 0 else tf[ORGANIC, pi[s, CAND, k]],
-        factor_at(pi, pf, mix, ti, s, k),
-    )
-
-
-@jit
-def factor_at(pi: I4, pf: F8, mix: I4, ti: I8, s: int, k: int) -> float:
+@loops
+def factor_at(pi: I8, pf: F8, mix: I8, ti: I8, s: int, k: int) -> float:
     """How the interactions shrink what stands at a place."""
     c = ti[CATEGORY, pi[s, CAND, k]]
     if c == 0:
@@ -118,8 +99,8 @@ def factor_at(pi: I4, pf: F8, mix: I4, ti: I8, s: int, k: int) -> float:
     return float(pf[s, INSIDE, earlier] * pf[s, AWAY, mix[TOTAL, c] - mix[s, c]])
 
 
-@jit
-def rule_of(pi: I4, ti: I8, tf: F8, s: int, k: int) -> int:
+@loops
+def rule_of(pi: I8, ti: I8, tf: F8, s: int, k: int) -> int:
     """The rule that put an offer where it stands; 0 by value alone."""
     o = pi[s, OFFER, k]
     if o < 0:
@@ -142,146 +123,140 @@ def rule_of(pi: I4, ti: I8, tf: F8, s: int, k: int) -> int:
 
 
 @jit
-def price(pi: I4, pf: F8, order: I4, mix: I4, ti: I8, tf: F8, tag: F4, rule: I4, by: I4) -> None:
-    """Fill in tag, rule and by of every place, slot after slot."""
-    now = base_worth(pi, pf, mix, ti, tf)
-    slots, most = len(pi), pi.shape[2]
-    code = np.zeros((slots, most), np.uint8)
-    cost = np.zeros((slots, most), np.float64)
-    who = np.full((slots, most), -1, np.int32)
-    done = np.zeros((slots, most), np.uint8)
-    for s in range(slots):
-        for k in range(pi[s, NUM, FILLED]):
-            code[s, k] = rule_of(pi, ti, tf, s, k)
-            if code[s, k]:
-                who[s, k] = ti[CAMPAIGN, pi[s, OFFER, k]]
-    for s in range(slots):
-        for k in range(pi[s, NUM, FILLED]):
-            if code[s, k] and code[s, k] != HOUSE_RULE and not done[s, k]:
-                _without(pi, pf, order, mix, ti, tf, code, who, done, cost, s, k, now)
-    for s in range(slots):
-        _refusal(pi, pf, order, mix, ti, tf, s, code, who, cost, now)
+def rules_on(pi: I8, pf: F8, mix: I8, ti: I8, tf: F8, rule: I4, by: I4) -> I8:
+    """The rules (r, 3) whose tags the page bears: those that put something where it is, by `rule` and `by` of
+    the places, and the spent counters that alone keep something better out of a slot."""
+    room = 0
+    for s in range(len(pi)):
+        room += pi[s, NUM, FILLED]
+    found, weak = np.full((2 * room, 3), -1, np.int64), np.full((len(pi), 2), -1, np.int64)
+    many = 0
+    for at in range(room):
+        if rule[at] and rule[at] != HOUSE_RULE and not _listed(found, many, rule[at], by[at]):
+            found[many, CODE], found[many, WHO] = rule[at], by[at]
+            many += 1
+    _weakest(pi, pf, rule, weak)
+    for o in range(pi[0, NUM, DEALS]):
+        if many < len(found) and ti[BAND, o] == 1 and not mix[OFF, o]:
+            i, counter = ti[CANDIDATE, o], only_spent(mix, ti, USES, 8, o)
+            if counter >= 0:
+                many = _refused(pi, pf, mix, ti, i, ti[SUITS, o], tf[WORTH, o], counter, weak, found, many)
+    for i in range(pi[0, NUM, ITEMS]):
+        if many < len(found) and mix[WHERE, i] < 0 and ti[ORGANICALLY, i]:
+            counter = only_spent(mix, ti, ITEM_ROOM, 2, i)
+            if counter >= 0:
+                organic = tf[ORGANIC, i]
+                many = _refused(pi, pf, mix, ti, i, ti[ORGANICALLY, i], organic, counter, weak, found, many)
+    return found[:many]
+
+
+@loops
+def _listed(found: I8, many: int, code: int, who: int) -> bool:
+    listed = False
+    for at in range(many):
+        listed = listed or (found[at, CODE] == code and found[at, WHO] == who)
+    return listed
+
+
+@loops
+def _weakest(pi: I8, pf: F8, rule: I4, weak: I8) -> None:
+    """Per slot its weakest place that no rule holds: position, and number on the page; -1 none."""
     at = 0
-    for s in range(slots):
+    for s in range(len(pi)):
         for k in range(pi[s, NUM, FILLED]):
-            tag[at], rule[at], by[at] = cost[s, k], code[s, k], who[s, k]
+            if rule[at] == 0 and (weak[s, 0] < 0 or pf[s, GAIN, k] <= pf[s, GAIN, weak[s, 0]]):
+                weak[s, 0], weak[s, 1] = k, at
             at += 1
 
 
-@jit
-def _without(
-    pi: I4,
+@loops
+def _refused(
+    pi: I8,
     pf: F8,
-    order: I4,
-    mix: I4,
+    mix: I8,
     ti: I8,
-    tf: F8,
-    code: U1,
-    who: I4,
-    done: U1,
-    cost: F8,
-    s: int,
-    k: int,
-    now: float,
-) -> None:
-    """The page without one rule of one campaign: what it gains, spread over the rule's places."""
-    campaign, rule = who[s, k], code[s, k]
-    trial = copy_of(pi, pf, order, mix, ti, tf)
-    for o in range(pi[0, NUM, DEALS]):
-        if ti[CAMPAIGN, o] != campaign:
-            continue
-        if rule in (MANDATORY_RULE, BLOCK_RULE):
-            trial.mix[OFF, o] = 1
-        elif rule == LEVER:
-            trial.tf[WORTH, o] -= max(0.0, float(tf[BOOST, o]))
-        elif rule != PIN_RULE:
-            boost = tf[BOOST, o]
-            trial.tf[WORTH, o] -= max(0.0, float(tf[PRICED, o]) - float(tf[BASE, o]) - boost)
-    seen = 0.0
-    for t in range(len(pi)):
-        for q in range(pi[t, NUM, FILLED]):
-            if who[t, q] == campaign and code[t, q] == rule:
-                seen += pf[t, RATE, q]
-                lift(trial.pi, trial.mix, trial.ti, t, q)
-    if rule == BLOCK_RULE:
-        for t in range(len(pi)):
-            if trial.pi[t, NUM, ONLY] == campaign:
-                trial.pi[t, NUM, ONLY] = -1
-    args = scratch(trial.pi, trial.mix)
-    finish(trial.pi, trial.pf, trial.order, trial.mix, trial.ti, trial.tf, *args, TAG_TRIES)
-    lost = base_worth(trial.pi, trial.pf, trial.mix, trial.ti, trial.tf) - now
-    for t in range(len(pi)):
-        for q in range(pi[t, NUM, FILLED]):
-            if who[t, q] == campaign and code[t, q] == rule:
-                done[t, q] = 1
-                cost[t, q] = lost * pf[t, RATE, q] / seen if seen > 0 else 0.0
-
-
-@jit
-def _refusal(
-    pi: I4, pf: F8, order: I4, mix: I4, ti: I8, tf: F8, s: int, code: U1, who: I4, cost: F8, now: float
-) -> None:
-    """Note at a slot's weakest place what was refused only because a counter was spent."""
-    weak = -1
-    for k in range(pi[s, NUM, FILLED]):
-        free = code[s, k] == 0 and pi[s, FIXED, k] == FREE
-        if free and (weak < 0 or pf[s, GAIN, k] <= pf[s, GAIN, weak]):
-            weak = k
-    if weak < 0:
-        return
-    least = pf[s, GAIN, weak]
-    i, o, each = pi[s, CAND, weak], pi[s, OFFER, weak], pf[s, EACH, weak]
-    lift(pi, mix, ti, s, weak)
-    counter = _refused(pi, pf, order, mix, ti, tf, s, i, least)
-    put(pi, pf, mix, ti, s, weak, i, o, each, FREE)
-    if counter < 0 or _told(pi, code, who, counter):
-        return
-    trial = copy_of(pi, pf, order, mix, ti, tf)
-    trial.mix[ROOM, counter] += 1
-    args = scratch(trial.pi, trial.mix)
-    improve(trial.pi, trial.pf, trial.order, trial.mix, trial.ti, trial.tf, *args, TAG_TRIES)
-    lost = base_worth(trial.pi, trial.pf, trial.mix, trial.ti, trial.tf) - now
-    if lost > NOTABLE:
-        code[s, weak] = ti[LIMIT, counter]
-        who[s, weak], cost[s, weak] = counter, lost
-
-
-@jit
-def _told(pi: I4, code: U1, who: I4, counter: int) -> bool:
-    """Whether a counter is blamed already: what it refuses is counted once."""
-    told = False
+    i: int,
+    slots: int,
+    worth: float,
+    counter: int,
+    weak: I8,
+    found: I8,
+    many: int,
+) -> int:
+    """List the counter that refuses item i where it would be worth more than what is there: how many now."""
+    code = ti[LIMIT, counter]
+    if _listed(found, many, code, counter):
+        return many
     for s in range(len(pi)):
-        for k in range(pi[s, NUM, FILLED]):
-            told = told or (who[s, k] == counter and code[s, k] in (CAP, EXCLUSION))
-    return told
+        if weak[s, 0] < 0 or not suits(slots, s):
+            continue
+        if mix[WHERE, i] == s:  # it stands there, worth less
+            least = LEAST
+            for k in range(pi[s, NUM, FILLED]):
+                least = pf[s, EACH, k] if pi[s, CAND, k] == i else least
+            better = worth > least
+        else:
+            better = shrunk(worth, factor(pf, mix, s, ti[CATEGORY, i])) > pf[s, GAIN, weak[s, 0]]
+        if better:
+            found[many, CODE], found[many, WHO], found[many, NOTED] = code, counter, weak[s, 1]
+            return many + 1
+    return many
 
 
 @jit
-def _refused(pi: I4, pf: F8, order: I4, mix: I4, ti: I8, tf: F8, s: int, own: int, least: float) -> int:
-    """The counter that keeps the best refused item from a free place of a slot; -1 none is refused."""
-    for at in range(pi[s, NUM, LENGTH]):
-        i = order[s, at]
-        if tf[TOP, i] <= least:
-            break
-        if i != own and mix[WHERE, i] < 0 and fits(pi, mix, ti, s, i, True):
-            counter = _spent(pf, mix, ti, tf, i, s, least)
-            if counter >= 0:
-                return counter
-    return -1
+def without(given: Input, code: int, who: int) -> Input:
+    """The page's columns as if a rule had not been made: a cap allows one more, an exclusion group all."""
+    if code in (CAP, EXCLUSION):
+        room = given.room.copy()
+        room[who] = room[who] + 1 if code == CAP else UNLIMITED
+        return _changed(given, given.offers, given.offers_f, room)
+    offers, worth = given.offers.copy(), given.offers_f.copy()
+    for o in range(len(offers)):
+        if offers[o, O_CAMPAIGN] != who:
+            continue
+        if code in (MANDATORY_RULE, BLOCK_RULE):
+            offers[o, O_SLOTS] = 0
+            offers[o, O_PIN_SLOT] = -1
+        elif code == PIN_RULE:
+            offers[o, O_PIN_SLOT] = offers[o, O_PIN] = -1
+        elif code == LEVER:
+            boost = max(np.float32(0), worth[o, O_BOOST])
+            worth[o, O_VALUE] -= boost
+            worth[o, O_BOOST] -= boost
+        else:
+            price = worth[o, O_VALUE] - worth[o, O_BASE] - worth[o, O_BOOST]
+            worth[o, O_VALUE] -= max(np.float32(0), price)
+    return _changed(given, offers, worth, given.room)
 
 
 @jit
-def _spent(pf: F8, mix: I4, ti: I8, tf: F8, i: int, s: int, least: float) -> int:
-    """The one counter that keeps an item from a slot where it would be worth more than `least`; -1 none."""
-    by = factor(pf, mix, s, ti[CATEGORY, i])
-    o = ti[FIRST, i]
-    while o >= 0:
-        may = ti[BAND, o] == 1 and not mix[OFF, o] and suits(ti[SUITS, o], s)
-        if may and shrunk(tf[WORTH, o], by) > least:
-            counter = only_spent(mix, ti, USES, 8, o)
-            if counter >= 0:
-                return counter
-        o = ti[FOLLOWING, o]
-    if shrunk(tf[ORGANIC, i], by) > least and suits(ti[ORGANICALLY, i], s):
-        return only_spent(mix, ti, ITEM_ROOM, 2, i)
-    return -1
+def _changed(given: Input, offers: I8, worth: F4, room: I4) -> Input:
+    return Input(
+        given.slots,
+        given.slots_f,
+        given.options,
+        given.value,
+        offers,
+        worth,
+        room,
+        given.limits,
+        given.held,
+    )
+
+
+@loops
+def note(lost: float, code: int, who: int, noted: int, tag: F4, rule: I4, by: I4, seen: F4) -> None:
+    """Spread what a rule costs over its places by P(displayed) (`seen`), or note it where a counter's is."""
+    if noted >= 0:
+        while noted < len(rule) and rule[noted]:  # another counter's cost is noted there
+            noted += 1
+        if abs(lost) > NOTABLE and noted < len(rule):
+            tag[noted], rule[noted], by[noted] = lost, code, who
+        return
+    every = 0.0
+    for at in range(len(rule)):
+        if rule[at] == code and by[at] == who:
+            every += float(seen[at])
+    for at in range(len(rule)):
+        if rule[at] == code and by[at] == who and every > 0:
+            tag[at] = lost * float(seen[at]) / every

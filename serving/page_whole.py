@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from features.compiled import jit
+from features.compiled import jit, loops
 from serving.page_fill import (
     allowed,
     factor,
@@ -20,15 +20,8 @@ from serving.page_fill import (
     slot_worth,
     tidy,
 )
-from serving.page_moves import (
-    scratch,
-)
-from serving.page_search import (
-    SURE,
-    TRIES,
-    improve,
-    stand,
-)
+from serving.page_moves import scratch
+from serving.page_search import SURE, improve, stand
 from serving.page_state import (
     BAND,
     BEFORE,
@@ -43,12 +36,15 @@ from serving.page_state import (
     FIXED,
     FREE,
     GAIN,
-    I4,
     I8,
     INTERRUPTION,
     LEADING,
+    LEAST,
     MASK,
     NUM,
+    O_BAND,
+    O_CAMPAIGN,
+    O_ROADBLOCK,
     OFF,
     ONLY,
     OPEN,
@@ -57,6 +53,7 @@ from serving.page_state import (
     PINNED,
     PRICE,
     RATE,
+    ROADBLOCK,
     STABLE,
     SUITS,
     U1,
@@ -72,8 +69,8 @@ from serving.page_state import (
 LIKELY: Final = 1.5  # a pop-up that is worth more than so many times its items elsewhere stays open
 
 
-@jit
-def place_by_rule(pi: I4, pf: F8, mix: I4, ti: I8, tf: F8) -> None:
+@loops
+def place_by_rule(pi: I8, pf: F8, mix: I8, ti: I8, tf: F8) -> None:
     """Pins at their positions; mandatory offers where they are seen most; what stood there before."""
     m, slots = pi[0, NUM, DEALS], len(pi)
     for turn in range(2):
@@ -82,11 +79,12 @@ def place_by_rule(pi: I4, pf: F8, mix: I4, ti: I8, tf: F8) -> None:
             if s < 0 or (ti[BAND, o] == 0) != (turn == 0) or not _may(pi, mix, ti, o, s):
                 continue
             if k < pi[s, NUM, OPEN] and pi[s, CAND, k] < 0:
-                put(pi, pf, mix, ti, s, k, ti[CANDIDATE, o], o, tf[WORTH, o], PINNED)
+                put(pi, pf, mix, ti, s, k, ti[CANDIDATE, o], o, tf[WORTH, o])
+                pi[s, FIXED, k] = PINNED
     for o in range(m):
         if ti[BAND, o] != 0:
             continue
-        best = -1
+        best = np.int64(-1)
         for s in range(slots):
             k = free_place(pi, s)
             if k < 0 or not _may(pi, mix, ti, o, s):
@@ -94,18 +92,9 @@ def place_by_rule(pi: I4, pf: F8, mix: I4, ti: I8, tf: F8) -> None:
             if best < 0 or pf[s, RATE, k] > pf[best, RATE, free_place(pi, best)]:
                 best = s
         if best >= 0:
-            put(
-                pi,
-                pf,
-                mix,
-                ti,
-                best,
-                free_place(pi, best),
-                ti[CANDIDATE, o],
-                o,
-                tf[WORTH, o],
-                LEADING,
-            )
+            i, k = ti[CANDIDATE, o], free_place(pi, best)
+            put(pi, pf, mix, ti, best, k, i, o, tf[WORTH, o])
+            pi[best, FIXED, k] = LEADING
     for s in range(slots):
         if not pi[s, NUM, STABLE]:
             continue
@@ -115,8 +104,8 @@ def place_by_rule(pi: I4, pf: F8, mix: I4, ti: I8, tf: F8) -> None:
                 stand(pi, pf, mix, ti, tf, s, k, i)
 
 
-@jit
-def _may(pi: I4, mix: I4, ti: I8, o: int, s: int) -> bool:
+@loops
+def _may(pi: I8, mix: I8, ti: I8, o: int, s: int) -> bool:
     """Whether an offer may be placed by rule in a slot."""
     i = ti[CANDIDATE, o]
     return bool(
@@ -129,70 +118,34 @@ def _may(pi: I4, mix: I4, ti: I8, o: int, s: int) -> bool:
     )
 
 
-@jit
-def finish(
-    pi: I4, pf: F8, order: I4, mix: I4, ti: I8, tf: F8, ki: I4, kf: F8, mi: I8, mf: F8, tries: int
-) -> float:
-    """Fill what is free, improve, close the pop-ups that are not worth it; house offers last."""
-    fill(pi, pf, order, mix, ti, tf, True, False)
-    fill(pi, pf, order, mix, ti, tf, False, False)
-    for s in range(len(pi)):
-        tidy(pi, pf, mix, ti, s)
-    worth = improve(pi, pf, order, mix, ti, tf, ki, kf, mi, mf, tries)
-    worth = _close(pi, pf, order, mix, ti, tf, ki, kf, mi, mf, tries, worth)
+@loops
+def _fill_free(pi: I8, pf: F8, order: I8, mix: I8, ti: I8, tf: F8, house: int) -> bool:
+    """Fill the free places, first within every limit; whether there were any."""
     short = False
     for s in range(len(pi)):
         short = short or pi[s, NUM, FILLED] < pi[s, NUM, OPEN]
     if short:
-        fill(pi, pf, order, mix, ti, tf, True, True)
-        fill(pi, pf, order, mix, ti, tf, False, True)
+        for turn in range(2):
+            fill(pi, pf, order, mix, ti, tf, turn == 0, house == 1)
         for s in range(len(pi)):
             tidy(pi, pf, mix, ti, s)
-        worth = page_worth(pi, pf, mix, ti)
-    return worth
+    return short
 
 
-@jit
-def _close(
-    pi: I4,
-    pf: F8,
-    order: I4,
-    mix: I4,
-    ti: I8,
-    tf: F8,
-    ki: I4,
-    kf: F8,
-    mi: I8,
-    mf: F8,
-    tries: int,
-    worth: float,
-) -> float:
-    """Leave a slot that interrupts empty, where its items do more elsewhere."""
-    for s in range(len(pi)):
-        if pf[s, PRICE, INTERRUPTION] <= 0 or pi[s, NUM, FILLED] == 0:
-            continue
-        by_rule = False
-        for k in range(pi[s, NUM, FILLED]):
-            by_rule = by_rule or pi[s, FIXED, k] != FREE
-        if by_rule:
-            continue
-        net = slot_worth(pi, pf, mix, ti, s)
-        if net > LIKELY * _elsewhere(pi, pf, mix, ti, s):
-            continue
-        trial = copy_of(pi, pf, order, mix, ti, tf)
-        for k in range(pi[s, NUM, FILLED]):
-            lift(trial.pi, trial.mix, trial.ti, s, k)
-        trial.pi[s, NUM, OPEN] = 0
-        new = improve(trial.pi, trial.pf, trial.order, trial.mix, trial.ti, trial.tf, ki, kf, mi, mf, tries)
-        if new > worth + SURE:
-            pi[:], pf[:], mix[:] = trial.pi, trial.pf, trial.mix
-            worth = new
-    page_worth(pi, pf, mix, ti)
-    return worth
+@loops
+def _doubtful(pi: I8, pf: F8, mix: I8, ti: I8, s: int) -> bool:
+    """Whether a slot that interrupts may be better left empty: nothing is there by rule, and it wins little
+    more than its items might elsewhere."""
+    if pf[s, PRICE, INTERRUPTION] <= 0 or pi[s, NUM, FILLED] == 0:
+        return False
+    for k in range(pi[s, NUM, FILLED]):
+        if pi[s, FIXED, k] != FREE:
+            return False
+    return bool(slot_worth(pi, pf, mix, ti, s) <= LIKELY * _elsewhere(pi, pf, mix, ti, s))
 
 
-@jit
-def _elsewhere(pi: I4, pf: F8, mix: I4, ti: I8, s: int) -> float:
+@loops
+def _elsewhere(pi: I8, pf: F8, mix: I8, ti: I8, s: int) -> float:
     """What the items of a slot would win, nearly, if each came into the slot that has most use for it."""
     every = 0.0
     for k in range(pi[s, NUM, FILLED]):
@@ -210,19 +163,18 @@ def _elsewhere(pi: I4, pf: F8, mix: I4, ti: I8, s: int) -> float:
     return every
 
 
-@jit
-def copy_of(pi: I4, pf: F8, order: I4, mix: I4, ti: I8, tf: F8) -> State:
-    """The same page, to be changed aside; what never changes is shared."""
-    return State(pi.copy(), pf.copy(), order, mix.copy(), ti, tf.copy())
+@loops
+def _close(pi: I8, mix: I8, ti: I8, s: int) -> None:
+    for k in range(pi[s, NUM, FILLED]):
+        lift(pi, mix, ti, s, k)
+    pi[s, NUM, OPEN] = 0
 
 
-@jit
-def attempt(given: Input, blocking: U1) -> tuple[State, float]:
-    """The page with the roadblocks of these offers (m,), and its worth."""
-    state = prepare(given)
-    pi, pf, order, mix, ti, tf = state
-    for o in range(len(given.roadblock)):
-        if not given.roadblock[o]:
+@loops
+def _block(pi: I8, mix: I8, ti: I8, blocking: U1) -> None:
+    """Roadblocks that are taken have their slots to themselves; others are off."""
+    for o in range(pi[0, NUM, DEALS]):
+        if not ti[ROADBLOCK, o]:
             continue
         if not blocking[o]:
             mix[OFF, o] = 1
@@ -230,27 +182,55 @@ def attempt(given: Input, blocking: U1) -> tuple[State, float]:
         for s in range(len(pi)):
             if suits(ti[SUITS, o], s) and pi[s, NUM, ONLY] < 0:
                 pi[s, NUM, ONLY] = ti[CAMPAIGN, o]
-    place_by_rule(pi, pf, mix, ti, tf)
-    return state, finish(pi, pf, order, mix, ti, tf, *scratch(pi, mix), TRIES)
+
+
+@loops
+def _next_block(offers: I8, blocking: U1, tried: U1, trial: U1) -> bool:
+    """Into `trial`: what blocks already, and the next campaign whose roadblock was not tried."""
+    for o in range(len(offers)):
+        if not offers[o, O_ROADBLOCK] or tried[o]:
+            continue
+        for other in range(len(offers)):
+            trial[other] = blocking[other]
+            if offers[other, O_ROADBLOCK] and offers[other, O_CAMPAIGN] == offers[o, O_CAMPAIGN]:
+                trial[other] = tried[other] = 1
+        return True
+    return False
 
 
 @jit
 def best_page(given: Input) -> tuple[State, float]:
-    """The page: a roadblock that is not mandatory is taken whole where that is worth more, or not."""
-    m = len(given.roadblock)
-    blocking, tried = np.zeros(len(given.candidate), np.uint8), np.zeros(len(given.candidate), np.uint8)
+    """The page and its worth: a roadblock that is not mandatory is taken whole where that is worth more."""
+    offers, m = given.offers, len(given.offers)
+    blocking, tried, trial = np.zeros(m, np.uint8), np.zeros(m, np.uint8), np.zeros(m, np.uint8)
     for o in range(m):
-        if given.roadblock[o] and given.band[o] == 0:
-            blocking[o] = tried[o] = 1
-    state, worth = attempt(given, blocking)
-    for o in range(m):
-        if not given.roadblock[o] or tried[o]:
-            continue
-        trial = blocking.copy()
-        for other in range(o, m):
-            if given.roadblock[other] and given.campaign[other] == given.campaign[o]:
-                trial[other] = tried[other] = 1
-        page, new = attempt(given, trial)
-        if new > worth + SURE:
-            state, worth, blocking = page, new, trial
-    return state, worth
+        if offers[o, O_ROADBLOCK] and offers[o, O_BAND] == 0:
+            blocking[o] = tried[o] = trial[o] = 1
+    best = page = prepare(given)
+    ki, kf, mi, mf = scratch(page.pi, page.mix)
+    most = LEAST
+    while True:
+        pi, pf, order, mix, ti, tf = page
+        _block(pi, mix, ti, trial)
+        place_by_rule(pi, pf, mix, ti, tf)
+        _fill_free(pi, pf, order, mix, ti, tf, np.int64(0))
+        worth, s = LEAST, -1
+        while True:  # as it is; then with each pop-up closed that may not be worth its interruption
+            new = improve(page.pi, page.pf, order, page.mix, ti, tf, ki, kf, mi, mf)
+            if new > worth + SURE:
+                pi, pf, mix, worth = page.pi, page.pf, page.mix, new
+            s += 1
+            while s < len(pi) and not _doubtful(pi, pf, mix, ti, s):
+                s += 1
+            if s >= len(pi):
+                break
+            page = State(pi.copy(), pf.copy(), order, mix.copy(), ti, tf)
+            _close(page.pi, page.mix, ti, s)
+        if _fill_free(pi, pf, order, mix, ti, tf, np.int64(1)):  # house offers last
+            worth = page_worth(pi, pf, mix, ti)
+        if worth > most + SURE:
+            best, most = State(pi, pf, order, mix, ti, tf), worth
+            blocking[:] = trial
+        if not _next_block(offers, blocking, tried, trial):
+            return best, most
+        page = prepare(given)

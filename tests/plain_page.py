@@ -22,6 +22,7 @@ from serving.page import MANDATORY, NO_LIMIT, ORGANIC, Problem, Solution
 
 MODULES = (
     "page_state",
+    "page_packing",
     "page_fill",
     "page_moves",
     "page_search",
@@ -34,10 +35,11 @@ MODULES = (
 
 @cache
 def _interpreted() -> ModuleType:
-    """`serving.page` and its loops, imported a second time with `jit` doing nothing."""
+    """`serving.page` and its loops, imported a second time with `jit` and `loops` doing nothing."""
     names = [f"serving.{name}" for name in MODULES]
     held = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-    jit, features.compiled.jit = features.compiled.jit, _as_it_is
+    kept = features.compiled.jit, features.compiled.loops
+    features.compiled.jit = features.compiled.loops = _as_it_is
     try:
         for name in names:
             spec = importlib.util.spec_from_file_location(
@@ -49,7 +51,7 @@ def _interpreted() -> ModuleType:
             spec.loader.exec_module(module)
         return sys.modules["serving.page"]
     finally:
-        features.compiled.jit = jit
+        features.compiled.jit, features.compiled.loops = kept
         for name in names:
             sys.modules.pop(name, None)
         sys.modules.update(held)
