@@ -64,7 +64,8 @@ TRIES: Final = 24
 TURNS: Final = 2
 EVERY: Final = -1  # bits of all slots
 SURE: Final = 1e-9  # CNY; a smaller gain is rounding
-SMALL: Final = 1e-3  # of the page: a smaller gain is not looked for
+SMALL: Final = 1e-3  # of the page: a smaller gain is not looked for …
+FEW: Final = 20  # … where more places than this may change
 
 
 @loops
@@ -255,7 +256,8 @@ def improve(pi: I8, pf: F8, order: I8, mix: I8, ti: I8, tf: F8, ki: I8, kf: F8, 
                 if suits(stale, s):
                     outsiders(pi, pf, order, mix, ti, tf, mi, mf, s)
             places, found = list_moves(pi, pf, mix, ti, tf, mi, mf)
-            length = cycle(mi, mf, places, found, SURE + SMALL * abs(worth))
+            least = SURE + (SMALL * abs(worth) if places > FEW else 0.0)
+            length = cycle(mi, mf, places, found, least)
             if length == 0:
                 break
             new = _turn_round(pi, pf, mix, ti, tf, ki, kf, mi, length, places, worth)

@@ -160,13 +160,20 @@ def _listed(found: I8, many: int, code: int, who: int) -> bool:
 
 @loops
 def _weakest(pi: I8, pf: F8, rule: I4, weak: I8) -> None:
-    """Per slot its weakest place that no rule holds: position, and number on the page; -1 none."""
-    at = 0
+    """Per slot the position of its weakest place that may change, and the number on the page of the weakest
+    place that no rule holds, of the slot or else of the page; -1 none."""
+    at, any_other = 0, np.int64(-1)
     for s in range(len(pi)):
+        free = -1
         for k in range(pi[s, NUM, FILLED]):
-            if rule[at] == 0 and (weak[s, 0] < 0 or pf[s, GAIN, k] <= pf[s, GAIN, weak[s, 0]]):
-                weak[s, 0], weak[s, 1] = k, at
+            if pi[s, FIXED, k] == FREE and (weak[s, 0] < 0 or pf[s, GAIN, k] <= pf[s, GAIN, weak[s, 0]]):
+                weak[s, 0] = k
+            if rule[at] == 0 and (free < 0 or pf[s, GAIN, k] <= pf[s, GAIN, free]):
+                free, weak[s, 1] = k, at
             at += 1
+        any_other = weak[s, 1] if weak[s, 1] >= 0 else any_other
+    for s in range(len(pi)):
+        weak[s, 1] = weak[s, 1] if weak[s, 1] >= 0 else any_other
 
 
 @loops
@@ -188,7 +195,7 @@ def _refused(
     if _listed(found, many, code, counter):
         return many
     for s in range(len(pi)):
-        if weak[s, 0] < 0 or not suits(slots, s):
+        if weak[s, 0] < 0 or weak[s, 1] < 0 or not suits(slots, s):
             continue
         if mix[WHERE, i] == s:  # it stands there, worth less
             least = LEAST
@@ -248,10 +255,11 @@ def _changed(given: Input, offers: I8, worth: F4, room: I4) -> Input:
 def note(lost: float, code: int, who: int, noted: int, tag: F4, rule: I4, by: I4, seen: F4) -> None:
     """Spread what a rule costs over its places by P(displayed) (`seen`), or note it where a counter's is."""
     if noted >= 0:
-        while noted < len(rule) and rule[noted]:  # another counter's cost is noted there
-            noted += 1
-        if abs(lost) > NOTABLE and noted < len(rule):
-            tag[noted], rule[noted], by[noted] = lost, code, who
+        at, tried = noted, 0
+        while tried < len(rule) and rule[at]:  # another counter's cost is noted there
+            at, tried = (at + 1) % len(rule), tried + 1
+        if abs(lost) > NOTABLE and tried < len(rule):
+            tag[at], rule[at], by[at] = lost, code, who
         return
     every = 0.0
     for at in range(len(rule)):
