@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from pathlib import Path
-from typing import Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import numba
 
@@ -71,4 +71,5 @@ def loops(kernel: F) -> F:
 
     Counting took a fifth of a page's time, and most of the compiler's. A kernel that does make one does not compile.
     """
-    return cast(F, numba.njit(cache=True, nogil=True, _nrt=False)(kernel))
+    options: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False}  # no public name for the last
+    return cast(F, numba.njit(**options)(kernel))

@@ -7,7 +7,7 @@ then everything that is permitted. Nothing of that may touch what a campaign or 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from math import ceil
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from features.reservations import RESERVED
 from serving.domain import BACKFILLED, PINNED, Candidates, Effort, Rows, SlotRequest
-from serving.live import Live
+from serving.live import OWN_TITLE, Live
 from serving.market import Market
 from serving.page import ORGANIC, RULE, Offers, Options, Problem, Slots, Solution, solve
 from serving.pipeline import Page, best_first
@@ -29,6 +29,7 @@ from serving.surfaces import ALL, BIT, RECIPES, Recipe
 
 CHUNK: Final = 64  # rows of a back-fill that are permitted together
 MOST_SHAPES: Final = 256
+MOST_CATEGORIES: Final = 512  # of a catalogue that pages count one by one
 MOST_TURNS: Final = 12  # solutions in which some chosen item turned out to have nothing to show
 _IN_ORDER: Final = frozenset({"cached", "fallback"})  # rungs whose values are only an order
 _BY_RULE: Final = frozenset({RULE["pin"], RULE["mandatory"]})
@@ -76,55 +77,32 @@ class Filling:
         return self.asked.spec.interruption <= 0
 
 
-@dataclass(slots=True, eq=False)
 class _Places:
-    """What stands at the places of a solution, as lists."""
+    """What stands at the places of a solution, as lists: an array answers for one entry ten times slower."""
 
-    page: Allocation
-    offer: list[int]
-    row: list[int]
-    score: list[float]
-    origin: list[int]
-    value: list[float]
-    base: list[float]
-    capped: list[int]
-    campaign: list[int]
+    __slots__ = ("base", "campaign", "capped", "named", "offer", "origin", "row", "score", "value")
 
-    @classmethod
-    def of(cls, page: Allocation, candidate: NDArray[np.int32], offer: NDArray[np.int32]) -> _Places:
+    def __init__(self, page: Allocation, candidate: NDArray[np.int32], offer: NDArray[np.int32]) -> None:
         candidates, market, offers = page.candidates, page.market, page.offers
         value, capped = market.value.take(candidate), market.option_capped.take(candidate)
-        base, campaign = value, np.full(len(offer), -1, np.int32)
-        if len(offers.campaign):
-            tagged = offer != ORGANIC
-            at = np.maximum(offer, 0)
-            base = np.where(tagged, offers.base.take(at), value)
-            value = np.where(tagged, offers.value.take(at), value)
-            capped = capped | (tagged & (offers.capped.take(at) != 0))
-            campaign = np.where(tagged, offers.campaign.take(at), campaign)
-        return cls(
-            page,
-            offer.tolist(),
-            candidates.rows.take(candidate).tolist(),
-            candidates.score.take(candidate).tolist(),
-            candidates.origin.take(candidate).tolist(),
-            value.tolist(),
-            base.tolist(),
-            capped.tolist(),
-            campaign.tolist(),
-        )
-
-    def at(self, place: int, slot: int) -> Chosen | None:
-        """None where there is nothing to show of it."""
-        row, offer = self.row[place], self.offer[place]
-        creative = self.page.shown(slot, row, offer)
-        if creative is None:
-            return None
-        capped = bool(self.capped[place]) or self.page.market.slot_capped[slot]
-        return Chosen(
-            row, self.score[place], self.origin[place], creative, RESERVED if capped else 0,
-            self.campaign[place], self.value[place], self.base[place], 0.0, 0, -1, capped,
-        )  # fmt: skip
+        self.offer: list[int] = offer.tolist()
+        self.row: list[int] = candidates.rows.take(candidate).tolist()
+        self.score: list[float] = candidates.score.take(candidate).tolist()
+        self.origin: list[int] = candidates.origin.take(candidate).tolist()
+        self.value: list[float] = value.tolist()
+        self.base: list[float] = self.value.copy()
+        self.capped: list[int] = capped.tolist()
+        self.campaign = [-1] * len(self.offer)
+        self.named: list[int] = self.campaign.copy()  # in the offer table
+        tagged = (offer != ORGANIC).nonzero()[0]
+        if len(tagged):
+            at = offer.take(tagged)
+            columns = (offers.value, offers.base, offers.capped, offers.campaign, market.table)
+            found = zip(tagged.tolist(), *(one.take(at).tolist() for one in columns), strict=True)
+            for place, price, base, reserved, campaign, named in found:
+                self.value[place], self.base[place], self.named[place] = price, base, named
+                self.capped[place] |= reserved
+                self.campaign[place] = campaign
 
 
 class Allocation:
@@ -210,12 +188,11 @@ class Allocation:
 
     def _problem(self) -> Problem:
         candidates, market = self.candidates, self.market
-        _, category = np.unique(candidates.items["category"], return_inverse=True)
         options = Options(
             members=self._members,
             origin=candidates.origin,
             value=market.value,
-            category=np.where(candidates.items["category"] == 0, 0, category + 1).astype(np.int32),
+            category=self._categories(),
             kind=candidates.items["kind"],
             room=market.option_room,
             capped=market.option_capped,
@@ -223,6 +200,14 @@ class Allocation:
         query = self._page.query
         held = held_places(query, query.slots, candidates.rows, self._live.items)
         return Problem(self._shape(), options, self.offers, market.room, held, market.limits)
+
+    def _categories(self) -> NDArray[np.int32]:
+        """(n,) dense: of the whole catalogue where it has few, else of the candidates."""
+        category = self._live.dense_categories.take(self.candidates.rows)
+        if not len(category) or int(category.max()) <= MOST_CATEGORIES:
+            return category
+        known, few = np.unique(category, return_inverse=True)
+        return (few if known[0] == 0 else few + 1).astype(np.int32)
 
     def _shape(self) -> Slots:
         """The slots as columns: the same for all pages that ask for the same places."""
@@ -240,44 +225,67 @@ class Allocation:
         return made
 
     def _read(self, solution: Solution) -> tuple[list[tuple[int, Chosen]], list[tuple[int, int]]]:
-        """What was chosen (slot, place), and (slot, candidate) of what has nothing to show.
-
-        Column by column: an array answers for one entry at a time ten times slower than a list.
-        """
+        """What was chosen (slot, place), and (slot, candidate) of what has nothing to show."""
         chosen: list[tuple[int, Chosen]] = []
         bare: list[tuple[int, int]] = []
-        places = _Places.of(self, solution.candidate, solution.offer)
-        spares = _Places.of(self, np.maximum(solution.spare_candidate, 0), solution.spare_offer)
+        places = _Places(self, solution.candidate, solution.offer)
         slots, candidates = solution.slot.tolist(), solution.candidate.tolist()
-        standins = StandIns(self.market, self.offers, self._shape(), self.candidates)
-        if (solution.spare_candidate >= 0).any():
-            standins.count(solution)
+        stand = self._stand_ins(solution)
         told = zip(
-            *(column.tolist() for column in (solution.tag, solution.rule, solution.by)),
-            solution.spare_candidate.tolist(),
+            slots, places.row, *(column.tolist() for column in (solution.tag, solution.rule, solution.by)),
             strict=True,
-        )
-        for at, (tag, rule, by, spare) in enumerate(told):
-            slot = slots[at]
-            one = places.at(at, slot)
-            if one is None:
-                bare.append((slot, candidates[at]))
-                continue
-            stand_in = None
-            if one.capped and spare >= 0 and not self.market.slot_capped[slot]:
-                stand_in = spares.at(at, slot)
-                place, other = (candidates[at], places.offer[at]), (spare, spares.offer[at])
-                if stand_in is not None and standins.take(slot, place, other):
-                    self._taken[stand_in.row] = slot
-                else:
-                    stand_in = None
-            if tag or rule or stand_in is not None:
+        )  # fmt: skip
+        picks = [self._live.picks(slot.asked.spec.layout_code, self._english) for slot in self._slots]
+        capped_slots = self.market.slot_capped
+        for at, (slot, row, tag, rule, by) in enumerate(told):
+            creative = picks[slot][row]
+            if places.named[at] >= 0 or creative < OWN_TITLE:
+                asked = self.shown(slot, row, places.named[at])
+                if asked is None:
+                    bare.append((slot, candidates[at]))
+                    continue
+                creative = asked
+            capped = bool(places.capped[at]) or capped_slots[slot]
+            pin, flags, spare = -1, RESERVED if capped else 0, None
+            if rule:
                 by = self._blamed(rule, by)
-                pin = self._pin(slot, places.offer[at]) if rule in _BY_RULE else -1
-                flags = one.flags | (PINNED if pin >= 0 else 0)
-                one = one._replace(tag=tag, rule=rule, by=by, flags=flags, pin=pin, spare=stand_in)
+                if rule in _BY_RULE:
+                    pin = self._pin(slot, places.offer[at])
+                    flags |= PINNED if pin >= 0 else 0
+            if stand is not None and capped and not capped_slots[slot]:
+                spare = stand(at, slot, (candidates[at], places.offer[at]))
+            one = Chosen(
+                row, places.score[at], places.origin[at], creative, flags, places.campaign[at],
+                places.value[at], places.base[at], tag, rule, by, capped, pin, spare,
+            )  # fmt: skip
             chosen.append((slot, one))
         return chosen, bare
+
+    def _stand_ins(self, solution: Solution) -> Callable[[int, int, tuple[int, int]], Chosen | None] | None:
+        """Tells of a capped place (number on the page, slot, its candidate and offer) what stands in; None:
+        no place has anything."""
+        if not (solution.spare_candidate >= 0).any():
+            return None
+        spare = np.maximum(solution.spare_candidate, 0)
+        places = _Places(self, spare, solution.spare_offer)
+        standins = StandIns(self.market, self.offers, self._shape(), self.candidates)
+        standins.count(solution)
+        candidates = solution.spare_candidate.tolist()
+
+        def stand(at: int, slot: int, place: tuple[int, int]) -> Chosen | None:
+            row = places.row[at]
+            if candidates[at] < 0:
+                return None
+            creative = self.shown(slot, row, places.named[at])
+            if creative is None or not standins.take(slot, place, (candidates[at], places.offer[at])):
+                return None
+            self._taken[row] = slot
+            return Chosen(
+                row, places.score[at], places.origin[at], creative, 0, places.campaign[at],
+                places.value[at], places.base[at], capped=bool(places.capped[at]),
+            )  # fmt: skip
+
+        return stand
 
     def _pin(self, slot: int, offer: int) -> int:
         """The position that is the offer's own in the slot; -1 where it is placed like any other."""
@@ -290,13 +298,12 @@ class Allocation:
             return self.market.counter_of[by]
         return by
 
-    def shown(self, slot: int, row: int, offer: int) -> int | None:
-        """The creative; of a campaign that names some, the first of these that may be shown."""
+    def shown(self, slot: int, row: int, named: int) -> int | None:
+        """The creative; of an offer (of the table, -1 none) that names some, the first that may be shown."""
         layout = self._slots[slot].asked.spec.layout_code
-        if offer != ORGANIC:
-            allowed = self._live.creatives_of(int(self.market.table[offer]))
-            if allowed is not None:
-                return self._live.creative_among(row, layout, self._english, self._now, allowed)
+        allowed = self._live.named_creatives[named] if named >= 0 else None
+        if allowed is not None:
+            return self._live.creative_among(row, layout, self._english, self._now, allowed)
         return self._live.creative(row, layout, self._english, self._now)
 
     # --- what the market could not fill

@@ -82,6 +82,8 @@ class Live:
     categories: NDArray[np.uint32]
     category_of: list[int]  # the same, and the kind's code, for loops: a list answers one row fastest
     kind_of: list[int]
+    dense_categories: NDArray[np.int32]  # (n rows,) 1, 2 … by category; 0 none
+    named_creatives: list[frozenset[int] | None]  # per offer of the table the only creatives it may use
     pipelines: Mapping[Effort, Pipeline]
     offers: OfferTable
     stalls: Stalls
@@ -133,10 +135,6 @@ class Live:
     def bare(self, layout: int, english: bool) -> list[int]:
         """Rows of which it is known that nothing can ever be rendered in the layout."""
         return self._bare.get((layout, english), [])
-
-    def creatives_of(self, offer: int) -> frozenset[int] | None:
-        """Keys (32 bits) of the creatives that an offer of the table names; None: any."""
-        return self.plan.campaigns.offer_creatives[int(self.offers.offer[offer])]
 
     def creative_among(
         self, row: int, layout: int, english: bool, now: float, allowed: frozenset[int]
@@ -210,6 +208,8 @@ def build_live(
         categories=np.ascontiguousarray(table["category"]),
         category_of=table["category"].tolist(),
         kind_of=stock.kinds.tolist(),
+        dense_categories=_dense(table["category"]),
+        named_creatives=[campaigns.offer_creatives[offer] for offer in offers.offer.tolist()],
         pipelines=pipelines(items, compiled, stock.rules, stock.ranked, offers, offered, killed),
         offers=offers,
         stalls=Stalls(campaigns, offers, worth, offered, compiled.slots.values(), table),
@@ -228,6 +228,11 @@ def build_live(
 def compile_for(plan: Plan, bundle: Bundle, lists: Mapping[str, int] | None = None) -> CompiledPlan:
     """What `fenliu plan check` runs: the plan over a bundle alone. Raises PlanError."""
     return compile_plan(plan, _stock(items_in_effect(bundle, ()), Kills(), lists))
+
+
+def _dense(category: NDArray[np.uint32]) -> NDArray[np.int32]:
+    known, dense = np.unique(category, return_inverse=True)
+    return np.ascontiguousarray(dense if len(known) and known[0] == 0 else dense + 1, np.int32)
 
 
 def _table(price: PriceColumns) -> NDArray[np.float32]:

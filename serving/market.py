@@ -67,6 +67,8 @@ class Stalls:
         table_of_items: NDArray[np.void],
     ) -> None:
         """`table_of_items`: the ITEM records of all rows."""
+        if (np.diff(table.campaign) < 0).any():
+            raise ValueError("the offers of a campaign stand together in the table")
         self._campaigns, self._table, self._worth, self._offered = campaigns, table, worth, offers
         self._free = np.zeros((len(campaigns.ids), 3), np.float32)
         self.cvr = worth.cvr  # (rows,) P(converted | clicked)
@@ -80,6 +82,7 @@ class Stalls:
         self._most = np.array([self._at_most(c) for c in range(len(campaigns.ids))], np.int32)
         self._capped = np.array([self._reserves(c) for c in range(len(campaigns.ids))], np.uint8)
         self._looking = frozenset(c for c in range(len(campaigns.ids)) if self._looks(c))
+        self._grouped = np.array([bool(of) for of in campaigns.group_of], np.bool_)
         self._promise = np.array(
             [_PROMISE.get(t, RULE["guarantee"]) for t in campaigns.tier.tolist()], np.uint8
         )
@@ -178,11 +181,8 @@ class Stalls:
         if self._levers and m:
             boost = offered.values(p, which_candidate, which_offer, self._free, now)[0] - base
         room = np.full((m, ROOMS), -1, np.int32)
-        which, local = np.unique(campaign, return_inverse=True)
-        of_campaign = np.empty(len(which), np.int32)
-        for i, c in enumerate(which.tolist()):
-            of_campaign[i] = counters.add(self._left(c, headroom), campaign=c)
-        room[:, 0] = of_campaign.take(local) if m else 0
+        which, local = _runs(campaign)
+        room[:, 0] = counters.add_campaigns(self._lefts(which, headroom), which) + local
         self._exclusive(which, local, room, counters)
         slots = {asked.spec.index: i for i, asked in enumerate(page.query.slots)}
         pinned = table.pin_slot.take(at)
@@ -203,21 +203,23 @@ class Stalls:
             promise=self._promise.take(campaign),
         )
 
-    def _left(self, c: int, headroom: Headroom) -> int:
-        most = int(self._most[c])
-        if not headroom:
-            return most
-        key = int(self._campaigns.keys[c])
-        if key not in headroom.campaigns and c not in self._looking:
-            return most
-        return min([most, *(headroom.left(cap, key) for cap in self._bounds[c])])
+    def _lefts(self, which: NDArray[np.int32], headroom: Headroom) -> list[int]:
+        """How many placements each campaign may still have; of most no cap has anything to count."""
+        left: list[int] = self._most.take(which).tolist()
+        if headroom:
+            keys = self._campaigns.keys.take(which).tolist()
+            met = headroom.campaigns
+            for i, (c, key) in enumerate(zip(which.tolist(), keys, strict=True)):
+                if key in met or c in self._looking:
+                    left[i] = min([left[i], *(headroom.left(cap, key) for cap in self._bounds[c])])
+        return left
 
     def _exclusive(
         self, which: NDArray[np.int32], local: NDArray[np.intp], room: NDArray[np.int32], counters: _Counters
     ) -> None:
         """Exclusion groups of campaigns: one counter a group for the whole page."""
-        for i, c in enumerate(which.tolist()):
-            for turn, group in enumerate(self._campaigns.group_of[c][: ROOMS - 1]):
+        for i in self._grouped.take(which).nonzero()[0].tolist():
+            for turn, group in enumerate(self._campaigns.group_of[which[i]][: ROOMS - 1]):
                 counter = counters.group(group, self._campaigns.groups[group].most)
                 room[local == i, 1 + turn] = counter
 
@@ -325,6 +327,14 @@ class _Counters:
         self.limits.append(rule)
         return len(self.left) - 1
 
+    def add_campaigns(self, left: list[int], campaigns: NDArray[np.int32]) -> int:
+        """One for each campaign; the first of them, the others follow."""
+        first = len(self.left)
+        self.left += left
+        self.of += campaigns.tolist()
+        self.limits += [_CAP] * len(left)
+        return first
+
     def tighten(self, room: NDArray[np.int32], counter: NDArray[np.int32]) -> None:
         """Give each candidate a contact rule's counter (-1 none), where it has none yet that is tighter.
 
@@ -341,6 +351,16 @@ class _Counters:
         if group not in self._groups:
             self._groups[group] = self.add(most, _EXCLUSION)
         return self._groups[group]
+
+
+def _runs(campaign: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
+    """(distinct campaigns, which of them each offer is of): the table lists a campaign's offers together."""
+    if not len(campaign):
+        return campaign, np.zeros(0, np.intp)
+    first = np.empty(len(campaign), np.bool_)
+    first[0] = True
+    np.not_equal(campaign[1:], campaign[:-1], out=first[1:])
+    return campaign[first], first.cumsum() - 1
 
 
 def _by_value(

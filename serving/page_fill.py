@@ -6,8 +6,6 @@ first. Sums are in float64 and in a fixed order, so the interpreted twin gives t
 
 from __future__ import annotations
 
-import numpy as np
-
 from features.compiled import loops
 from serving.page_state import (
     AWAY,
@@ -66,6 +64,7 @@ from serving.page_state import (
     USES,
     WHERE,
     WORTH,
+    number,
     suits,
 )
 
@@ -334,7 +333,7 @@ def fill(pi: I8, pf: F8, order: I8, mix: I8, ti: I8, tf: F8, strict: bool, house
     for s in range(slots):
         pi[s, NUM, NEXT], pi[s, NUM, HEAD], pi[s, NUM, STALE] = -1, 0, 1
     while True:
-        best = np.int64(-1)
+        best = number(-1)
         for s in range(slots):
             if pi[s, NUM, STALE]:
                 _next(pi, pf, order, mix, ti, tf, s, strict, house)

@@ -55,6 +55,7 @@ from serving.page_state import (
     TOP,
     TOTAL,
     WHERE,
+    number,
     suits,
 )
 
@@ -203,9 +204,9 @@ def _into(
     c, kind = ti[CATEGORY, i], ti[KIND, i]
     there, ripple, better = each, 0.0, 0
     if c > 0:
-        there = _there(pi, pf, mix, ti, t, i, each, np.int64(0))
-        s = mi[M_SLOT, p] if p < places else np.int64(-1)
-        k = mi[M_AT, p] if p < places else np.int64(-1)
+        there = _there(pi, pf, mix, ti, t, i, each, number(0))
+        s = mi[M_SLOT, p] if p < places else number(-1)
+        k = mi[M_AT, p] if p < places else number(-1)
         if mix[TOTAL, c] > (1 if s >= 0 else 0):
             ripple = _ripple(pi, pf, mix, ti, mf, i, s, k, t, there)
     full = pi[t, HAVE, kind] >= pi[t, MOST, kind] or pi[t, HAVE, kind] >= pi[t, NUM, PER_KIND]
@@ -222,7 +223,7 @@ def _into(
             continue
         worth, better = there, at
         if same and pf[t, EACH, mi[M_AT, q]] >= each:
-            worth = _there(pi, pf, mix, ti, t, i, each, np.int64(1))
+            worth = _there(pi, pf, mix, ti, t, i, each, number(1))
             while better > low and mf[M_GAIN, better - 1] < worth:
                 better -= 1
         won = ripple - mf[M_RATE, q] * mf[M_GAIN, q]
@@ -242,7 +243,7 @@ def _into(
 @loops
 def list_moves(pi: I8, pf: F8, mix: I8, ti: I8, tf: F8, mi: I8, mf: F8) -> tuple[int, int]:
     """The places that may change, and every move between them that is allowed: their numbers."""
-    places, found, slots = _list_places(pi, pf, ti, mi, mf), np.int64(0), len(pi)
+    places, found, slots = _list_places(pi, pf, ti, mi, mf), number(0), len(pi)
     for p in range(places):
         s, k = mi[M_SLOT, p], mi[M_AT, p]
         i, o, c = pi[s, CAND, k], pi[s, OFFER, k], ti[CATEGORY, pi[s, CAND, k]]
@@ -257,7 +258,7 @@ def list_moves(pi: I8, pf: F8, mix: I8, ti: I8, tf: F8, mi: I8, mf: F8) -> tuple
                 found = _into(pi, pf, mix, ti, mi, mf, found, p, i, each, t)
         won = 0.0
         if c > 0 and mix[TOTAL, c] > 1:
-            won = _ripple(pi, pf, mix, ti, mf, i, s, k, np.int64(-1), 0.0)
+            won = _ripple(pi, pf, mix, ti, mf, i, s, k, number(-1), 0.0)
         mi[M_SOURCE, found], mi[M_TARGET, found], mi[M_ITEM, found], mf[M_WON, found] = p, places, i, won
         found += 1
     for s in range(slots):

@@ -57,6 +57,7 @@ from serving.page_state import (
     USES,
     WHERE,
     WORTH,
+    number,
     suits,
 )
 
@@ -65,7 +66,7 @@ TURNS: Final = 2
 EVERY: Final = -1  # bits of all slots
 SURE: Final = 1e-9  # CNY; a smaller gain is rounding
 SMALL: Final = 1e-3  # of the page: a smaller gain is not looked for …
-FEW: Final = 20  # … where more places than this may change
+FEW: Final = 24  # … where more places than this may change
 
 
 @loops
@@ -135,7 +136,7 @@ def _turn_round(
     worth: float,
 ) -> float:
     """Make the moves in `path`: the new worth, or the old one, undone."""
-    touched = np.int64(0)
+    touched = number(0)
     for e in range(length):
         p = mi[M_SOURCE, mi[M_PATH, e]]
         if p < places and not suits(touched, mi[M_SLOT, p]):

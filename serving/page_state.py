@@ -230,5 +230,11 @@ def rank(value: F8, ranked: I8, aside: I8, count: I8) -> None:
 
 
 @loops
+def number(n: int) -> int:
+    """n, no longer a literal: for each literal that it is handed a kernel would be compiled once more."""
+    return n
+
+
+@loops
 def suits(bits: int, s: int) -> bool:
     return bool((bits >> s) & 1)

@@ -62,6 +62,7 @@ from serving.page_state import (
     WHERE,
     WORTH,
     Input,
+    number,
     suits,
 )
 
@@ -162,7 +163,7 @@ def _listed(found: I8, many: int, code: int, who: int) -> bool:
 def _weakest(pi: I8, pf: F8, rule: I4, weak: I8) -> None:
     """Per slot the position of its weakest place that may change, and the number on the page of the weakest
     place that no rule holds, of the slot or else of the page; -1 none."""
-    at, any_other = 0, np.int64(-1)
+    at, any_other = 0, number(-1)
     for s in range(len(pi)):
         free = -1
         for k in range(pi[s, NUM, FILLED]):

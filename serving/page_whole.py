@@ -62,6 +62,7 @@ from serving.page_state import (
     WORTH,
     Input,
     State,
+    number,
     prepare,
     suits,
 )
@@ -84,7 +85,7 @@ def place_by_rule(pi: I8, pf: F8, mix: I8, ti: I8, tf: F8) -> None:
     for o in range(m):
         if ti[BAND, o] != 0:
             continue
-        best = np.int64(-1)
+        best = number(-1)
         for s in range(slots):
             k = free_place(pi, s)
             if k < 0 or not _may(pi, mix, ti, o, s):
@@ -213,7 +214,7 @@ def best_page(given: Input) -> tuple[State, float]:
         pi, pf, order, mix, ti, tf = page
         _block(pi, mix, ti, trial)
         place_by_rule(pi, pf, mix, ti, tf)
-        _fill_free(pi, pf, order, mix, ti, tf, np.int64(0))
+        _fill_free(pi, pf, order, mix, ti, tf, number(0))
         worth, s = LEAST, -1
         while True:  # as it is; then with each pop-up closed that may not be worth its interruption
             new = improve(page.pi, page.pf, order, page.mix, ti, tf, ki, kf, mi, mf)
@@ -226,7 +227,7 @@ def best_page(given: Input) -> tuple[State, float]:
                 break
             page = State(pi.copy(), pf.copy(), order, mix.copy(), ti, tf)
             _close(page.pi, page.mix, ti, s)
-        if _fill_free(pi, pf, order, mix, ti, tf, np.int64(1)):  # house offers last
+        if _fill_free(pi, pf, order, mix, ti, tf, number(1)):  # house offers last
             worth = page_worth(pi, pf, mix, ti)
         if worth > most + SURE:
             best, most = State(pi, pf, order, mix, ti, tf), worth

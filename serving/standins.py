@@ -7,6 +7,10 @@ of those before it; one that would be too many is left out, and its place with i
 
 from __future__ import annotations
 
+from collections import Counter
+
+import numpy as np
+
 from serving.domain import Candidates
 from serving.market import Market
 from serving.page import NO_LIMIT, ORGANIC, Offers, Slots, Solution
@@ -20,36 +24,39 @@ class StandIns:
         self._most = slots.kind_most
         self._kinds: list[int] = []
         self._left: list[int] = []
-        self._have: dict[tuple[int, int], int] = {}  # places by (slot, kind)
+        self._have: Counter[tuple[int, int]] = Counter()  # places by (slot, kind)
 
     def count(self, solution: Solution) -> None:
         """The page without any refusal; first of all."""
-        self._kinds = self._candidates.items["kind"].tolist()
-        self._left = self._market.room.tolist()
-        self._have = {}
-        columns = (solution.slot, solution.candidate, solution.offer)
-        for slot, candidate, offer in zip(*(column.tolist() for column in columns), strict=True):
-            for counter in self._uses(candidate, offer):
-                self._left[counter] -= 1
-            self._more(slot, self._kinds[candidate])
+        kinds, offers = self._candidates.items["kind"], self._offers.room
+        self._kinds = kinds.tolist()
+        used = self._market.option_room.take(solution.candidate, axis=0)
+        if len(offers):
+            tagged = np.where(
+                (solution.offer != ORGANIC)[:, None], offers.take(np.maximum(solution.offer, 0), axis=0), -1
+            )
+            used = np.concatenate([used, tagged], axis=1)
+        used = np.sort(used, axis=1)
+        used[:, 1:][used[:, 1:] == used[:, :-1]] = -1  # one named twice counts once
+        room = self._market.room
+        self._left = (room - np.bincount(used.ravel() + 1, minlength=len(room) + 1)[1:]).tolist()
+        placed = kinds.take(solution.candidate).tolist()
+        self._have = Counter(zip(solution.slot.tolist(), placed, strict=True))
 
     def take(self, slot: int, place: tuple[int, int], spare: tuple[int, int]) -> bool:
         """Whether `spare` may stand in for `place`, each (candidate, offer); if so it is counted."""
         needs = self._uses(*spare) - self._uses(*place)
         kind, own = self._kinds[spare[0]], self._kinds[place[0]]
         most = int(self._most[slot, kind])
-        if kind != own and most != NO_LIMIT and self._have.get((slot, kind), 0) >= most:
+        if kind != own and most != NO_LIMIT and self._have[slot, kind] >= most:
             return False
         if any(self._left[counter] < 1 for counter in needs):
             return False
         for counter in needs:
             self._left[counter] -= 1
         if kind != own:
-            self._more(slot, kind)
+            self._have[slot, kind] += 1
         return True
-
-    def _more(self, slot: int, kind: int) -> None:
-        self._have[slot, kind] = self._have.get((slot, kind), 0) + 1
 
     def _uses(self, candidate: int, offer: int) -> set[int]:
         """Counters that a placement draws on; one named twice counts once."""

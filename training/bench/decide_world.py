@@ -1,7 +1,7 @@
 """What `fenliu bench decide` decides on: a made-up bundle, plan and customers of any size, from a seed.
 
-Vectors lie around topics, as trained ones do; campaigns sell what suits their slots, to audiences drawn from a
-pool of distinct rules, some of them capped, promised, quota'd or levered, at prices of both signs.
+Vectors lie around topics, as trained ones do; campaigns sell what suits their slots, to audiences drawn from
+a pool of distinct rules, some of them capped, promised or levered, at prices of both signs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from features.customer import Blobs, Customer, decode_customer
 from features.events import WHAT, action_code
-from features.ids import CHANNEL_CODE, KINDS, Vocabulary, key32, key64
+from features.ids import CHANNEL_CODE, KINDS, Vocabulary, key32
 from features.views import CONTACT, ITEM_STATS, MEMBERSHIP, PROFILE, RECENT, SCHEMAS
 from serving.blend import Blend
 from serving.bundle import Bundle
@@ -81,7 +81,8 @@ def _customer(keys: NDArray[np.uint64], history: int, rng: np.random.Generator) 
     recent = np.zeros(history, RECENT)
     recent["item"], recent["event"] = rng.choice(keys, history), np.arange(history) + 1
     recent["at"] = np.sort(NOW - rng.uniform(60, 10 * DAY, history))
-    recent["what"] = rng.choice([WHAT["acted"], WHAT["clicked"], WHAT["converted"]], history, p=[0.6, 0.3, 0.1])
+    did = [WHAT["acted"], WHAT["clicked"], WHAT["converted"]]
+    recent["what"] = rng.choice(did, history, p=[0.6, 0.3, 0.1])
     recent["action"] = np.where(recent["what"] == WHAT["acted"], action_code("viewed"), 0)
     recent["channel"] = CHANNEL_CODE["app"]
     contact = np.zeros(history, CONTACT)
