@@ -69,7 +69,7 @@ def jit(kernel: F) -> F:
 def loops(kernel: F) -> F:
     """As `jit`, for a kernel that makes no array: compiled without counting references to those it is given.
 
-    Counting took a fifth of a page's time, and most of the compiler's. A kernel that does make one does not compile.
+    Counting took a fifth of a page's time. A kernel that does make an array is refused by the compiler.
     """
     options: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False}  # no public name for the last
     return cast(F, numba.njit(**options)(kernel))

@@ -264,18 +264,21 @@ class Allocation:
     def _stand_ins(self, solution: Solution) -> Callable[[int, int, tuple[int, int]], Chosen | None] | None:
         """Tells of a capped place (number on the page, slot, its candidate and offer) what stands in; None:
         no place has anything."""
-        if not (solution.spare_candidate >= 0).any():
+        found = (solution.spare_candidate >= 0).nonzero()[0]
+        if not len(found):
             return None
-        spare = np.maximum(solution.spare_candidate, 0)
-        places = _Places(self, spare, solution.spare_offer)
+        candidate = solution.spare_candidate.take(found)
+        places = _Places(self, candidate, solution.spare_offer.take(found))
         standins = StandIns(self.market, self.offers, self._shape(), self.candidates)
         standins.count(solution)
-        candidates = solution.spare_candidate.tolist()
+        candidates = candidate.tolist()
+        where = {place: at for at, place in enumerate(found.tolist())}
 
-        def stand(at: int, slot: int, place: tuple[int, int]) -> Chosen | None:
-            row = places.row[at]
-            if candidates[at] < 0:
+        def stand(number: int, slot: int, place: tuple[int, int]) -> Chosen | None:
+            at = where.get(number, -1)
+            if at < 0:
                 return None
+            row = places.row[at]
             creative = self.shown(slot, row, places.named[at])
             if creative is None or not standins.take(slot, place, (candidates[at], places.offer[at])):
                 return None

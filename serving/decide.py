@@ -129,12 +129,12 @@ def _made(
     origins = [one.origin for one in chosen]
     why = {origin: int(_reason(origin, page)) for origin in set(origins)}
     texts, campaign_keys = live.texts, live.plan.campaigns.keys
-    rates = [asked.spec.rates for asked in page.query.slots]
+    rates = [asked.spec.rates.tolist() for asked in page.query.slots]
     keys = live.keys.take(rows).tolist()
     cvr = live.stalls.cvr
     made = []
     for one, (slot, position), key in zip(chosen, at, keys, strict=True):
-        shown = float(rates[slot][position])
+        shown = rates[slot][position]
         clicks = shown * one.score if one.campaign >= 0 else 0.0
         made.append(
             Placement(
