@@ -20,6 +20,7 @@ from serving.domain import Candidates, Effort, Scores
 from serving.headroom import Headroom
 from serving.page import RULE, Offers
 from serving.pipeline import Page
+from serving.plan_checks import MOST_GROUPS_OF_CAMPAIGN, MOST_GROUPS_OF_ITEM
 from serving.running import OfferTable, bounds_of
 from serving.worth import OfferWorth, Worth
 
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from serving.plan import CompiledSlot
 
 _SHAPES: Final = 256  # sets of slots remembered
-ROOMS: Final = 6  # counters of an offer
-OPTION_ROOMS: Final = 2
+ROOMS: Final = 1 + MOST_GROUPS_OF_CAMPAIGN  # counters of an offer
+OPTION_ROOMS: Final = MOST_GROUPS_OF_ITEM
 _CAP: Final = RULE["cap"]
 _EXCLUSION: Final = RULE["exclusion"]
 _PROMISE: Final = {TIERS.index("share"): RULE["share"]}  # else a guarantee

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from itertools import combinations, pairwise
+from typing import Final
 
 from features.ids import CHANNELS, key32
 from serving.audience import AudienceError, compile_audiences
@@ -17,6 +18,9 @@ from serving.orgs import Orgs, orgs_of
 from serving.plan_conflicts import check_pins, check_shares
 from serving.plan_error import PlanError
 from serving.plan_text import Plan, SlotSpec, is_template
+
+MOST_GROUPS_OF_CAMPAIGN: Final = 5  # as many counters as an offer carries beside its campaign's own
+MOST_GROUPS_OF_ITEM: Final = 2
 
 
 def check_whole(plan: Plan) -> Orgs:
@@ -167,6 +171,21 @@ def _check_groups(plan: Plan) -> None:
                 raise PlanError(
                     at(f"campaigns.{place}"), f"{name!r} is no campaign", f"name {some(campaigns)}"
                 )
+
+
+    _check_many(plan, "campaigns", MOST_GROUPS_OF_CAMPAIGN)
+    _check_many(plan, "items", MOST_GROUPS_OF_ITEM)
+
+
+def _check_many(plan: Plan, field: str, most: int) -> None:
+    """A placement counts against so many groups and no more: one beyond would not be held to."""
+    met: dict[str, int] = {}
+    for index, group in enumerate(plan.exclusions):
+        for place, name in enumerate(getattr(group, field)):
+            met[name] = met.get(name, 0) + 1
+            if met[name] > most:
+                path = where_of("exclusions", index, group.id, f"{field}.{place}")
+                raise PlanError(path, f"{name!r} is in more than {most} groups", "join some of the groups")
 
 
 def check_once(names: Iterable[str], path: str) -> None:

@@ -342,6 +342,13 @@ def limits() -> Iterator[Defect]:
         yield Defect("cap", f"campaigns.11.caps.0{dot}{path}", with_campaign(11, caps=[cap | change]))
     many = [{"id": f"x{n}", "items": ["i1"]} for n in range(65)]
     yield Defect("65 groups", "exclusions", changed(lambda raw: raw.update(exclusions=many)))
+    for field, name, most in (("items", "i1", 2), ("campaigns", "c1", 5)):
+        groups = [{"id": f"x{n}", field: [name]} for n in range(most + 1)]
+        yield Defect(
+            f"{field} in too many groups",
+            f"exclusions.{most}.{field}.0 (x{most})",
+            changed(lambda raw, groups=groups: raw.update(exclusions=groups)),
+        )
     for path, change in (("most", {"most": 0}), ("", {"campaigns": [], "items": [], "categories": []})):
         raw = changed(lambda raw, change=change: raw["exclusions"][0].update(change))
         yield Defect("group", f"exclusions.0{'.' + path if path else ''}", raw)
