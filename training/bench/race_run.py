@@ -11,13 +11,14 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.embedded import EmbeddedValkey
 from features.ledger import Pool, bucket_of
+from features.redis_ledger import RedisLedger
 from features.store import StoreUnavailable
 from training.bench.race_counts import Count, summed
 from training.bench.race_phones import Phones, Truth
@@ -30,6 +31,7 @@ BUSY: Final = 0.1  # of all customers
 FSYNC: Final = "always"
 
 Tick = Callable[[int, int], None]
+T = TypeVar("T")
 
 
 class Raced(NamedTuple):
@@ -151,23 +153,37 @@ async def _ended(phones: Phones, size: Size, home: Path, at_once: int, killed: i
     """Nobody decides any more: what is held must come back, and then the limit must be reachable exactly."""
     truth, ledger = phones.truth, phones.ledger
     await asyncio.sleep(0.5)  # the last answers are read
-    outstanding, reserved = await phones.outstanding(), await phones.held()
+    outstanding, reserved = await _said(phones.outstanding), await _said(phones.held)
     await phones.settle()
-    await ledger.see_epoch()
-    due = truth.last_valid + size.grace_s
-    looked = time.time()
+    since = max(truth.last_valid + size.grace_s, time.time())
     caps = await _until(lambda: _none(phones.held), size.valid_s + size.grace_s + 5)
     quota = await _until(lambda: _none(phones.outstanding), size.valid_s + size.grace_s + 25)
-    pool = await phones.pool()
-    left, bucket = 0, bucket_of(await ledger.now())
-    while (lease := await ledger.lease(QUOTA, size.limit, 500, bucket, size.valid_s)) is not None:
-        left += lease.units
-        bucket = bucket_of(await ledger.now())
-    counts = summed(home.glob("*.counts"))
-    since = max(due, looked)
     return Raced(
-        truth, counts, at_once, killed, pool, left, outstanding, reserved, caps - since, quota - since, away_s
-    )
+        truth, summed(home.glob("*.counts")), at_once, killed, await _said(phones.pool),
+        await _left(ledger, size), outstanding, reserved, caps - since, quota - since, away_s,
+    )  # fmt: skip
+
+
+async def _left(ledger: RedisLedger, size: Size) -> int:
+    """Units that are still granted."""
+    left = 0
+    while True:
+        await _said(ledger.see_epoch)
+        bucket = bucket_of(await _said(ledger.now))
+        lease = await ledger.lease(QUOTA, size.limit, 500, bucket, size.valid_s)
+        if lease is None:
+            return left
+        left += lease.units
+
+
+async def _said(ask: Callable[[], Awaitable[T]], most_s: float = 60.0) -> T:
+    """What the store says, however often it does not (a busy disk holds it up). TimeoutError."""
+    async with asyncio.timeout(most_s):
+        while True:
+            try:
+                return await ask()
+            except StoreUnavailable:
+                await asyncio.sleep(0.1)
 
 
 async def _true(value: bool) -> bool:
@@ -179,12 +195,8 @@ async def _none(held: Callable[[], Awaitable[int]]) -> bool:
 
 
 async def _until(done: Callable[[], Awaitable[bool]], most_s: float) -> float:
-    """Wait until `done()`, or as long as the store does not say; the time it was. TimeoutError."""
+    """Wait until `done()`; the time it was. TimeoutError."""
     async with asyncio.timeout(most_s):
-        while True:
-            try:
-                if await done():
-                    return time.time()
-            except StoreUnavailable:
-                pass
+        while not await _said(done, most_s):
             await asyncio.sleep(0.1)
+        return time.time()
