@@ -22,7 +22,8 @@ def id_set(ids: Ids) -> Ids:
     ids = ids if _ascends(ids) else np.sort(ids)
     if _ascends(ids):
         return ids
-    return ids[np.concatenate([[True], ids[1:] != ids[:-1]])]
+    once: Ids = ids[np.concatenate([[True], ids[1:] != ids[:-1]])]
+    return once
 
 
 def minus(ids: Ids, others: Ids) -> Ids:
@@ -57,10 +58,9 @@ def ids_of(column: Any) -> Ids:
     count = len(texts)
     if not count:
         return NOBODY
-    _, offsets, data = texts.buffers()
+    _, offsets, data = (memoryview(one if one is not None else b"") for one in texts.buffers())
     ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + count + 1]
-    lengths = np.diff(ends)
-    raw = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
+    lengths, raw = np.diff(ends), np.frombuffer(data, np.uint8)
     out = np.zeros((count, max(int(lengths.max()), 1)), np.uint8)
     for length in np.unique(lengths[lengths > 0]).tolist():
         rows = np.flatnonzero(lengths == length)
@@ -69,7 +69,7 @@ def ids_of(column: Any) -> Ids:
     return found[lengths > 0]
 
 
-def column_of(ids: Ids) -> pa.Array:
+def column_of(ids: Ids) -> Any:
     """A column of texts. Raises pyarrow.ArrowInvalid for what is no UTF-8."""
     return pa.array(ids.tolist(), pa.binary()).cast(pa.string())
 

@@ -209,6 +209,15 @@ def test_who_is_displaced_and_what_it_costs():
     assert any("[new]" in name for name in seen.after["home.banner"])
 
 
+def test_who_asks_for_too_much_is_not_displaced_by_it():
+    sample = sample_of()
+    old, modest = campaign("old", 1, goals=goal(200)), campaign("new", 2, goals=goal(60))
+    greedy = modest | {"goals": goal(4_000), "penalty": 5.0}
+    found = booked(stocked(old, greedy), sample, before=stocked(old, modest))
+    assert not found.fits and not one_of(found, "new").fits
+    assert [one.campaign for one in found.displaced] == ["old"]
+
+
 def test_the_same_again_is_the_same():
     sample = sample_of()
     old, new = campaign("old", 1, goals=goal(200)), campaign("new", 2, goals=goal(140))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.id_sets import NOBODY, among, both, column_of, either, id_set, ids_of, minus
@@ -20,6 +20,7 @@ def plain(ids):
     return ids.tolist()
 
 
+@settings(deadline=None)
 @given(texts, texts)
 def test_the_algebra_is_pythons(left, right):
     a, b = id_set(made(left)), id_set(made(right))
@@ -31,6 +32,7 @@ def test_the_algebra_is_pythons(left, right):
     assert among(a, b).tolist() == [one in there for one in sorted(here)]
 
 
+@settings(deadline=None)
 @given(texts)
 def test_a_column_keeps_order_and_leaves_out_what_is_blank(names):
     with_gaps = [name if number % 3 else None for number, name in enumerate(names)]

@@ -8,7 +8,7 @@ from typing import Final
 from rich.console import Console
 
 from training.bench.audience_figures import audience_figures
-from training.bench.harness import Result
+from training.bench.harness import Bar, Result
 from training.bench.list_writes import list_figures
 from training.bench.tally import Tally
 from training.progress import counting
@@ -77,6 +77,6 @@ def _lists(tally: Tally, lists: dict[str, float], members: int) -> None:
         "list_plain_per_s": "plain pipelined SETs of the same keys and sizes into a fresh store",
     }
     for name, note in notes.items():
-        bar = (">=", 100_000.0) if name == "list_fresh_per_s" else None
+        bar: Bar | None = (">=", 100_000.0) if name == "list_fresh_per_s" else None
         tally.put(name, lists[name], "members/s", note, bar)
     tally.put("list_fresh_to_plain", lists["list_fresh_to_plain"], "x plain", "each is read before it is set")

@@ -19,7 +19,7 @@ from training.bench.booking_world import Traffic, campaign_of, moment, stocked_o
 from training.bench.campaigns14 import DAY, STANDARD, Size
 from training.bench.traffic14 import market
 from training.booking import check
-from training.booking_most import Doubt, Z
+from training.booking_most import Doubt
 from training.booking_pages import Joined, Spread, Stocked
 from training.booking_plan import Decided, Work, decided
 from training.booking_programme import most_at, most_of, of_goals, terms_of, without_value
@@ -28,6 +28,7 @@ from training.sample_strata import chosen
 
 LEAST: Final = 0.002  # of page views: a booking that could not have so much is drawn anew
 ASKED: Final = (0.6, 1.6)  # of what could be had
+ITS_REACH: Final = 0.995  # of the best place of every page: from here on nobody else limits a booking
 EVERYBODY: Final = 0.5  # of bookings are for all customers
 
 Tick = Callable[[int, int], None]
@@ -47,12 +48,14 @@ class Trials(NamedTuple):
 
 
 class Tried(NamedTuple):
-    """One booking: units asked for, to be had, and what the check said before it is calibrated."""
+    """One booking: units asked for and to be had, and what the check said."""
 
     asked: float
     truth: float
     most: float
-    deviation: float
+    low: float
+    high: float
+    fits: bool
     limited: bool  # by others, not by its own reach
     sample: int
     cpu_s: float
@@ -113,13 +116,14 @@ class Bed:
         after = stocked_of(traffic.market, with_booking(traffic, raw | {"goals": [goal]}))
         booking = check(
             after, self._sample, self._spread, self._span, before=self._before, full=False,
-            work=self._trials.work._replace(some=32, summed=256, steps=1), doubt=Doubt("part", 0.0, 1.0),
+            work=self._trials.work._replace(some=32, summed=256, steps=1), doubt=Doubt("part", 0.0),
         )  # fmt: skip
         one = next(goal for goal in booking.goals if goal.changed)
-        deviation = (one.most_high - one.most) / Z
-        limited = truth < 0.995 * best
         spent = time.process_time() - begun
-        return Tried(asked, truth, one.most, deviation, limited, self._number, spent)
+        return Tried(
+            asked, truth, one.most, one.most_low, one.most_high, one.fits, truth < ITS_REACH * best,
+            self._number, spent,
+        )  # fmt: skip
 
 
 def booking_of(traffic: Traffic, rng: np.random.Generator) -> dict[str, Any]:
