@@ -16,7 +16,7 @@ from serving.worth import Worth
 from training.booking import check
 from training.booking_fill import _bounded, _counted, _filled, _runs
 from training.booking_limits import cap_limit
-from training.booking_most import Doubt
+from training.booking_most import LEAN, Doubt
 from training.booking_pages import Joined, Spread, Stocked
 from training.booking_plan import Work, decided
 from training.booking_priced import corrected, evaluated, no_prices
@@ -192,6 +192,15 @@ def test_the_interval_is_wider_where_there_are_fewer_pages_and_none_where_all_ar
     assert width(np.arange(1600)) == pytest.approx(0.0, abs=1e-6)
     sure, unsure = (one_of(booked(after, big, doubt=Doubt("past", error)), "new") for error in (0.0, 0.2))
     assert unsure.most_high - unsure.most_low > sure.most_high - sure.most_low
+
+
+def test_what_only_its_own_reach_limits_is_counted_and_what_others_limit_is_leant():
+    sample = sample_of()
+    old = campaign("old", 1, goals=goal(100))
+    free = one_of(booked(stocked(old, campaign("new", 2, audience="some", goals=goal(60))), sample), "new")
+    assert free.most == pytest.approx(100 * RATE, rel=1e-6)
+    full = one_of(booked(stocked(old, campaign("new", 2, goals=goal(60))), sample), "new")
+    assert full.most == pytest.approx(LEAN * (400 * RATE - 100), rel=0.005)
 
 
 def test_who_is_displaced_and_what_it_costs():
