@@ -22,13 +22,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--customers", type=int, help="of the base that is counted (1,000,000; quick 200,000)"
     )
-    parser.add_argument("--members", type=int, help="of a list (500,000; quick 100,000)")
-    parser.add_argument("--rounds", type=int, default=3, help="of lists, each on a fresh store")
+    parser.add_argument("--members", type=int, help="of a list (300,000; quick 100,000)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="of lists, each on a fresh store; the least disturbed counts"
+    )
 
 
 def run(args: argparse.Namespace) -> Result:
     customers = args.customers or (200_000 if args.quick else 1_000_000)
-    members = args.members or (100_000 if args.quick else 500_000)
+    members = args.members or (100_000 if args.quick else 300_000)
     tally, console = Tally(), Console()
     with console.status(f"campaigns' audiences, and a base of {customers:,} customers"):
         found = audience_figures(CAMPAIGNS, PREDICATES, customers)
