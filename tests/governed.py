@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from serving.composing import Check
+from serving.errors import Problem
 from serving.governance import Governance, accept
 from serving.keys import Keys
 from serving.principals import Identity, Scope, local_identity
@@ -119,3 +122,18 @@ def governed(
         bank.texts["root"] = bank.keys.issue(local_identity(), "root", ["admin"])[0]
         bank.texts["ann"] = bank.keys.issue(bank.root, "ann", ["approver"])[0]
     return bank
+
+
+def refused(code: str, call, *args, **options) -> Problem:
+    with pytest.raises(Problem) as caught:
+        call(*args, **options)
+    assert caught.value.code == code, caught.value
+    return caught.value
+
+
+def plan(bank: Bank):
+    return bank.governance.shelf.fetch(bank.governance.refresh().release.plan)
+
+
+def campaigns(bank: Bank) -> list[str]:
+    return sorted(one.id for one in plan(bank).campaigns)

@@ -29,7 +29,8 @@ from training.audiences import (
 )
 from training.base_columns import Base, newest
 from training.commands import lake_of, live_plan
-from training.lists import Ids, Lists, Upload, read_ids
+from training.id_sets import Ids
+from training.lists import Lists, Upload, read_ids
 from training.lookalike import Lookalikes, lookalikes
 from training.materialize import pointers
 from training.progress import counting

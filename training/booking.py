@@ -66,7 +66,7 @@ def check(
     if any(plan.campaigns.caps[index].scope != "slot" for index in plan.campaigns.contact_rules):
         notes.append("contact rules of items, categories and channels are not looked at")
     return Booking(
-        plan.version, sample.bundle, span, goals, *_displaced(known, now), _capped(now), _quotas(now),
+        plan.version, sample.bundle, span, goals, *_displaced(known, now, ids), _capped(now), _quotas(now),
         (known.taken.base, now.taken.base), tuple(relax), _pages(known, now, ids) if full else (),
         priors_of(now, work) if full else {}, tuple(notes), time.perf_counter() - begun,
     )  # fmt: skip
@@ -125,10 +125,12 @@ def _changed(before: Decided, now: Decided) -> list[str]:
     return [spec.id for spec in now.joined.campaigns.specs if had.get(spec.id) != spec]
 
 
-def _displaced(before: Decided, now: Decided) -> tuple[tuple[Displaced, ...], tuple[OrgLine, ...]]:
-    """Campaigns of both plans that lose, dearest first; and every org."""
+def _displaced(
+    before: Decided, now: Decided, ids: Collection[str]
+) -> tuple[tuple[Displaced, ...], tuple[OrgLine, ...]]:
+    """Campaigns that lose without being changed themselves, dearest first; and every org."""
     sides = [_by_campaign(one) for one in (before, now)]
-    both = [name for name in sides[0] if name in sides[1]]
+    both = [name for name in sides[0] if name in sides[1] and name not in ids]
     lines = []
     for name in both:
         (org, *old), (_, *new) = sides[0][name], sides[1][name]

@@ -35,10 +35,11 @@ from training.booking_pages import Stocked
 from training.booking_record import Forecasts, Track, document
 from training.booking_report import Booking, GoalForecast
 from training.booking_time import forecast_of, span_of, spread_of
-from training.commands import UsageError, lake_of, live_plan
+from training.commands import lake_of, live_plan
 from training.progress import counting
 from training.sample import MOST_PAGES, refresh
 from training.sample_columns import Sample, load
+from training.usage import UsageError
 
 SHOWN: Final = 12  # lines of a table
 FOLDER: Final = "sample"

@@ -199,15 +199,16 @@ def most_at(
     least = programme.least.copy()
     least[goal] = 0.0
     found = worth - float(prices @ least)
-    best = best_of(every, mine, clicks=clicks)
+    reach = best_of(every, mine, clicks=clicks)
+    best = float(taken.weight @ reach)
     who = None if subjects is None else subjects[taken.pages]
-    alone, together = _errors(taken.weight, taken.worth_of, who)
+    alone, together = _errors(taken.weight, reach if best < found else taken.worth_of, who)
     return Most(max(min(found, best), 0.0), alone, together, prices, best)
 
 
-def best_of(parts: Sequence[Part], campaign: int, *, clicks: bool) -> float:
-    """Units of a campaign with the best place of every page that it may stand on."""
-    total = 0.0
+def best_of(parts: Sequence[Part], campaign: int, *, clicks: bool) -> Floats:
+    """Units of a campaign by page of the parts, with the best place that it may have there."""
+    found = [np.zeros(0)]
     for part in parts:
         offers = part.batch.offers
         mine = np.flatnonzero(offers.campaign == campaign)
@@ -216,8 +217,8 @@ def best_of(parts: Sequence[Part], campaign: int, *, clicks: bool) -> float:
         best = np.where(fits, part.batch.slots.rates[:, 0], 0.0).max(axis=1, initial=0.0)
         per_page = np.zeros(len(part.pages))
         np.maximum.at(per_page, page, best * (part.p[mine] if clicks else 1.0))
-        total += float(part.weight @ per_page)
-    return total
+        found.append(per_page)
+    return np.concatenate(found)
 
 
 def without_value(parts: Sequence[Part]) -> list[Part]:

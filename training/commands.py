@@ -23,11 +23,8 @@ from training.job import RunReport, run_training
 from training.lake import Lake
 from training.materialize import pointers
 from training.source import Source
+from training.usage import UsageError
 from training.workspace import writing_to
-
-
-class UsageError(ValueError):
-    """Arguments that do not go together; the message says which."""
 
 
 def train(

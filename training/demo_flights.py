@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from rich.console import Console
@@ -15,7 +17,8 @@ from serving.live import compile_for
 from serving.plan import CompiledPlan, Plan
 from serving.plans import PlanShelf
 from serving.settings import Settings
-from training.demo_campaigns import INFEASIBLE, TOO_MUCH, Traffic, demo_parts
+from training.booking_commands import refresh_sample
+from training.demo_campaigns import INFEASIBLE, Traffic, demo_parts
 from training.demo_client import Client
 from training.demo_delivery import Reading, Watch, plot, show_delivery, show_tags, standings, tags_of
 from training.demo_office import People
@@ -29,11 +32,14 @@ HOUR_S: Final = 3600.0
 RATES: Final = (5.0, 25.0)  # pages a second
 OF_WHAT_COMES: Final = 0.35  # of the pages that a second of visitors took before: room for their reports
 PICTURE: Final = "delivery.png"
+DAY_S: Final = 86_400.0
+SAMPLED: Final = 4_000  # pages of the replay sample: seconds
+WEEKS_TOO_MUCH: Final = 10
 
 
 @dataclass
 class Flights:
-    """What the act works on; `rate`: pages that came in a second before."""
+    """What the act works on; `rate`: pages that came in a second before; `published`: the plan's parts."""
 
     console: Console
     settings: Settings
@@ -44,6 +50,7 @@ class Flights:
     seed: int
     rate: float
     causes: Mapping[str, str] = field(default_factory=dict)  # of goals, when the flights ended
+    published: Mapping[str, Any] = field(default_factory=dict)
 
     def traffic(self, start: float) -> Traffic:
         rate = min(max(OF_WHAT_COMES * self.rate, RATES[0]), RATES[1])
@@ -56,6 +63,7 @@ async def fly(flights: Flights, bank: Client) -> None:
     traffic = flights.traffic(begin(time.time(), SECONDS))
     parts = demo_parts(traffic, flights.frame)
     version, done = await asyncio.to_thread(flights.people.publish, parts, "the demo's campaigns")
+    flights.published = parts
     for one in done:
         console.print(f"{one.part}: {one.proposal} proposed, approved, published as revision {one.revision}")
     plan, compiled = await asyncio.to_thread(_compiled, flights, version)
@@ -111,17 +119,19 @@ def _compiled(flights: Flights, version: str) -> tuple[Plan, CompiledPlan]:
 
 
 async def too_much(flights: Flights, bank: Client) -> None:
-    """A guarantee of five times what its audience gives: what the check says, and what the pacer said."""
+    """The same guarantee for a week, ten times as much: what the check says, and what the pacer said.
+
+    The check decides pages of the replay sample again, which is taken here, of all that the demo has served.
+    """
     console = flights.console
     console.rule("a booking that cannot be kept")
-    parts = demo_parts(flights.traffic(time.time() + 60.0), flights.frame)
-    frame = parts["frame"]
-    asked = [one for one in frame["campaigns"] if one["id"] == INFEASIBLE]
-    goal = asked[0]["goals"][0]["at_least"]
-    console.print(
-        f"{INFEASIBLE}: {goal} displays to customers who were away, {TOO_MUCH:g} times what they can be shown"
-    )
-    with console.status("plan:check decides recorded pages again …"):
+    if not flights.published:
+        return
+    frame = for_a_week(flights.published["frame"], INFEASIBLE, time.time())
+    goal = next(one["goals"][0]["at_least"] for one in frame["campaigns"] if one["id"] == INFEASIBLE)
+    console.print(f"{INFEASIBLE}: {goal:,} displays within a week to customers who were away")
+    await asyncio.to_thread(refresh_sample, flights.settings, console, pages=SAMPLED)
+    with console.status("plan:check decides the sampled pages again …"):
         said = await bank.governed(
             "/v1/plan:check", flights.people.keys[0], {"part": "frame", "content": frame}
         )
@@ -130,6 +140,18 @@ async def too_much(flights: Flights, bank: Client) -> None:
     for name, code in flights.causes.items():
         if name.partition("/")[0] == INFEASIBLE:
             console.print(f"while it ran, the pacer said: {Cause(code).text('en')} ({code})", highlight=False)
+
+
+def for_a_week(frame: Mapping[str, Any], campaign: str, now: float) -> dict[str, Any]:
+    """The frame with one campaign booked anew: from the next minute for a week, WEEKS_TOO_MUCH as much."""
+    found = deepcopy(dict(frame))
+    one = next(one for one in found["campaigns"] if one["id"] == campaign)
+    first, last = (
+        datetime.fromtimestamp(now + ahead, UTC).isoformat(timespec="seconds") for ahead in (60.0, 7 * DAY_S)
+    )
+    one["flight"] = {"from": first, "until": last}
+    one["goals"] = [goal | {"at_least": WEEKS_TOO_MUCH * goal["at_least"]} for goal in one["goals"]]
+    return found
 
 
 def verdict(said: Mapping[str, Any], campaign: str) -> list[str]:

@@ -27,14 +27,11 @@ from serving.proposals import FRAME
 from serving.redis_control import RedisControl
 from serving.registry import Registry
 from serving.settings import Settings
+from training.usage import UsageError
 
 T = TypeVar("T")
 Say = Callable[[str], None]
 KEY: Final = "FENLIU_KEY"
-
-
-class UsageError(ValueError):
-    """The command cannot be carried out as given; the message says what to do."""
 
 
 @dataclass

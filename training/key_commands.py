@@ -9,7 +9,8 @@ from serving.audit import Head, parse_head
 from serving.overview import audit_lines
 from serving.permits import may_audit, may_manage_keys
 from serving.principals import Key
-from training.desk import Desk, Say, UsageError
+from training.desk import Desk, Say
+from training.usage import UsageError
 
 
 def keys_add(args: argparse.Namespace, desk: Desk, say: Say) -> int:

@@ -27,9 +27,10 @@ from serving.live import compile_for
 from serving.metered import Metered
 from serving.redis_control import RedisControl
 from training.commands import ingest_now, lake_of, live_plan
-from training.desk import Desk, UsageError
+from training.desk import Desk
 from training.lake import Lake
 from training.progress import counting
+from training.usage import UsageError
 
 pc: Any = pyarrow.compute
 T = TypeVar("T")

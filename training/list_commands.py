@@ -19,8 +19,9 @@ from serving.principals import LOCAL
 from serving.security import needs
 from training import audience_commands
 from training.commands import live_plan
-from training.desk import Desk, UsageError
+from training.desk import Desk
 from training.lists import Upload
+from training.usage import UsageError
 
 
 def audience(args: argparse.Namespace, desk: Desk, console: Console) -> int:

@@ -8,13 +8,14 @@ difference, in the key space in use, and again with every materialisation.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -24,13 +25,13 @@ from features.keyspace import KeySpace
 from features.views import MEMBERSHIP
 from serving.lists import Kind, ListEntry, ListError, ListShelf
 from training.base_columns import Base
+from training.id_sets import NOBODY, Ids, both, column_of, either, id_set, ids_of, minus
 from training.lake import Lake
 from training.memberships import Written, change_memberships, with_number
 from training.profiles import USER_ID
 from training.tables import parquet
 
 FOLDER: Final = "lists"
-Ids = NDArray[np.bytes_]
 
 
 class Upload(NamedTuple):
@@ -70,7 +71,7 @@ class Lists:
         What is about to be written is put down first, so that after a killed upload the next one, of
         whatever list, knows who may be in and who surely is. Raises ListError, BulkError, StoreUnavailable.
         """
-        ids = np.unique(ids)
+        ids = id_set(ids)
         entry = self.shelf.begin(name, kind, owner)
         coming, going = self._difference(entry.number, ids, whole)
         self.lake.put(_path(entry.number, intended=True), parquet(_table(ids)))
@@ -84,10 +85,9 @@ class Lists:
     def remove(self, name: str, progress: Callable[[int], None] | None = None) -> Upload:
         """Take a list away: memberships, file and entry. Raises ListError when there is none."""
         entry = self.entry(name)
-        nobody = np.zeros(0, "S1")
-        _, going = self._difference(entry.number, nobody, False)
-        told = self._change(entry.number, nobody, going, progress)
-        self._to_base(entry.number, nobody)
+        _, going = self._difference(entry.number, NOBODY, False)
+        told = self._change(entry.number, NOBODY, going, progress)
+        self._to_base(entry.number, NOBODY)
         for intended in (False, True):
             self._forget(_path(entry.number, intended=intended))
         self.shelf.remove(name)
@@ -102,15 +102,15 @@ class Lists:
 
     def members(self, number: int) -> Ids:
         """Who is in a list, ascending; nobody when it was never written."""
-        return _members(self.lake, _path(number)) if self._there(_path(number)) else np.zeros(0, "S1")
+        return _members(self.lake, _path(number)) if self._there(_path(number)) else NOBODY
 
     def _difference(self, number: int, ids: Ids, whole: bool) -> tuple[Ids, Ids]:
         """Who has to be put in, and who taken out."""
         before = self.members(number)
         intended = _path(number, intended=True)
         then = _members(self.lake, intended) if self._there(intended) else before
-        surely = np.zeros(0, "S1") if whole else np.intersect1d(before, then)
-        return np.setdiff1d(ids, surely), np.setdiff1d(np.union1d(before, then), ids)
+        surely = NOBODY if whole else both(before, then)
+        return minus(ids, surely), minus(either(before, then), ids)
 
     def _change(
         self, number: int, coming: Ids, going: Ids, progress: Callable[[int], None] | None
@@ -145,7 +145,7 @@ def with_lists(
     numbers = _kept(lake)
     lists = [_members(lake, _path(number)) for number in numbers]
     known = np.array([one.encode() for one in ids], np.bytes_)
-    strangers = np.setdiff1d(np.concatenate([np.zeros(0, "S1"), *lists]), known)
+    strangers = minus(id_set(np.concatenate([NOBODY, *lists])), id_set(known))
     every = np.concatenate([known, strangers])
     records = np.concatenate([records, MEMBERSHIP.blank(len(strangers))])
     member = np.concatenate([member, np.zeros(len(strangers), np.bool_)])
@@ -164,12 +164,11 @@ def read_ids(path: Path) -> Ids:
         column = _column(path)
     except (OSError, pa.ArrowException) as error:
         raise ListError(f"{path} cannot be read ({error}); give a text, CSV or Parquet file") from None
-    ids = np.array([one.strip().encode() for one in column.to_pylist() if one is not None], np.bytes_)
-    lengths = np.strings.str_len(ids)
-    if len(ids) and int(lengths.max()) > MAX_ID_BYTES:
-        line = int(np.argmax(lengths)) + 1
+    lengths = pc.fill_null(pc.binary_length(pc.utf8_trim_whitespace(column)), 0)
+    if len(column) and pc.max(lengths).as_py() > MAX_ID_BYTES:
+        line = int(np.argmax(lengths.to_numpy())) + 1
         raise ListError(f"{path}: entry {line} has more than {MAX_ID_BYTES} bytes, so it is no user id")
-    return np.unique(ids[lengths > 0])
+    return id_set(ids_of(column))
 
 
 def _column(path: Path) -> Any:
@@ -199,11 +198,10 @@ def _kept(lake: Lake) -> list[int]:
     return sorted(int(number) for number in numbers if number.isdecimal())
 
 
-def _table(ids: Iterable[bytes] | Ids) -> pa.Table:
-    texts = [one.decode() for one in (ids.tolist() if isinstance(ids, np.ndarray) else ids)]
-    return pa.table({USER_ID: pa.array(texts, pa.string())})
+def _table(ids: Ids) -> pa.Table:
+    return pa.table({USER_ID: column_of(ids)})
 
 
 def _members(lake: Lake, path: str) -> Ids:
     table = pq.read_table(io.BytesIO(lake.fs.cat_file(lake.path(path))))
-    return np.array([str(one).encode() for one in table[USER_ID].to_pylist()], np.bytes_)
+    return ids_of(table[USER_ID])

@@ -20,6 +20,7 @@ from features.redis_plain import Pipe, piped, told
 from features.schema import HEADER
 from features.store import feature_key
 from features.views import MEMBERSHIP
+from training.id_sets import id_set
 
 BATCH: Final = 2000  # customers a round trip: about 0.3 MB of replies
 _SIZE: Final = MEMBERSHIP.size
@@ -121,7 +122,7 @@ def _batches(version: str, ids: NDArray[np.bytes_]) -> Iterator[NDArray[np.uint8
     before, after = feature_key(version, MEMBERSHIP.name, "\0", MEMBERSHIP.entity).split(b"\0")
     lengths = np.strings.str_len(ids)
     for length in np.unique(lengths):
-        some = np.unique(ids[lengths == length])
+        some = id_set(ids[lengths == length])
         for at in range(0, len(some), BATCH):
             texts = some[at : at + BATCH].astype(f"S{length}").view(np.uint8).reshape(-1, int(length))
             keys = np.empty((len(texts), len(before) + int(length) + len(after)), np.uint8)

@@ -16,7 +16,7 @@ from serving.worth import Worth
 from training.booking import check
 from training.booking_fill import _bounded, _counted, _filled, _runs
 from training.booking_limits import cap_limit
-from training.booking_most import Doubt
+from training.booking_most import LEAN, Doubt
 from training.booking_pages import Joined, Spread, Stocked
 from training.booking_plan import Work, decided
 from training.booking_priced import corrected, evaluated, no_prices
@@ -194,6 +194,15 @@ def test_the_interval_is_wider_where_there_are_fewer_pages_and_none_where_all_ar
     assert unsure.most_high - unsure.most_low > sure.most_high - sure.most_low
 
 
+def test_what_only_its_own_reach_limits_is_counted_and_what_others_limit_is_leant():
+    sample = sample_of()
+    old = campaign("old", 1, goals=goal(100))
+    free = one_of(booked(stocked(old, campaign("new", 2, audience="some", goals=goal(60))), sample), "new")
+    assert free.most == pytest.approx(100 * RATE, rel=1e-6)
+    full = one_of(booked(stocked(old, campaign("new", 2, goals=goal(60))), sample), "new")
+    assert full.most == pytest.approx(LEAN * (400 * RATE - 100), rel=0.005)
+
+
 def test_who_is_displaced_and_what_it_costs():
     sample = sample_of(spread=0.5)
     old = campaign("old", 1, values={"click": 5.0})
@@ -207,6 +216,15 @@ def test_who_is_displaced_and_what_it_costs():
     assert found.value[1] < found.value[0] and {line.org for line in found.orgs} == {"(no campaign)", "head"}
     seen = found.pages[0]
     assert any("[new]" in name for name in seen.after["home.banner"])
+
+
+def test_who_asks_for_too_much_is_not_displaced_by_it():
+    sample = sample_of()
+    old, modest = campaign("old", 1, goals=goal(200)), campaign("new", 2, goals=goal(60))
+    greedy = modest | {"goals": goal(4_000), "penalty": 5.0}
+    found = booked(stocked(old, greedy), sample, before=stocked(old, modest))
+    assert not found.fits and not one_of(found, "new").fits
+    assert [one.campaign for one in found.displaced] == ["old"]
 
 
 def test_the_same_again_is_the_same():

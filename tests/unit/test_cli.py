@@ -124,9 +124,9 @@ def test_the_plan_that_ships_is_valid(tmp_path, capsys):
 
 
 def test_our_own_bugs_are_not_hidden(monkeypatch):
-    def broken(_args):
+    def broken(_args, _settings):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(fenliu, "_report", broken)
+    monkeypatch.setattr("training.lake_commands.report", broken)
     with pytest.raises(RuntimeError):
         fenliu.main(["report"])

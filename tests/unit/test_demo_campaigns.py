@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from training.demo_campaigns import (
     masks,
 )
 from training.demo_delivery import Reading, Tags, due_part, plot, show_delivery, show_tags, standings, tags_of
-from training.demo_flights import at_the_end, begin, verdict
+from training.demo_flights import WEEKS_TOO_MUCH, at_the_end, begin, for_a_week, verdict
 from training.world import World
 
 START = 1_790_035_200.0
@@ -218,6 +219,19 @@ def test_table_and_plot(plan: Plan, tmp_path: Path) -> None:
     assert "audience_too_narrow" in text
     made = plot(tmp_path / "p" / "x.png", plan.campaigns, [reading(BEGIN), reading(BEGIN + 50)])
     assert made.stat().st_size > 10_000
+
+
+def test_one_campaign_is_booked_anew_for_a_week_and_nothing_else_changes(plan: Plan) -> None:
+    frame = {"campaigns": [one.model_dump(mode="json", by_alias=True) for one in plan.campaigns]}
+    found = for_a_week(frame, INFEASIBLE, BEGIN)
+    for old, new in zip(frame["campaigns"], found["campaigns"], strict=True):
+        assert (old == new) is (old["id"] != INFEASIBLE)
+        if old["id"] == INFEASIBLE:
+            assert new["goals"][0]["at_least"] == WEEKS_TOO_MUCH * old["goals"][0]["at_least"]
+            first, last = (
+                datetime.fromisoformat(new["flight"][name]).timestamp() for name in ("from", "until")
+            )
+            assert BEGIN < first < last <= BEGIN + 7 * 86_400
 
 
 def test_what_the_check_says_of_a_booking() -> None:

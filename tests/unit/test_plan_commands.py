@@ -17,8 +17,9 @@ from serving.plan import PlanError
 from serving.settings import Settings
 from tests.governed import creative, fragment, frame
 from training import key_commands, plan_commands
-from training.desk import Desk, UsageError
+from training.desk import Desk
 from training.governance_arguments import add_audit, add_keys, add_kill, add_plan
+from training.usage import UsageError
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {**vars(plan_commands), **vars(key_commands)}

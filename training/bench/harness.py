@@ -23,7 +23,9 @@ from rich.table import Table
 
 Bar = tuple[Literal[">=", "<="], float]
 
-BENCHES = ("loop", "serve", "decide", "race", "benefit", "pacing", "tags", "booking", "page")
+BENCHES = (
+    *("loop", "serve", "decide", "race", "benefit", "pacing", "tags", "booking", "page", "audiences"),
+)
 
 
 @dataclass(frozen=True, slots=True)

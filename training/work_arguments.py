@@ -1,0 +1,99 @@
+"""The arguments of `fenliu train`, `bundle`, `events`, `report` and of what shows a plan.
+
+Light: commands are imported when they run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+Verbs = Any  # what argparse's add_subparsers returns has no public name
+Run = Callable[[argparse.Namespace], int]
+TRAIN_EXAMPLES: Final = """\
+  fenliu train                             learn from the lake: what the service took in
+  fenliu train --source ml-1m              one of the public sets under $FENLIU_DATA (default ../shared/data)
+  fenliu train --events purchases.parquet --map user=cust,item=sku,at=ts --type converted
+  fenliu train --config job.yaml --force   promote although the gate says no (recorded)
+"""
+BUNDLE_EXAMPLES: Final = """  fenliu bundle list
+  fenliu bundle show
+  fenliu bundle promote 20261122-101500-3f2a1b --reason "manual check passed"
+  fenliu bundle rollback
+"""
+EVENTS_EXAMPLES: Final = "  fenliu events ingest\n"
+
+
+def add_train(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_lazy("training.lake_commands", "train_now"))
+    data = parser.add_argument_group("data (none: the lake alone)")
+    data.add_argument("--source", metavar="NAME", help="ml-1m, insurance, lastfm, complete-journey")
+    data.add_argument("--events", type=Path, metavar="FILE", help="interactions, CSV or Parquet")
+    data.add_argument("--items", type=Path, metavar="FILE", help="item attributes, CSV or Parquet")
+    data.add_argument("--users", type=Path, metavar="FILE", help="customer attributes, CSV or Parquet")
+    data.add_argument("--map", metavar="FIELD=COLUMN,…", help="column names that are not found by themselves")
+    data.add_argument("--type", metavar="TYPE", help="event type where the file has no such column")
+    data.add_argument("--kind", metavar="KIND", help="item kind where the file has no such column")
+    data.add_argument("--types", metavar="NAME=TYPE,…", help="what event types mean: buy=converted")
+    data.add_argument("--min-rating", type=float, metavar="N", help="ratings below are left out")
+    data.add_argument("--keep-repeats", action="store_true", default=None, help="equal rows count each")
+    data.add_argument("--encoding", help="of the text files (utf-8)")
+    data.add_argument("--delimiter", help="of the text files, where it is not found by itself")
+    job = parser.add_argument_group("job")
+    job.add_argument("--config", type=Path, metavar="FILE", help="the job's configuration, YAML")
+    job.add_argument("--seed", type=int, help="seed of everything random")
+    job.add_argument("--fresh", action="store_true", help="do every step again instead of resuming")
+    job.add_argument("--plan", type=Path, metavar="FILE", help="check the bundle against this plan")
+    job.add_argument("--force", action="store_true", help="promote although the gate says no (recorded)")
+
+
+def add_bundle(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="bundle_verb", metavar="VERB", required=True)
+    _verb(verbs, "list", "all bundles, newest first", "bundle_list")
+    one = _verb(verbs, "show", "one bundle's manifest", "bundle_show")
+    one.add_argument("version", nargs="?", help="the live one unless given")
+    promote = _verb(verbs, "promote", "make a bundle live", "bundle_promote")
+    promote.add_argument("version")
+    promote.add_argument("--reason", default="by hand")
+    promote.add_argument("--force", action="store_true", help="although its gate said no (recorded)")
+    rollback = _verb(verbs, "rollback", "make the one before live again", "bundle_rollback")
+    rollback.add_argument("--reason", default="rolled back by hand")
+
+
+def add_plan_shown(verbs: Verbs) -> None:
+    """Beside what `training.governance_arguments` adds to `fenliu plan`."""
+    _verb(verbs, "show", "print the live plan", "plan_show")
+    _verb(verbs, "schema", "print the JSON Schema of a plan, for editors", "plan_schema")
+
+
+def add_events(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="events_verb", metavar="VERB", required=True)
+    module = "training.lake_commands"
+    _verb(verbs, "ingest", "log -> Parquet, exactly once", "events_ingest", module)
+    _verb(verbs, "status", "what the log and the lake hold", "events_status", module)
+
+
+def add_report(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_lazy("training.lake_commands", "report"))
+    parser.add_argument("--path", action="store_true", help="print its path only")
+
+
+def _verb(
+    verbs: Verbs, name: str, about: str, function: str, module: str = "training.bundle_commands"
+) -> argparse.ArgumentParser:
+    one: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
+    one.set_defaults(run=_lazy(module, function))
+    return one
+
+
+def _lazy(module: str, function: str) -> Run:
+    def run(args: argparse.Namespace) -> int:
+        from serving.settings import Settings
+
+        done: int = getattr(import_module(module), function)(args, Settings.from_env())
+        return done
+
+    return run
