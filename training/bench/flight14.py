@@ -8,6 +8,7 @@ the pacer would see.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -79,13 +80,15 @@ class Flight:
         self.sellable = np.array([bool((campaigns.slots & bit).any()) for bit in market.slots.bit])
         self.shares: list[Floats] = []
 
-    def fly(self, policy: Policy) -> Flown:
+    def fly(self, policy: Policy, told: Callable[[int], None] = lambda _day: None) -> Flown:
+        """`told`: the day that begins."""
         market, programme, meters = self.market, self.programme, self.meters
         quota = programme.quota_campaign
         history, due, prices = [], [], []
         for minute in range(market.minutes):
             if minute % DAY == 0:
                 self._new_day(minute)
+                told(minute // DAY)
             self.counted.at(minute)
             self._happens(minute)
             seen, spent = meters.seen(minute), meters.spent(minute)

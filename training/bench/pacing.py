@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from training.bench.harness import Bar, Result
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from training.bench.flight14 import Flown
     from training.bench.offline14 import Offline
     from training.bench.traffic14 import Market
-    from training.dual import Dual
 
 ABOUT = "guarantees, shares and quotas paced by prices: value against the hindsight bound, delivery, evenness"
 
@@ -112,7 +112,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     from training.bench import carousel
 
-    console = Console()
+    console = Console(width=max(Console().width, 132))
     if args.tune:
         from training.bench.tune14 import tuned
 
@@ -128,7 +128,6 @@ def run(args: argparse.Namespace) -> Result:
         figures = _seed(sizes, seed, slice_of, others, args.plot if number == 0 else None, console)
         figures["cpu_seconds"] = time.process_time() - began
         per_seed.append(figures)
-        console.print(f"seed {seed}: " + "  ".join(f"{name} {value:.5g}" for name, value in figures.items()))
     console.print(_by_seed(seeds, per_seed))
     figures = _worst(per_seed)
     figures |= carousel.figures(getattr(args, "positions", 20_000 if args.quick else 200_000))
@@ -184,90 +183,40 @@ def _seed(
     from training.bench import highs_check, offline14
     from training.bench.campaigns14 import Size
     from training.bench.flight14 import Flight
+    from training.bench.measured14 import measured
     from training.bench.policies import policy
     from training.bench.traffic14 import market
 
-    made = offline14.with_quotas(market(Size(**sizes), seed), seed)
-    few = made.size.views < 50_000
-    offline = offline14.plan_offline(made, seed, 20 if few else 30)
-    dual, bound, page_gap = offline14.hindsight(made, offline, 8 if few else 12)
-    programme = offline14.programme_of(made, made.views, 1.0)
     figures: dict[str, float] = {}
-    table = Table(title=f"policies, seed {seed}: {len(made.views):,} page views, {made.size.days} days")
-    for column in ("policy", "value/bound", "on target", "worst", "most", "even off", "quota over", "s"):
-        table.add_column(column, justify="right")
-    for name in ("ours", *others):
-        began = time.process_time()
-        flown = Flight(made, programme, seed).fly(policy(name, made, offline))
-        found = measured(made, offline, dual, bound, flown)
-        if name == "ours":
-            figures = found
-            if plot:
-                _plot(plot, made, offline, flown)
-        else:
-            figures |= {f"{name}_value": found["value_to_bound"], f"{name}_on_target": found["on_target"]}
-        row = (
-            "value_to_bound",
-            "on_target",
-            "worst_guarantee",
-            "most_guarantee",
-            "even_deviation",
-            "quota_overshoot",
-        )
-        table.add_row(name, *(f"{found[one]:.4f}" for one in row), f"{time.process_time() - began:.0f}")
-    if others:
-        console.print(table)
-    figures["page_gap"] = page_gap
-    if slice_of:
-        figures["highs_gap"] = highs_check.gap(made, offline, slice_of)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(f"seed {seed}: traffic and offline plan", total=None)
+        made = offline14.with_quotas(market(Size(**sizes), seed), seed)
+        few = made.size.views < 50_000
+        offline = offline14.plan_offline(made, seed, 20 if few else 30)
+        progress.update(bar, description=f"seed {seed}: hindsight bound")
+        dual, bound, page_gap = offline14.hindsight(made, offline, 8 if few else 12)
+        programme = offline14.programme_of(made, made.views, 1.0)
+        for name in ("ours", *others):
+            began = time.process_time()
+            progress.update(bar, description=f"seed {seed}: {name}", completed=0, total=made.size.days)
+            flight = Flight(made, programme, seed)
+            flown = flight.fly(policy(name, made, offline), lambda day: progress.update(bar, completed=day))
+            found = measured(made, offline, dual, bound, flown)
+            found["cpu_seconds"] = time.process_time() - began
+            said = "  ".join(f"{column} {found[one]:.4g}" for one, column in PRINTED.items())
+            console.print(f"seed {seed}, {name}: {said}")
+            if name == "ours":
+                figures = found
+                if plot:
+                    _plot(plot, made, offline, flown)
+            else:
+                of = ("value_to_bound", "on_target", "worst_guarantee", "most_guarantee", "even_deviation")
+                figures |= {f"{name}_{one.split('_')[0]}": found[one] for one in of}
+        figures["page_gap"] = page_gap
+        if slice_of:
+            progress.update(bar, description=f"seed {seed}: HiGHS on a slice", total=None)
+            figures["highs_gap"] = highs_check.gap(made, offline, slice_of)
     return figures
-
-
-def measured(made: Market, offline: Offline, dual: Dual, bound: float, flown: Flown) -> dict[str, float]:
-    """The figures of one flight. A goal is feasible when its price in hindsight is below its ceiling."""
-    from serving.curves import EVEN
-    from training.bench.campaigns14 import SHARE
-    from training.dual import CLICKED
-
-    programme, campaigns = offline.programme, made.campaigns
-    goal = programme.goal_campaign
-    wanted = campaigns.wanted[goal]
-    share, clicked = campaigns.tier[goal] == SHARE, programme.goal_unit == CLICKED
-    feasible = dual.goals < 0.999 * programme.penalty
-    displayed = ~share & ~clicked
-    ratio = flown.delivered / wanted
-    short = np.where(share, 0.0, np.maximum(wanted - flown.delivered, 0.0))
-    good = displayed & feasible
-    on = (ratio >= 0.995) & (ratio <= 1.01)
-    miss = np.abs(flown.delivered - wanted) / np.maximum(0.03 * wanted, 3.0 * np.sqrt(wanted))
-    even = displayed & feasible & (campaigns.pacing[goal] == EVEN)
-    off = np.abs(flown.history - flown.due).max(axis=0) / wanted
-    at_most = campaigns.at_most[programme.quota_campaign]
-    return {
-        "value_to_bound": (flown.value - float(short @ programme.penalty)) / bound,
-        "on_target": _mean(on[good]),
-        "worst_guarantee": float(ratio[good].min(initial=np.inf)),
-        "most_guarantee": float(ratio[good].max(initial=0.0)),
-        "clicked_off": float(miss[clicked & feasible].max(initial=0.0)),
-        "even_deviation": float(off[even].max(initial=0.0)),
-        "quota_overshoot": flown.over_quota,
-        "cap_overshoot": float(flown.over_cap),
-        "ledger_differences": float(flown.differences),
-        "late_displays": flown.late,
-        "truth_to_prediction": flown.true_value / flown.value,
-        "share_least": float(flown.shares.min(initial=np.inf)),
-        "quota_spent": float(flown.spent.sum() / max(at_most.sum(), 1.0)),
-        "infeasible": float((~feasible).sum()),
-        "sold": flown.sold,
-        "clicked_even_deviation": float(
-            off[clicked & feasible & (campaigns.pacing[goal] == EVEN)].max(initial=0.0)
-        ),
-        "pages": float(flown.pages),
-    }
-
-
-def _mean(values: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> float:
-    return float(values.mean()) if len(values) else 1.0
 
 
 def _plot(path: str, made: Market, offline: Offline, flown: Flown) -> None:

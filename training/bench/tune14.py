@@ -12,6 +12,7 @@ from rich.table import Table
 from training.bench import offline14
 from training.bench.campaigns14 import Size
 from training.bench.flight14 import Flight
+from training.bench.measured14 import measured
 from training.bench.policies import policy
 from training.bench.rivals14 import GRIDS
 from training.bench.traffic14 import market
@@ -25,8 +26,6 @@ SEED: Final = 0
 
 def tuned(console: Console) -> dict[str, float]:
     """The best value over the bound by rival; prints which gains reached it."""
-    from training.bench.pacing import measured
-
     made = offline14.with_quotas(market(SHORT, SEED), SEED)
     offline = offline14.plan_offline(made, SEED)
     dual, bound, _ = offline14.hindsight(made, offline)
