@@ -11,14 +11,14 @@ import asyncio
 import numpy as np
 import pytest
 
-from training.bench import offline14
+from training.bench import flight14, offline14
 from training.bench.campaigns14 import DAY, Size
 from training.bench.counted14 import at_once
 from training.bench.flight14 import Flight
 from training.bench.traffic14 import market
 
 SIZE = Size(
-    views=3_000, days=2, customers=60, guaranteed=8, clicked=1, shares=2, quotas=6, standard=8,
+    views=3_000, days=3, customers=60, guaranteed=8, clicked=1, shares=2, quotas=6, standard=8,
     least_goal=100.0, least_clicks=20.0,
 )  # fmt: skip
 
@@ -43,6 +43,11 @@ class Blind(Flight):
 @pytest.fixture(scope="module")
 def made():
     return offline14.with_quotas(market(SIZE, 5), 5)
+
+
+@pytest.fixture(autouse=True)
+def _many_are_late(monkeypatch):
+    monkeypatch.setattr(flight14, "STALE", 0.01)
 
 
 def flight_of(made, kind=Flight):

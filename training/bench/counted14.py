@@ -82,6 +82,7 @@ class Tally:
         shape = customers, max(len(capped), 1)
         self.used = np.zeros(shape, np.uint8)  # shown today + reserved
         self.today, self.waiting = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+        self.late_today = np.zeros(shape, np.uint8)  # of `today`: they count, and overshoot nothing
         self.last = np.full(customers, -1)  # the decision whose reservations are held
         self.over_quota, self.over_cap = 0.0, 0
 
@@ -91,6 +92,7 @@ class Tally:
 
     def new_day(self) -> None:
         self.today[:] = 0
+        self.late_today[:] = 0
         self.used = self.waiting.copy()
 
     def asked(self, customers: NDArray[np.integer[Any]]) -> None:
@@ -105,23 +107,20 @@ class Tally:
         self.last[placed.customer] = placed.decision
         of, column, most = self._capped(placed)
         np.add.at(self.waiting, (of, column), np.uint8(1))
-        np.add.at(self.used, (of, column), np.uint8(1))
-        self.over_quota = max(self.over_quota, self._over())
-        self.over_cap += int((self.used[of, column] > most).sum())
+        self._look(of, column, most)
 
     def shown(self, placed: Placed, minute: int) -> None:
         quotas = placed.campaign[self.is_quota[placed.campaign]]
+        of, column, most = self._capped(placed)
+        np.add.at(self.today, (of, column), np.uint8(1))
         if minute - placed.minute >= LATE:
             np.add.at(self.late, quotas, 1.0)
-            return
-        np.add.at(self.outstanding, quotas, -1.0)
-        np.add.at(self.confirmed, quotas, 1.0)
-        of, column, most = self._capped(placed)
-        np.subtract.at(self.waiting, (of, column), np.uint8(1))
-        np.add.at(self.today, (of, column), np.uint8(1))
-        self.used[of, column] = self.today[of, column] + self.waiting[of, column]
-        self.over_cap += int((self.used[of, column] > most).sum())
-        self.over_quota = max(self.over_quota, self._over())
+            np.add.at(self.late_today, (of, column), np.uint8(1))
+        else:
+            np.add.at(self.outstanding, quotas, -1.0)
+            np.add.at(self.confirmed, quotas, 1.0)
+            np.subtract.at(self.waiting, (of, column), np.uint8(1))
+        self._look(of, column, most)
 
     def quota_lapsed(self, placed: Placed) -> None:
         np.add.at(self.outstanding, placed.campaign[self.is_quota[placed.campaign]], -1.0)
@@ -137,9 +136,12 @@ class Tally:
         which = self.cap[placed.campaign[capped]]
         return placed.customer[capped], which[:, 0].astype(np.int64), which[:, 1]
 
-    def _over(self) -> float:
+    def _look(self, of: Ints, column: Ints, most: NDArray[np.int32]) -> None:
+        """Whether confirmed + outstanding is over a limit now, displays in time."""
+        self.used[of, column] = self.today[of, column] + self.waiting[of, column]
+        self.over_cap += int((self.used[of, column] - self.late_today[of, column] > most).sum())
         used = self.confirmed + self.outstanding - self.at_most
-        return float(used[self.is_quota].max(initial=0.0))
+        self.over_quota = max(self.over_quota, float(used[self.is_quota].max(initial=0.0)))
 
 
 class Booked:
