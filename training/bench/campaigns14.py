@@ -19,7 +19,10 @@ NEVER: Final = 0.2  # of the pages are never looked at
 GUARANTEED, SHARE, QUOTA, STANDARD = range(4)
 PENALTY: Final = {GUARANTEED: 2.0, SHARE: 1.0, QUOTA: 0.0, STANDARD: 0.0}
 CLICK_PENALTY: Final = 40.0
-BETTER: Final = 1.15  # P(click) of the customers that a goal in clicks is sized for, over the mean
+BETTER: Final = 1.15  # P(click) of the customers that a goal in clicks is sized for, over the mean ...
+CHOSEN: Final = (
+    2.0  # ... where few campaigns with wide audiences are sold by clicks: prices pick whom they suit
+)
 PACED: Final = ((FRONT_LOADED, 0.04), (ASAP, 0.02))  # of the guarantees, rounded up; the others are even
 RATE: Final = {
     "banner": (1.0, 0.55),
@@ -226,10 +229,10 @@ def sized(
     sellable = _sellable(campaigns, slots)
     supply = slots.rates.sum(axis=1)[sellable].astype(np.float64)
     fits = ((campaigns.slots[:, None] & slots.bit[None, :]) != 0)[:, sellable].astype(np.float64)
-    rate = np.zeros(len(campaigns))
+    rate, better = np.zeros(len(campaigns)), CHOSEN if size.least_clicks else BETTER
     if size.least_clicks:
         clicks = size.least_clicks * rng.uniform(1.02, 1.3, len(campaigns))
-        rate = np.where(campaigns.clicked, np.minimum(clicks / (BETTER * p * size.views), most), 0.0)
+        rate = np.where(campaigns.clicked, np.minimum(clicks / (better * p * size.views), most), 0.0)
         appetite = np.where(campaigns.clicked, 0.0, appetite)
     for _ in range(30):  # what hits its own limit leaves the rest to the others
         weight = appetite * (rate < most - 1e-9)
@@ -246,7 +249,7 @@ def sized(
     wanted = np.maximum(np.round(rate * views), size.least_goal)
     if size.least_clicks:
         wanted = np.where(campaigns.clicked, rate * views, wanted)
-    clicked = np.round(wanted * p * BETTER)
+    clicked = np.round(wanted * p * better)
     wanted = np.where(campaigns.clicked, clicked, wanted)
     return replace(campaigns, wanted=np.where(guaranteed, wanted, campaigns.wanted))
 

@@ -7,18 +7,18 @@ import numpy as np
 from serving.curves import EVEN
 from training.bench.campaigns14 import SHARE
 from training.bench.flight14 import Flown
-from training.bench.offline14 import Offline
+from training.bench.offline14 import Hindsight, Offline
 from training.bench.traffic14 import Market
-from training.dual import CLICKED, Dual
+from training.dual import CLICKED
 
 
-def measured(made: Market, offline: Offline, dual: Dual, bound: float, flown: Flown) -> dict[str, float]:
+def measured(made: Market, offline: Offline, behind: Hindsight, flown: Flown) -> dict[str, float]:
     """The figures of one flight. A goal is feasible when its price in hindsight is below its ceiling."""
     programme, campaigns = offline.programme, made.campaigns
     goal = programme.goal_campaign
     wanted = campaigns.wanted[goal]
     share, clicked = campaigns.tier[goal] == SHARE, programme.goal_unit == CLICKED
-    feasible = dual.goals < 0.999 * programme.penalty
+    feasible = behind.dual.goals < 0.999 * programme.penalty
     displayed = ~share & ~clicked
     ratio = flown.delivered / wanted
     short = np.where(share, 0.0, np.maximum(wanted - flown.delivered, 0.0))
@@ -28,8 +28,11 @@ def measured(made: Market, offline: Offline, dual: Dual, bound: float, flown: Fl
     even = displayed & feasible & (campaigns.pacing[goal] == EVEN)
     off = np.abs(flown.history - flown.due).max(axis=0) / wanted
     at_most = campaigns.at_most[programme.quota_campaign]
+    value = flown.value - float(short @ programme.penalty)
     return {
-        "value_to_bound": (flown.value - float(short @ programme.penalty)) / bound,
+        "value_to_bound": value / behind.bound,
+        "value_to_uncalibrated": value / behind.bound_uncalibrated,
+        "penalties": float(short @ programme.penalty) / behind.bound,
         "on_target": _mean(on[good]),
         "worst_guarantee": float(ratio[good].min(initial=np.inf)),
         "most_guarantee": float(ratio[good].max(initial=0.0)),

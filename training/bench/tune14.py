@@ -18,8 +18,8 @@ from training.bench.rivals14 import GRIDS
 from training.bench.traffic14 import market
 
 SHORT: Final = Size(
-    views=30_000, days=4, customers=6_000, guaranteed=40, clicked=3, shares=4, quotas=12, standard=12,
-    least_goal=1_000.0, least_clicks=400.0,
+    views=12_000, days=3, customers=3_000, guaranteed=40, clicked=3, shares=4, quotas=12, standard=12,
+    least_goal=500.0, least_clicks=200.0,
 )  # fmt: skip
 SEED: Final = 0
 
@@ -28,7 +28,7 @@ def tuned(console: Console) -> dict[str, float]:
     """The best value over the bound by rival; prints which gains reached it."""
     made = offline14.with_quotas(market(SHORT, SEED), SEED)
     offline = offline14.plan_offline(made, SEED)
-    dual, bound, _ = offline14.hindsight(made, offline)
+    behind = offline14.hindsight(made, offline)
     programme = offline14.programme_of(made, made.views, 1.0)
     tried = [
         (name, dict(zip(grid, values, strict=True)))
@@ -41,7 +41,7 @@ def tuned(console: Console) -> dict[str, float]:
     best: dict[str, float] = {}
     for name, gains in track([("ours", {}), *tried], "flights", console=console):
         flown = Flight(made, programme, SEED).fly(policy(name, made, offline, **gains))
-        found = measured(made, offline, dual, bound, flown)
+        found = measured(made, offline, behind, flown)
         value = found["value_to_bound"]
         best[name] = max(best.get(name, value), value)
         said = ", ".join(f"{key} {gain:g}" for key, gain in gains.items())
