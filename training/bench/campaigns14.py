@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import ceil
 from typing import Final
 
 import numpy as np
@@ -23,7 +22,7 @@ BETTER: Final = 1.15  # P(click) of the customers that a goal in clicks is sized
 CHOSEN: Final = (
     2.0  # ... where few campaigns with wide audiences are sold by clicks: prices pick whom they suit
 )
-PACED: Final = ((FRONT_LOADED, 0.04), (ASAP, 0.02))  # of the guarantees, rounded up; the others are even
+PACED: Final = ((FRONT_LOADED, 0.04), (ASAP, 0.02))  # of the guarantees, one at least; the others are even
 RATE: Final = {
     "banner": (1.0, 0.55),
     "icon_grid": (1.0, 0.98),
@@ -174,7 +173,7 @@ def _pacing(guaranteed: NDArray[np.bool_], draw: Floats) -> NDArray[np.uint8]:
     order = np.argsort(np.where(guaranteed, draw, 2.0))
     first = 0
     for kind, part in PACED:
-        many = ceil(part * int(guaranteed.sum()))
+        many = max(1, round(part * int(guaranteed.sum())))
         pacing[order[first : first + many]] = kind
         first += many
     return pacing

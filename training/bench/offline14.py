@@ -240,5 +240,5 @@ def hindsight(market: Market, offline: Offline, steps: int = 12) -> Hindsight:
     prices = campaign_prices(owed, dual.goals, dual.quotas)
     above = worth_from_above(market, market.views, *prices)
     reached = evaluated(market, some, *prices).worth / worth_from_above(market, some, *prices)
-    bounds = (bound_at(one, dual.goals, dual.quotas, above) for one in (owed, said))
-    return Hindsight(dual, *bounds, 1.0 - reached)
+    bound, uncalibrated = (bound_at(one, dual.goals, dual.quotas, above) for one in (owed, said))
+    return Hindsight(dual, bound, uncalibrated, 1.0 - reached)

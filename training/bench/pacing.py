@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> Result:
     if args.tune:
         from training.bench.tune14 import tuned
 
-        return Result(tuned(console))
+        return Result(tuned(console, rivals_of(args.rivals or "all")))
     sizes = {name: getattr(args, name, default) for name, default in (QUICK if args.quick else FULL).items()}
     seeds = range(args.first_seed, args.first_seed + getattr(args, "seeds", 1 if args.quick else SEEDS))
     rivals = rivals_of(args.rivals or ("greedy" if args.quick else "named"))

@@ -19,11 +19,11 @@ from training.bench.traffic14 import Market
 from training.dual import CLICKED
 
 GRIDS: Final[Mapping[str, Mapping[str, tuple[float, ...]]]] = {
-    "hourly": {"most": (1.2, 2.0)},
-    "pid": {"gain": (1.0, 2.0, 4.0), "integral": (0.003, 0.01, 0.03)},
-    "mirror": {"rate": (0.03, 0.1, 0.3)},
-    "throttle": {"bid": (0.05, 0.15, 0.4), "step": (0.1,)},
-    "percentile": {"rate": (0.01, 0.03, 0.1), "band": (0.7, 1.5)},
+    "hourly": {"most": (1.2, 2.0, 4.0)},
+    "pid": {"gain": (2.0, 4.0, 8.0), "integral": (0.003, 0.01, 0.03)},
+    "mirror": {"rate": (0.1, 0.3, 1.0, 3.0)},
+    "throttle": {"bid": (0.15, 0.4, 0.8, 1.6), "step": (0.1,)},
+    "percentile": {"rate": (0.03, 0.1, 0.3), "band": (0.35, 0.7, 1.5)},
 }
 
 

@@ -24,7 +24,7 @@ SHORT: Final = Size(
 SEED: Final = 0
 
 
-def tuned(console: Console) -> dict[str, float]:
+def tuned(console: Console, names: tuple[str, ...]) -> dict[str, float]:
     """The best value over the bound by rival; prints which gains reached it."""
     made = offline14.with_quotas(market(SHORT, SEED), SEED)
     offline = offline14.plan_offline(made, SEED)
@@ -33,6 +33,7 @@ def tuned(console: Console) -> dict[str, float]:
     tried = [
         (name, dict(zip(grid, values, strict=True)))
         for name, grid in GRIDS.items()
+        if name in names
         for values in product(*grid.values())
     ]
     table = Table(title=f"rivals' gains: {len(made.views):,} page views, {SHORT.days} days, seed {SEED}")
