@@ -32,11 +32,12 @@ class PacingSettings:
     horizon: float = (
         0.03  # a deviation is worked off within this part; all at once answer less than one alone
     )
+    horizon_late: float = 0.08  # of what is counted late: clicks are few, and their chance is not a deviation
     least_horizon: float = 0.004  # in the end game; longer than what is in flight takes to be known
     end_share: float = 0.5  # the horizon is at most this share of what is left
     done_by: float = 0.996  # the curve is through by then: the rest tops up
     aim: float = 1.0005  # of a goal in displays or shares: a miss costs more than one too many
-    aim_late: float = 1.005  # of a goal in clicks or conversions: the last ones are known after the end
+    aim_late: float = 1.003  # of a goal in clicks or conversions: the last ones are known after the end
     reach: float = 2.0  # the rate is corrected by at most this factor at a time
     integral: float = 0.25  # 1/4: critically damped
     settled: float = 0.02  # a deviation below this is on track
@@ -156,7 +157,7 @@ def _goals(
     wanted = np.maximum(_finite(seen.wanted, 0.0), 1e-9) * aim
     part, left = _parts(seen.passed, seen.whole)
     by = asap_by(wanted, np.maximum(_finite(seen.eligible, 0.0), 0.0))
-    horizon = _horizon(left, settings)
+    horizon = _horizon(left, np.where(goals.counted_late, settings.horizon_late, settings.horizon), settings)
     due = target(part / settings.done_by, goals.pacing, by)
     # where the curve should stand one horizon on; past the end of the curve, a whole horizon's rate
     ahead = target((part + horizon) / settings.done_by, goals.pacing, by)
@@ -193,7 +194,7 @@ def _quotas(
     used = np.maximum(_finite(seen.spent, 0.0), 0.0) + np.maximum(_finite(seen.in_flight, 0.0), 0.0)
     at_most = np.maximum(_finite(seen.at_most, 0.0), 1e-9)
     part, left = _parts(seen.passed, seen.whole)
-    horizon = _horizon(left, settings)
+    horizon = _horizon(left, settings.horizon, settings)
     answer = _answer(quotas.answer, quotas.start, quotas.ceiling)
     over = used / at_most - np.minimum(part, 1.0)
     wish = np.clip(over / horizon, -settings.reach, settings.reach)
@@ -212,8 +213,8 @@ def _parts(passed: Floats, whole: Floats) -> tuple[Floats, Floats]:
     return part, 1.0 - part
 
 
-def _horizon(left: Floats, settings: PacingSettings) -> Floats:
-    return np.clip(left * settings.end_share, settings.least_horizon, settings.horizon)
+def _horizon(left: Floats, most: Floats | float, settings: PacingSettings) -> Floats:
+    return np.clip(left * settings.end_share, settings.least_horizon, most)
 
 
 def _answer(answer: Floats, start: Floats, ceiling: Floats) -> Floats:

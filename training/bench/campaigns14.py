@@ -18,7 +18,11 @@ NEVER: Final = 0.2  # of the pages are never looked at
 GUARANTEED, SHARE, QUOTA, STANDARD = range(4)
 PENALTY: Final = {GUARANTEED: 2.0, SHARE: 1.0, QUOTA: 0.0, STANDARD: 0.0}
 CLICK_PENALTY: Final = 40.0
-PACED: Final = (0.94, 0.04, 0.02)  # even, front_loaded, asap
+BETTER: Final = 1.15  # P(click) of the customers that a goal in clicks is sized for, over the mean ...
+CHOSEN: Final = (
+    2.0  # ... where few campaigns with wide audiences are sold by clicks: prices pick whom they suit
+)
+PACED: Final = ((FRONT_LOADED, 0.04), (ASAP, 0.02))  # of the guarantees, one at least; the others are even
 RATE: Final = {
     "banner": (1.0, 0.55),
     "icon_grid": (1.0, 0.98),
@@ -46,6 +50,7 @@ class Size:
     standard: int = 30
     sold: float = 0.70
     least_goal: float = 2_000.0
+    least_clicks: float = 0.0  # 0: clicked goals are as large as displays of any campaign would bring
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,9 +156,7 @@ def campaigns_of(
         top_rate=top.astype(np.float64),
         begins=begins,
         ends=ends,
-        pacing=np.where(guaranteed, rng.choice([EVEN, FRONT_LOADED, ASAP], many, p=PACED), EVEN).astype(
-            np.uint8
-        ),
+        pacing=_pacing(guaranteed, rng.random(many)),
         clicked=clicked,
         wanted=np.where(tier == SHARE, 0.1, 0.0),
         at_most=np.where(tier == QUOTA, 0.0, np.inf),
@@ -162,6 +165,18 @@ def campaigns_of(
         branch=branch,
         audience=audience,
     )
+
+
+def _pacing(guaranteed: NDArray[np.bool_], draw: Floats) -> NDArray[np.uint8]:
+    """Each kind as often as `PACED` says, in every market."""
+    pacing = np.full(len(guaranteed), EVEN, np.uint8)
+    order = np.argsort(np.where(guaranteed, draw, 2.0))
+    first = 0
+    for kind, part in PACED:
+        many = max(1, round(part * int(guaranteed.sum())))
+        pacing[order[first : first + many]] = kind
+        first += many
+    return pacing
 
 
 def _flights(
@@ -180,15 +195,32 @@ def _flights(
     return begins, ends, before
 
 
+def widely_clicked(size: Size, campaigns: Campaigns14, share: Floats, p: Floats) -> Campaigns14:
+    """Clicks are sold where there are many: campaigns that run all the time, reach many, are clicked often.
+
+    `share`: of the page views that are of the campaign's audience; `p`: mean P(click), (C,) each.
+    """
+    whole = (campaigns.tier == GUARANTEED) & (campaigns.begins == 0) & (campaigns.ends == size.days * DAY)
+    places = np.where(whole, campaigns.top_rate * share * p, -1.0)
+    clicked = np.zeros(len(campaigns), np.bool_)
+    clicked[np.argsort(-places)[: size.clicked]] = True
+    clicked &= whole
+    displayed = np.array([PENALTY[tier] for tier in range(4)])[campaigns.tier]
+    return replace(campaigns, clicked=clicked, penalty=np.where(clicked, CLICK_PENALTY, displayed))
+
+
 def sized(
-    size: Size, campaigns: Campaigns14, forecast: Floats, activity: Floats, slots: Slots
+    size: Size, campaigns: Campaigns14, forecast: Floats, activity: Floats, slots: Slots, p: Floats
 ) -> Campaigns14:
     """Goals such that each slot's displays are sold to `sold`, by reach and a random appetite.
 
-    Sized per page view on the first day's campaigns; one that follows another takes over its rate.
+    Sized per page view on the first day's campaigns; one that follows another takes over its rate. A goal in
+    clicks is what its displays bring among somewhat better than average customers; `p`: mean P(click), (C,).
     """
     rng = np.random.default_rng([size.views, size.guaranteed, 5])
     share = campaigns.audience @ (activity / activity.sum())
+    if size.least_clicks:
+        campaigns = widely_clicked(size, campaigns, share, p)
     first = campaigns.begins == 0
     guaranteed = campaigns.tier == GUARANTEED
     appetite = np.where(guaranteed & first, np.exp(rng.normal(0, 0.6, len(campaigns))), 0.0) * share
@@ -196,7 +228,11 @@ def sized(
     sellable = _sellable(campaigns, slots)
     supply = slots.rates.sum(axis=1)[sellable].astype(np.float64)
     fits = ((campaigns.slots[:, None] & slots.bit[None, :]) != 0)[:, sellable].astype(np.float64)
-    rate = np.zeros(len(campaigns))
+    rate, better = np.zeros(len(campaigns)), CHOSEN if size.least_clicks else BETTER
+    if size.least_clicks:
+        clicks = size.least_clicks * rng.uniform(1.02, 1.3, len(campaigns))
+        rate = np.where(campaigns.clicked, np.minimum(clicks / (better * p * size.views), most), 0.0)
+        appetite = np.where(campaigns.clicked, 0.0, appetite)
     for _ in range(30):  # what hits its own limit leaves the rest to the others
         weight = appetite * (rate < most - 1e-9)
         missing = max(size.sold * float(supply.sum()) - float(rate.sum()), 0.0)
@@ -210,6 +246,10 @@ def sized(
     summed = np.r_[0.0, np.cumsum(forecast)] * (size.views / forecast.sum())
     views = summed[campaigns.ends] - summed[campaigns.begins]
     wanted = np.maximum(np.round(rate * views), size.least_goal)
+    if size.least_clicks:
+        wanted = np.where(campaigns.clicked, rate * views, wanted)
+    clicked = np.round(wanted * p * better)
+    wanted = np.where(campaigns.clicked, clicked, wanted)
     return replace(campaigns, wanted=np.where(guaranteed, wanted, campaigns.wanted))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
 from training.bench.offline14 import Offline, first_views, met, programme_of, solved
@@ -10,6 +12,8 @@ from training.dual import Columns, bound_at, campaign_prices, master
 
 ROUNDS = 8
 NEAR = (0.0, -0.02, 0.02, -0.006, 0.006, -0.002, 0.002)  # prices around the dual's, as a part of each
+
+SHUT: Final = 1e3  # CNY: more than any placement is worth
 
 
 def gap(market: Market, offline: Offline, views: int, enough: float = 5e-5) -> float:
@@ -23,6 +27,8 @@ def gap(market: Market, offline: Offline, views: int, enough: float = 5e-5) -> f
     for near in NEAR:
         tilt = np.exp(near * rng.choice([-1.0, 1.0], len(dual.goals)) + (near / 2))
         columns.append(met(market, some, *campaign_prices(programme, dual.goals * tilt, dual.quotas))[0])
+    shut = np.full(len(dual.quotas), SHUT)  # without these pages no mix may keep to a small quota
+    columns.append(met(market, some, *campaign_prices(programme, dual.goals, shut))[0])
     bound, centre, value = dual.bound, (dual.goals, dual.quotas), -np.inf
     for _ in range(ROUNDS):
         value, goals, quotas = master(programme, columns, len(some))

@@ -63,14 +63,19 @@ def first_views(views: Views, keep: int, of: int) -> Views:
     return Views(views.customer[kept], views.salt[kept], views.minute[kept], views.at)
 
 
-def programme_of(market: Market, views: Views, scale: float) -> Programme:
-    """Goals and quotas times `scale` (a sample's share of the views)."""
+def programme_of(market: Market, views: Views, scale: float, *, calibrated: bool = False) -> Programme:
+    """Goals and quotas times `scale` (a sample's share of the views).
+
+    `calibrated`: goals in clicks ask for as many predicted clicks as in truth bring what is wanted.
+    """
     campaigns = market.campaigns
     goal = np.flatnonzero(campaigns.wanted > 0)
     quota = np.flatnonzero(np.isfinite(campaigns.at_most))
     least = campaigns.wanted[goal] * scale
     banner = float(market.slots.rates[BANNER].sum())
     of_branch = np.bincount(market.branch_of[views.customer], minlength=10)
+    if calibrated:
+        least /= np.where(campaigns.clicked[goal], market.truth[campaigns.item[goal]], 1.0)
     shares = campaigns.tier[goal] == SHARE
     least[shares] = campaigns.wanted[goal][shares] * banner * of_branch[campaigns.branch[goal[shares]]]
     return Programme(
@@ -133,9 +138,17 @@ def scales(programme: Programme, outcome: Outcome) -> tuple[Floats, Floats]:
     return goals, quotas
 
 
-def solved(market: Market, views: Views, scale: float, steps: int, start: Dual | None = None) -> Dual:
+def solved(
+    market: Market,
+    views: Views,
+    scale: float,
+    steps: int,
+    start: Dual | None = None,
+    *,
+    calibrated: bool = False,
+) -> Dual:
     """The dual over the views. Its bounds use the product's pages: see `worth_from_above`."""
-    programme = programme_of(market, views, scale)
+    programme = programme_of(market, views, scale, calibrated=calibrated)
     first = (np.zeros(len(programme.least)), np.zeros(len(programme.most)))
     display, click = campaign_prices(programme, *first)
     step = scales(programme, evaluated(market, first_views(views, 1, 8), display, click))
@@ -205,17 +218,27 @@ def spread(values: NDArray[np.float64]) -> str:
     return " · ".join(f"{float(np.quantile(values, q)):.3g}" for q in (0.0, 0.5, 1.0))
 
 
-def hindsight(market: Market, offline: Offline, steps: int = 12) -> tuple[Dual, float, float]:
-    """(dual of what really came, bound on its value, what the product's pages leave of it at these prices).
+class Hindsight(NamedTuple):
+    dual: Dual  # of what really came
+    bound: float  # on the value that any policy reaches
+    bound_uncalibrated: float  # the same where goals in clicks are met as soon as predictions say so
+    page_gap: float  # what the product's pages leave of the first, at its prices
 
-    Prices come from about 25,000 of the views; the bound is then taken over all of them by
-    `training.page_bound`: any prices give a valid one.
+
+def hindsight(market: Market, offline: Offline, steps: int = 12) -> Hindsight:
+    """A policy owes the clicks that come, and learns from them what a prediction is worth; so does the bound.
+
+    Prices come from about 25,000 of the views; the bounds are then taken over all of them by
+    `training.page_bound`: any prices give valid ones.
     """
     of = max(1, round(len(market.views) / 25_000))
     some = first_views(market.views, 1, of)
-    dual = solved(market, some, len(some) / len(market.views), steps, offline.dual)
-    programme = programme_of(market, market.views, 1.0)
-    prices = campaign_prices(programme, dual.goals, dual.quotas)
+    scale = len(some) / len(market.views)
+    dual = solved(market, some, scale, steps, offline.dual, calibrated=True)
+    owed = programme_of(market, market.views, 1.0, calibrated=True)
+    said = programme_of(market, market.views, 1.0)
+    prices = campaign_prices(owed, dual.goals, dual.quotas)
     above = worth_from_above(market, market.views, *prices)
     reached = evaluated(market, some, *prices).worth / worth_from_above(market, some, *prices)
-    return dual, bound_at(programme, dual.goals, dual.quotas, above), 1.0 - reached
+    bound, uncalibrated = (bound_at(one, dual.goals, dual.quotas, above) for one in (owed, said))
+    return Hindsight(dual, bound, uncalibrated, 1.0 - reached)

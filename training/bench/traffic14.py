@@ -7,7 +7,7 @@ Traffic has hours, a weekend, a payday; unknown to the forecast, a drop, a burst
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -121,12 +121,11 @@ def market(size: Size, seed: int) -> Market:
     views = _views(true_weights, activity, size.views, rng)
     sample = _views(forecast, activity, min(size.views * 2 // 5, 20_000), rng)
     campaigns = campaigns_of(size, item_kind, taste, branch_of, bits, slots, rng)
-    campaigns = sized(size, campaigns, forecast, activity, slots)
     members = members.copy()
     members[campaigns.item[campaigns.exclusive]] = 0
     gain[campaigns.item[campaigns.tier == QUOTA]] *= 4.0  # what people want, and there is little of
     columns = _columns(taste, vector, item_kind, campaigns, rng)
-    campaigns = _clicks_for_displays(campaigns, columns)
+    campaigns = sized(size, campaigns, forecast, activity, slots, _mean_click(campaigns, columns))
     return Market(
         size=size,
         slots=slots,
@@ -191,14 +190,12 @@ def _views(weights: Floats, activity: Floats, views: int, rng: np.random.Generat
     return Views(customer, rng.integers(0, 1 << 40, len(minute)), minute, at)
 
 
-def _clicks_for_displays(campaigns: Campaigns14, columns: Columns) -> Campaigns14:
-    """A goal in clicks: what its displays would bring among somewhat better than average customers."""
+def _mean_click(campaigns: Campaigns14, columns: Columns) -> Floats:
+    """(C,) P(click | displayed) over the campaign's audience."""
     at, _, p, offer_at, to, of = columns
     owner = np.repeat(np.arange(len(at) - 1), np.diff(offer_at))
     reached = np.maximum(np.bincount(of, minlength=len(campaigns)), 1)
-    mean = np.bincount(of, p[at[owner] + to], len(campaigns)) / reached
-    clicks = np.round(campaigns.wanted * mean * 1.15)
-    return replace(campaigns, wanted=np.where(campaigns.clicked, clicks, campaigns.wanted))
+    return np.bincount(of, p[at[owner] + to], len(campaigns)) / reached
 
 
 def _columns(
