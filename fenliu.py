@@ -94,6 +94,10 @@ def _parser() -> argparse.ArgumentParser:
 
     _train_arguments(verb("train", "train, gate and publish a bundle", _train, TRAIN_EXAMPLES))
 
+    studies = _studies()
+    evaluate = verb("evaluate", "compare models on any interactions", _evaluate, studies.EVALUATE_EXAMPLES)
+    studies.add_evaluate(evaluate)
+
     serve = verb("serve", "answer requests, on Ray Serve or in one process", _serve, SERVE_EXAMPLES)
     serve.add_argument("--local", action="store_true", help="one process (uvicorn) instead of Ray Serve")
     serve.add_argument("--host", help="address to listen on (FENLIU_HOST, 127.0.0.1)")
@@ -246,6 +250,18 @@ def _train(args: argparse.Namespace) -> int:
     if args.force and report.promoted and not report.verdict.passed and report.version is not None:
         _forced(report.version, "fenliu train --force")
     return 0 if report.promoted else 1
+
+
+def _studies() -> Any:
+    from training import study_arguments
+
+    return study_arguments
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from training.study_commands import run
+
+    return run(args, os.environ, Path(__file__).parent, _settings().home, _console())
 
 
 def _forced(version: str, reason: str) -> None:

@@ -117,5 +117,17 @@ class NeighbourModel:
         return cls(Neighbours.load(folder), part["prior"], part["segments"], part["kinds"], pseudo=pseudo)
 
 
+class EaseModel(NeighbourModel):
+    """EASE (Steck 2019) as served: score(j) = (sum_i w_i B_ij + m prior(j)) / (sum_i w_i + m).
+
+    There is no vector of a customer: what they did a second ago counts at once. `neighbours` holds of each
+    item j the weights B_ij of largest size, those below zero included; the divisor is the same for all items
+    and changes no order.
+    """
+
+    name: ClassVar[str] = "ease"
+    __slots__ = ()
+
+
 def _write_spec(folder: Path, **spec: object) -> None:
     (folder / "model.json").write_text(json.dumps(spec, indent=1, sort_keys=True) + "\n")

@@ -105,7 +105,9 @@ def fit_factors(data: TrainData, params: Params, effort: Effort, block: int = BL
     for _ in range(int(params["epochs"])):
         fitting.epoch()
     if not (np.isfinite(fitting.users).all() and np.isfinite(fitting.items).all()):
-        raise ValueError(f"iALS gave factors that are not finite with {dict(params)}; raise the regularization")
+        raise ValueError(
+            f"iALS gave factors that are not finite with {dict(params)}; raise the regularization"
+        )
     return Factors(fitting.users, fitting.items, np.diff(seen.indptr) >= FEWEST_EVENTS)
 
 
@@ -158,7 +160,9 @@ class Fitting:
         owner = np.repeat(np.arange(len(x)), np.diff(indptr))
         miss = np.einsum("ij,ij->i", x[owner], y[indices]) - 1.0
         everywhere = float(((x.T @ x) * (y.T @ y)).sum())
-        pulls = float((self.user_ridge * (x**2).sum(axis=1)).sum() + (self.item_ridge * (y**2).sum(axis=1)).sum())
+        pulls = float(
+            (self.user_ridge * (x**2).sum(axis=1)).sum() + (self.item_ridge * (y**2).sum(axis=1)).sum()
+        )
         return float((weight * miss**2).sum()) + self.unobserved * everywhere + pulls
 
 
@@ -171,7 +175,9 @@ class Side(NamedTuple):
 
 
 def _side(matrix: sparse.csr_matrix) -> Side:
-    return Side(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data.astype(np.float32))
+    return Side(
+        matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data.astype(np.float32)
+    )
 
 
 def _normal(rng: np.random.Generator, n: int, width: int, deviation: float) -> NDArray[np.float32]:

@@ -1,0 +1,245 @@
+"""Tuning, fitting and measuring the models of a study, with what it cost, one result a model kept on disk."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.ensemble_model import EnsembleModel
+from serving.models import ServedModel
+from training.config import ENSEMBLE, TrainConfig
+from training.ensemble import fit_weights
+from training.evaluate import Measures, Ranking, measure, rank, scorer_of
+from training.model import Effort, Model, Params
+from training.study import Stage, Study
+from training.windows import had_share
+
+FOREVER: Final = float("inf")
+SAMPLED_EVERY_S: Final = 0.02
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds of one fit, its peak of resident memory above the start in MiB; seconds of tuning and ranking."""
+
+    fit_s: float
+    peak_mib: float
+    tuning_s: float
+    rank_s: float
+    trials: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One model on the test. `by_seed`: every mean metric's value for each seed; `ranking` is the first seed's."""
+
+    name: str
+    params: Mapping[str, float]
+    measures: Measures
+    ranking: Ranking
+    by_seed: tuple[Mapping[str, float], ...]
+    cost: Cost
+    cached: bool = False
+
+
+@dataclass(slots=True)
+class Bench:
+    """Fits and measures; keeps every result under `folder`, named by the digest of all that it depends on."""
+
+    study: Study
+    config: TrainConfig
+    metric: str
+    ks: Sequence[int]
+    seeds: Sequence[int]
+    folder: Path | None
+    notice: Notice
+    progress: Callable[[int, str], Any]
+
+    def run(self, names: Sequence[str]) -> list[Outcome]:
+        """All models in order, the ensemble last."""
+        models = self.config.build_models()
+        chosen = {name: models[name] for name in names if name != ENSEMBLE}
+        found = [self._kept(name) or self._single(model) for name, model in chosen.items()]
+        if ENSEMBLE in names and len(chosen) > 1:
+            parts = {one.name: one for one in found}
+            found.append(self._kept(ENSEMBLE) or self._ensemble(chosen, parts))
+        return found
+
+    def _single(self, model: Model) -> Outcome:
+        params, trials, took = self._tuned(model)
+        return self._tested(
+            model.name, params, lambda seed, stage: self._fit(model, stage, params, seed), trials, took
+        )
+
+    def _fit(self, model: Model, stage: Stage, params: Params, seed: int) -> ServedModel:
+        return model.fit(stage.data, params, Effort(seed, self.config.threads))
+
+    def settings(self, model: Model) -> list[Params]:
+        """The model's trials; without times nothing decays."""
+        every = [dict(params) for params in model.trials()]
+        if not self.study.timed:
+            every = [params | {"half_life_days": FOREVER} for params in every]
+        once = {json.dumps(params, sort_keys=True): params for params in every}
+        return list(once.values())[: self.config.evaluation.most_trials]
+
+    def _tuned(self, model: Model) -> tuple[Params, int, float]:
+        settings, started = self.settings(model), time.perf_counter()
+        if len(settings) == 1 or not len(self.study.valid.cases):
+            return settings[0], 0, 0.0
+        told = self.progress(len(settings), f"{model.name}: tuning")
+        values = []
+        for params in settings:
+            values.append(self.value(self._fit(model, self.study.valid, params, self.seeds[0]), params))
+            told(1)
+        best = int(np.argmax(np.nan_to_num(values, nan=-1.0)))
+        took = time.perf_counter() - started
+        self.notice(
+            f"{model.name}: {len(settings)} settings tried, {self.metric} {values[best]:.4f} on validation, {took:.0f} s"
+        )
+        return settings[best], len(settings), took
+
+    def value(self, served: ServedModel, params: Params) -> float:
+        """The metric on the validation cases."""
+        stage = self.study.valid
+        scorer = scorer_of(served, stage.cases, stage.past(params["half_life_days"]), stage.data.customers)
+        ranking = rank(scorer, stage.cases, depth=0)
+        return measure(ranking, stage.cases, np.zeros(stage.cases.n_items), self.ks).value(self.metric)
+
+    def _tested(
+        self,
+        name: str,
+        params: Params,
+        fit: Callable[[int, Stage], ServedModel],
+        trials: int,
+        tuning_s: float,
+    ) -> Outcome:
+        stage, depth = self.study.test, max(self.ks)
+        past, share = stage.past(params["half_life_days"]), had_share(stage.data)
+        kept: list[tuple[Measures, Ranking]] = []
+        fit_s, rank_s, peak = 0.0, 0.0, 0.0
+        for place, seed in enumerate(self.seeds):
+            started = time.perf_counter()
+            with memory() as used:
+                served = fit(seed, stage)
+            fit_s, peak = fit_s + time.perf_counter() - started, max(peak, used[0])
+            started = time.perf_counter()
+            label = name if len(self.seeds) == 1 else f"{name}, seed {place + 1} of {len(self.seeds)}"
+            scorer = scorer_of(served, stage.cases, past, stage.data.customers)
+            ranking = rank(scorer, stage.cases, depth, self.progress(len(stage.cases), f"{label}: ranking"))
+            rank_s += time.perf_counter() - started
+            kept.append((measure(ranking, stage.cases, share, self.ks), ranking))
+        n = len(self.seeds)
+        cost = Cost(fit_s / n, peak, tuning_s, rank_s / n, trials)
+        by_seed = tuple(one.values() for one, _ in kept)
+        outcome = Outcome(name, dict(params), _mean([one for one, _ in kept]), kept[0][1], by_seed, cost)
+        self._keep(outcome)
+        return outcome
+
+    def _ensemble(self, models: Mapping[str, Model], parts: Mapping[str, Outcome]) -> Outcome:
+        """Of every model at its own best setting, all with one history: its half-life is the best model's."""
+        started = time.perf_counter()
+        valid = self.study.valid
+        own = {name: dict(parts[name].params) for name in models}
+        lives = sorted({params["half_life_days"] for name, params in own.items() if name != "popular"})
+        best: tuple[float, dict[str, float], float] | None = None
+        fitted = {name: self._fit(model, valid, own[name], self.seeds[0]) for name, model in models.items()}
+        for life in lives or [FOREVER]:
+            past = valid.past(life)
+            scorers = {
+                n: scorer_of(served, valid.cases, past, valid.data.customers) for n, served in fitted.items()
+            }
+            weights = fit_weights(scorers, valid.cases, self.metric, self.config.seed)
+            served = EnsembleModel([fitted[n] for n in weights], list(weights.values()))
+            value = self.value(served, {"half_life_days": life})
+            if best is None or value > best[0]:
+                best = (value, weights, life)
+        assert best is not None
+        value, weights, life = best
+        took = time.perf_counter() - started
+        used = {name: weight for name, weight in weights.items() if weight > 0}
+        said = ", ".join(f"{weight:g} {name}" for name, weight in used.items())
+        self.notice(f"ensemble: {said}; {self.metric} {value:.4f} on validation, {took:.0f} s")
+
+        def fit(seed: int, stage: Stage) -> ServedModel:
+            made = [self._fit(models[name], stage, own[name], seed) for name in used]
+            return EnsembleModel(made, list(used.values()))
+
+        params = {"half_life_days": life} | {f"weight.{name}": weight for name, weight in used.items()}
+        return self._tested(ENSEMBLE, params, fit, len(lives), took)
+
+    def _kept(self, name: str) -> Outcome | None:
+        """What an earlier run left; None where there is nothing, or nothing that can be read."""
+        if self.folder is None:
+            return None
+        try:
+            said = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+            with np.load(self.folder / f"{name}.npz") as arrays:
+                measures = Measures(tuple(said["names"]), arrays["per_case"], said["whole"])
+                ranking = Ranking(arrays["ranks"], arrays["top"])
+        except (OSError, ValueError, KeyError):
+            return None
+        self.notice(f"{name}: as measured before ({self.folder.name})")
+        by_seed = tuple(said["by_seed"])
+        return Outcome(name, said["params"], measures, ranking, by_seed, Cost(**said["cost"]), cached=True)
+
+    def _keep(self, one: Outcome) -> None:
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        arrays = {"per_case": one.measures.per_case, "ranks": one.ranking.ranks, "top": one.ranking.top}
+        with (self.folder / f"{one.name}.npz.draft").open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+        (self.folder / f"{one.name}.npz.draft").replace(self.folder / f"{one.name}.npz")
+        said = {
+            "names": one.measures.names, "whole": one.measures.whole, "params": one.params,
+            "by_seed": one.by_seed, "cost": {name: getattr(one.cost, name) for name in Cost.__slots__},
+        }  # fmt: skip
+        draft = self.folder / f"{one.name}.json.draft"
+        draft.write_text(json.dumps(said) + "\n", encoding="utf-8")
+        draft.replace(self.folder / f"{one.name}.json")
+
+
+def _mean(measures: Sequence[Measures]) -> Measures:
+    """Each case's metrics, averaged over the seeds."""
+    first = measures[0]
+    per_case: NDArray[np.float64] = np.mean([one.per_case for one in measures], axis=0)
+    whole = {name: float(np.mean([one.whole[name] for one in measures])) for name in first.whole}
+    return Measures(first.names, per_case, whole)
+
+
+@contextmanager
+def memory() -> Iterator[list[float]]:
+    """The highest resident memory of the process in the block above its start, in MiB: the list's only entry."""
+    found, over = [0.0], threading.Event()
+    start = _resident()
+
+    def watch() -> None:
+        while not over.wait(SAMPLED_EVERY_S):
+            found[0] = max(found[0], _resident() - start)
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        watching.join()
+        found[0] = max(found[0], _resident() - start)
+
+
+def _resident() -> float:
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return pages * 4096 / 2**20
