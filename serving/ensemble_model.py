@@ -76,7 +76,7 @@ class EnsembleModel:
 
 
 def standardised(scores: Scores) -> Scores:
-    """To mean 0 and deviation 1 over what has a score; what has none takes the lowest; zeros if all are equal."""
+    """To mean 0 and deviation 1 where scored; what has none takes the lowest. Zeros if all are equal."""
     known = np.isfinite(scores)
     if not known.any():
         return np.zeros(len(scores), np.float32)

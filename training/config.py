@@ -14,7 +14,7 @@ from features.transforms import DAY, EventWeights
 from training.als import ImplicitALS
 from training.ease import Ease
 from training.evaluate import KS
-from training.ials import FrequencyALS
+from training.ials import SETTINGS, FrequencyALS
 from training.model import Model
 from training.neighbours import NeighboursByProbability
 from training.popular import PopularByDecay
@@ -79,11 +79,14 @@ class AlsGrid(_Typed):
 
 
 class IalsGrid(_Typed):
-    """`settings`: (regularization, unobserved), a fit each; `strengths`: events that the prior is worth."""
+    """`settings`: (regularization, ratio of the unobserved weight to the observed), a fit each; `fixed`:
+    (regularization, unobserved weight) in their place; `strengths`: events that the prior is worth.
+    """
 
     factors: int = Field(64, ge=1, le=1024)
     epochs: int = Field(12, ge=1, le=500)
-    settings: tuple[tuple[float, float], ...] = ((0.003, 0.3), (0.01, 0.1), (0.01, 0.3), (0.003, 1.0))
+    settings: tuple[tuple[float, float], ...] = SETTINGS
+    fixed: tuple[tuple[float, float], ...] = ()
     exponent: float = Field(1.0, ge=0, le=2)
     strengths: tuple[float, ...] = (0.0, 3.0)
     half_lives: tuple[float, ...] = (float("inf"), 30.0)
@@ -93,7 +96,7 @@ class IalsGrid(_Typed):
 class EaseGrid(_Typed):
     """`ridges`: an inverse each; `pseudos`: the pull to popularity; `top`: weights kept of an item, 0 all."""
 
-    ridges: tuple[float, ...] = (300.0, 100.0, 1000.0)
+    ridges: tuple[float, ...] = (300.0, 1000.0, 100.0, 30.0)
     pseudos: tuple[float, ...] = (0.01,)
     half_lives: tuple[float, ...] = (float("inf"), 30.0)
     top: int = Field(200, ge=0)

@@ -35,7 +35,7 @@ class Ease:
     The inverse is kept between trials on the same window that do not change it.
     """
 
-    ridges: tuple[float, ...] = (300.0, 100.0, 1000.0)
+    ridges: tuple[float, ...] = (300.0, 1000.0, 100.0, 30.0)
     pseudos: tuple[float, ...] = (0.01,)
     half_lives: tuple[float, ...] = (float("inf"), 30.0)
     top: int = 200

@@ -1,25 +1,75 @@
 """Weights of several models as one (`serving.ensemble_model`), fitted on the validation cases alone.
 
-Scores of each model are standardised within a customer; weights are searched by coordinates for the best value
-of the metric itself, from the best model alone outwards, so that on the validation no single model is better.
+Scores of each model are standardised within a customer; weights are searched by coordinates for the best
+value of the metric (and of NDCG in longer lists), from the best model alone outwards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.ensemble_model import standardised
+from serving.ensemble_model import EnsembleModel, standardised
 from training.evaluate import Cases, Ranking, Scorer, measure, ranks_of
+from training.model import Effort, Model, Params, TrainData
 
 STEPS: Final = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the largest weight
 ROUNDS: Final = 3
 MOST_CELLS: Final = 60_000_000  # scores held at once
-LEAST_GAIN: Final = 1e-4  # relative: less is noise, and a model more to serve
+LEAST_GAIN: Final = 3e-3  # relative: less is noise, and a model more to serve
+BESIDE: Final = ("ndcg@20", "ndcg@50")  # averaged with the metric: one short list alone is noisy
+
+
+@dataclass(frozen=True, slots=True)
+class Ensemble:
+    """Fits the parts that a setting names: `ials.weight`, `ials.factors`, … in one mapping."""
+
+    models: Mapping[str, Model]
+    name: ClassVar[str] = "ensemble"
+
+    def trials(self) -> Sequence[Params]:
+        """None: a setting is made of the parts' best and of `fit_weights`."""
+        return []
+
+    def fit(self, data: TrainData, params: Params, effort: Effort) -> EnsembleModel:
+        parts = []
+        for name in weights_of(params):
+            own = {
+                key.partition(".")[2]: value for key, value in params.items() if key.startswith(f"{name}.")
+            }
+            parts.append(self.models[name].fit(data, own, effort))
+        return EnsembleModel(parts, list(weights_of(params).values()))
+
+
+def weights_of(params: Params) -> dict[str, float]:
+    """The parts of a setting, with their weights."""
+    return {key.partition(".")[0]: value for key, value in params.items() if key.endswith(".weight")}
+
+
+def settings_of(
+    own: Mapping[str, Params], weights: Mapping[str, float], half_life_days: float = float("inf")
+) -> dict[str, float]:
+    """One setting of all parts with a weight above 0; the history of all decays by `half_life_days`."""
+    found = {"half_life_days": half_life_days}
+    for name, weight in weights.items():
+        if weight > 0:
+            found |= {f"{name}.weight": weight} | {f"{name}.{key}": value for key, value in own[name].items()}
+    return found
+
+
+def half_lives(own: Mapping[str, Params]) -> list[float]:
+    """Those that the parts were tuned to; popularity has no history."""
+    lives = {params["half_life_days"] for name, params in own.items() if name != "popular"}
+    return sorted(lives) or [float("inf")]
+
+
+def said_of(params: Params) -> str:
+    """The weights, for people."""
+    return ", ".join(f"{weight:g} {name}" for name, weight in weights_of(params).items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +92,11 @@ def fit_weights(scorers: Mapping[str, Scorer], cases: Cases, metric: str, seed: 
     def value(weights: NDArray[np.float32]) -> float:
         ranks = np.concatenate([ranks_of(weights @ one.scores, one.held.astype(np.int32)) for one in table])
         ranking = Ranking(ranks, np.zeros((len(cases), 0), np.int32))
-        return measure(ranking, cases, np.zeros(cases.n_items), ks=ks_of(metric)).value(metric)
+        found = measure(ranking, cases, np.zeros(cases.n_items), ks=ks)
+        return float(np.mean([found.value(name) for name in judged]))
 
+    judged = dict.fromkeys((metric, *BESIDE))
+    ks = sorted({k for name in judged for k in ks_of(name)})
     singles = np.eye(len(names), dtype=np.float32)
     values = [value(one) for one in singles]
     best = int(np.argmax(values))

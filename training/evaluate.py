@@ -1,9 +1,9 @@
 """Full-ranking metrics on later data, through the very objects that serve.
 
-Every item of the catalogue is ranked for every case, unless the cases bring candidates of their own (a sampled
-protocol; its figures compare only with figures on the same candidates); where a customer cannot want the
-same item twice, those already had are left out. For each customer, with H the held-out items and top_k the k
-best ranked:
+Every item of the catalogue is ranked for every case, unless the cases bring candidates of their own (a
+sampled protocol; its figures compare only with figures on the same candidates); where a customer cannot want
+the same item twice, those already had are left out. For each customer, with H the held-out items and top_k
+the k best ranked:
 
     recall@k         |top_k and H| / |H|                  the denominator is all that was held out
     recall_capped@k  |top_k and H| / min(k, |H|)          that of the VAE papers

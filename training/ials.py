@@ -3,7 +3,10 @@
     L = Σ_{(u,i) seen} v_ui (x_u·y_i − 1)² + α₀ Σ_{u,i} (x_u·y_i)² + Σ_u ρ(n_u) |x_u|² + Σ_i ρ(n_i) |y_i|²,
     ρ(n_u) = λ (n_u + α₀ |I|)^ν,  ρ(n_i) = λ (n_i + α₀ |U|)^ν
 
-with v = log2(1 + decayed weight), 1 for one event, and n the sums of v. `implicit` has neither the exponent
+with v = log2(1 + decayed weight), 1 for one event, and n the sums of v. The weight of
+all that a user has not met is α₀ |I|; its `ratio` to what they have met, α₀ |I| / mean n_u, means the same on
+every data set, which α₀ does not: published settings lie between 3 and 30.
+`implicit` has neither the exponent
 nor the unobserved weight apart from the rest. Every pass lowers L; served by `serving.ials_model`.
 """
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -26,30 +30,35 @@ from training.model import Effort, Params, Positives, TrainData, decayed
 from training.prior import fit_prior
 
 FEWEST_EVENTS = 3  # items a user needs for the factors to say something about the profile's part
+SETTINGS = ((0.03, 5.0), (0.01, 35.0), (0.01, 10.0), (0.03, 15.0), (0.003, 30.0), (0.003, 100.0))
 INIT = 0.1  # standard deviation of the first factors, times 1 / sqrt(d), as published
 BLOCK = 128  # dimensions solved at once
 _SHARES = 8  # parts a pass is cut into, for each thread
-_FIT = ("factors", "epochs", "regularization", "unobserved", "exponent", "half_life_days")
+_FIT = ("factors", "epochs", "regularization", "unobserved", "ratio", "exponent", "half_life_days")
 
 
 class Factors(NamedTuple):
-    """One fit: user (n_users, d) and item vectors (n_items, d), and who had enough to be learnt from."""
+    """One fit: user (n_users, d) and item vectors (n_items, d), who had enough to be learnt from, and α₀."""
 
     users: NDArray[np.float32]
     items: NDArray[np.float32]
     active: NDArray[np.bool_]
+    unobserved: float
 
 
 @dataclass(slots=True)
 class FrequencyALS:
-    """Tries the unobserved weight with the regularisation (a fit each), then the prior's strength (a fold-in).
+    """Tries regularisation with the unobserved weight (a fit each), and the prior's strength (a fold-in).
+
+    `settings` holds (regularization, ratio); `fixed`, where given, (regularization, unobserved) instead.
 
     The factors are kept between trials on the same window that differ in `strength` only.
     """
 
     factors: int = 64
     epochs: int = 12
-    settings: tuple[tuple[float, float], ...] = ((0.003, 0.3), (0.01, 0.1), (0.01, 0.3), (0.003, 1.0))
+    settings: tuple[tuple[float, float], ...] = SETTINGS
+    fixed: tuple[tuple[float, float], ...] = ()
     exponent: float = 1.0
     strengths: tuple[float, ...] = (0.0, 3.0)
     half_lives: tuple[float, ...] = (float("inf"), 30.0)
@@ -58,19 +67,23 @@ class FrequencyALS:
     _fitted: tuple[Positives, tuple[float, ...], Factors] | None = field(default=None, repr=False)
 
     def trials(self) -> Sequence[Params]:
-        """`settings` holds (regularization, unobserved)."""
+        """`unobserved` 0: by the ratio."""
+        chosen = [(one, 0.0, ratio) for one, ratio in self.settings]
+        if self.fixed:
+            chosen = [(one, unobserved, 0.0) for one, unobserved in self.fixed]
         return [
             {
                 "factors": float(self.factors),
                 "epochs": float(self.epochs),
                 "regularization": regularization,
                 "unobserved": unobserved,
+                "ratio": ratio,
                 "exponent": self.exponent,
                 "half_life_days": half_life,
                 "strength": strength,
             }
+            for regularization, unobserved, ratio in chosen
             for half_life in self.half_lives
-            for regularization, unobserved in self.settings
             for strength in self.strengths
         ]
 
@@ -86,7 +99,7 @@ def served(found: Factors, data: TrainData, params: Params) -> IalsModel:
     wide = found.items.astype(np.float64)
     turn = np.linalg.eigh(wide.T @ wide)[1][:, ::-1]
     prior = fit_prior((found.users @ turn).astype(np.float32), found.active, data.customers)
-    unobserved = params["unobserved"]
+    unobserved = found.unobserved
     ridge = Ridge(params["regularization"], unobserved, params["exponent"], unobserved * data.n_items)
     vectors = np.ascontiguousarray((wide @ turn).astype(np.float32))
     return IalsModel(vectors, data.kinds, prior, ridge=ridge, strength=params["strength"])
@@ -108,7 +121,7 @@ def fit_factors(data: TrainData, params: Params, effort: Effort, block: int = BL
         raise ValueError(
             f"iALS gave factors that are not finite with {dict(params)}; raise the regularization"
         )
-    return Factors(fitting.users, fitting.items, np.diff(seen.indptr) >= FEWEST_EVENTS)
+    return Factors(fitting.users, fitting.items, np.diff(seen.indptr) >= FEWEST_EVENTS, fitting.unobserved)
 
 
 def observed(data: TrainData, half_life_days: float) -> sparse.csr_matrix:
@@ -132,7 +145,8 @@ class Fitting:
         n_users, n_items = seen.shape
         self.users = _normal(rng, n_users, width, deviation)
         self.items = _normal(rng, n_items, width, deviation)
-        self.unobserved, self.block, self.threads = params["unobserved"], min(block, width), effort.threads
+        self.unobserved = unobserved_of(seen, params)
+        self.block, self.threads = min(block, width), effort.threads
         self.by_user, self.by_item = _side(seen), _side(seen.T.tocsr())
         self.user_ridge = _ridges(self.by_user, self.unobserved * n_items, params)
         self.item_ridge = _ridges(self.by_item, self.unobserved * n_users, params)
@@ -151,7 +165,7 @@ class Fitting:
         def part(first: int, end: int) -> None:
             improve_rows(rows, other, gram, *side, ridge, self.block, first, end)
 
-        _together(part, list(zip(cuts[:-1], cuts[1:], strict=True)), self.threads)
+        _together(part, list(pairwise(cuts)), self.threads)
 
     def objective(self) -> float:
         """L, in double precision."""
@@ -164,6 +178,14 @@ class Fitting:
             (self.user_ridge * (x**2).sum(axis=1)).sum() + (self.item_ridge * (y**2).sum(axis=1)).sum()
         )
         return float((weight * miss**2).sum()) + self.unobserved * everywhere + pulls
+
+
+def unobserved_of(seen: sparse.csr_matrix, params: Params) -> float:
+    """α₀ as given, else from the ratio: what an average user has met, times the ratio, over all items."""
+    if params["unobserved"] > 0:
+        return params["unobserved"]
+    users = max(int((np.diff(seen.indptr) > 0).sum()), 1)
+    return params["ratio"] * float(seen.data.sum(dtype=np.float64)) / users / seen.shape[1]
 
 
 class Side(NamedTuple):

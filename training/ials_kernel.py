@@ -23,12 +23,12 @@ def improve_rows(
     first: int,
     end: int,
 ) -> None:
-    """Move `rows[first:end]` (n, d), in place, to the minimum of their own terms, `block` dimensions at a time.
+    """Move `rows[first:end]` (n, d), in place, to the minimum of their terms, `block` dimensions at a time.
 
-    Row r's terms are Σ_j weight_j (y_j·x − 1)² + xᵀ gram x + ridge_r |x|² over its entries in the CSR, y_j being
-    `other[indices_j]`; `gram` (d, d) already holds the unobserved weight. A row without entries becomes zero,
-    which is its minimum. With `block` ≥ d one step is the exact solution; with smaller blocks each step is
-    exact in its block given the rest (Rendle et al. 2021, "iALS++"), so the objective never rises.
+    Row r's terms are Σ_j weight_j (y_j·x − 1)² + xᵀ gram x + ridge_r |x|² over its entries in the CSR, y_j
+    being `other[indices_j]`; `gram` (d, d) already holds the unobserved weight. A row without entries
+    becomes zero, which is its minimum. With `block` ≥ d one step is the exact solution; with smaller blocks
+    each step is exact in its block given the rest (Rendle et al. 2021, "iALS++"): the objective never rises.
     """
     d = other.shape[1]
     for r in range(first, end):

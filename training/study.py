@@ -32,9 +32,9 @@ class Rules:
     """The protocol, apart from the split.
 
     `seen`: are items that a customer had left out of the ranking (`auto`: unless a fifth of what is held out
-    is such)? `unseen`: held-out items that training never saw are dropped, or kept as misses. `least_history`:
-    customers with fewer training items are not asked. `keep`: the latest items of a history that count, 0 all
-    (a live log keeps 64). `most`: customers asked, a sample where there are more.
+    is such)? `unseen`: held-out items that training never saw are dropped, or kept as misses.
+    `least_history`: customers with fewer training items are not asked. `keep`: the latest items of a history
+    that count, 0 all (a live log keeps 64). `most`: customers asked, a sample where there are more.
     """
 
     seen: Seen = "auto"
@@ -89,7 +89,7 @@ def past_of(events: Positives, cases: Cases, now: float, half_life_days: float, 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """Everything of one evaluation. `groups`: customers' segment names by code; `shelves`: items' group codes."""
+    """Everything of one evaluation. `segments`: names by code; `shelves`: of items' groups, likewise."""
 
     users: tuple[str, ...]
     items: tuple[str, ...]
@@ -113,8 +113,8 @@ def stage(
     candidates: Lists | None = None,
     now: float,
 ) -> tuple[Stage, list[str]]:
-    """Fit on `train`, ask for `asked`. `also_known`: history that nothing is learnt from; `mask_only`: left out
-    of the ranking beside the history. `candidates` by user row. Notes say what was dropped and why.
+    """Fit on `train`, ask for `asked`. `also_known`: history that nothing is learnt from; `mask_only`: left
+    out of the ranking beside the history. `candidates` by user row. Notes say what was dropped and why.
     """
     notes: list[str] = []
     events = train if also_known is None else _joined(train, also_known)
@@ -123,7 +123,7 @@ def stage(
     if rules.unseen == "drop" and (~known[asked.item]).any():
         gone = ~known[asked.item]
         notes.append(
-            f"{int(gone.sum()):,} held-out rows dropped: training never saw the item (--unseen keep counts them)"
+            f"{int(gone.sum()):,} held-out rows dropped: training never saw the item (else: --unseen keep)"
         )
         asked = asked.take(~gone)
     masked = _masks(events, asked, n_items, rules.seen) and candidates is None

@@ -10,13 +10,13 @@ EVALUATE_EXAMPLES: Final = """  fenliu evaluate --train train.csv --test test.cs
   fenliu evaluate --data events.parquet --split time:0.8 --columns user=cust_no,item=sku,timestamp=ts
   fenliu evaluate --data ratings.csv --columns weight=rating --min-weight 4 --binary --split last --core 5
   fenliu evaluate --train t.csv --test h.csv --candidates c.tsv --models ials,ease,ensemble --seeds 5
-  fenliu evaluate --train t.csv --test h.csv --users u.csv --segment age_band --items i.csv --item-group category
+  fenliu evaluate --train t.csv --test h.csv --users u.csv --segment age_band --items i.csv --item-group kind
   fenliu evaluate --preset ncf-ml-1m --seeds 5 --json ncf.json
 
-Columns: user, item, and where there are such weight (above 0; more is more), timestamp (seconds or milliseconds
-since 1970, or ISO 8601) and split (train, valid, test). Common names are found by themselves. CSV, TSV, ::, spaces,
-each also gzipped, with or without a header; Parquet; or one line a user: user item item … Candidates: a line a
-user, user item item …, or rows of user and item.
+Columns: user, item, and where there are such weight (above 0; more is more), timestamp (seconds or
+milliseconds since 1970, or ISO 8601) and split (train, valid, test). Common names are found by themselves.
+CSV, TSV, ::, spaces, each also gzipped, with or without a header; Parquet; or one line a user: user item …
+Candidates: a line a user, user item item …, or rows of user and item.
 """
 PRESET_NAMES: Final = ("ncf-ml-1m", "ml-1m-time", "lastfm")
 
@@ -25,6 +25,9 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
     shown = parser.add_argument_group("what is measured")
     shown.add_argument("--models", metavar="NAME,…", help="of als, ials, ease, neighbours, popular, ensemble")
+    shown.add_argument(
+        "--trials", type=int, default=24, metavar="N", help="settings of a model tried at most"
+    )
     shown.add_argument(
         "--seeds", type=int, default=1, help="fits each model from so many seeds; means and spread"
     )

@@ -63,6 +63,7 @@ class Request:
     learn_valid: bool
     rank_valid: bool
     config: TrainConfig
+    trials: int
 
 
 def request_of(args: argparse.Namespace, environment: Mapping[str, str], root: Path) -> Request:
@@ -89,7 +90,7 @@ def request_of(args: argparse.Namespace, environment: Mapping[str, str], root: P
     known = {"user", "item", "weight", "timestamp", "split"}
     if strange := sorted(set(columns) - known):
         raise EvaluateError(
-            f"--columns: there is no role {', '.join(strange)}; roles are {', '.join(sorted(known))}"
+            f"--columns: there is no role {', '.join(strange)}; there are {', '.join(sorted(known))}"
         )
     reading = Reading(
         columns,
@@ -118,7 +119,7 @@ def request_of(args: argparse.Namespace, environment: Mapping[str, str], root: P
     return Request(
         files, reading, rules, value("split", None), args.core, args.segment, args.item_group,
         value("metric", None), ks, models, args.seeds, args.learn_valid, bool(value("rank_valid", False)),
-        config.model_copy(update={"seed": args.seed, "models": models}),
+        config.model_copy(update={"seed": args.seed, "models": models}), args.trials,
     )  # fmt: skip
 
 
@@ -126,8 +127,8 @@ def _check(files: Mapping[str, Path], args: argparse.Namespace) -> None:
     pair = "train" in files and "test" in files
     if pair == ("data" in files) or ("train" in files) != ("test" in files):
         raise EvaluateError(
-            "name the interactions: --train FILE --test FILE, or one file, --data FILE --split time:0.8, or --preset "
-            f"{'|'.join(PRESETS)}"
+            "name the interactions: --train FILE --test FILE, or one file, --data FILE --split time:0.8, "
+            f"or --preset {'|'.join(PRESETS)}"
         )
     if pair and args.split:
         raise EvaluateError("--split divides one file (--data); --train and --test are divided already")
@@ -273,7 +274,7 @@ def key_of(request: Request) -> str:
     said = (
         digest_of(list(request.files.values()), [*request.files]), repr(request.reading), repr(request.rules),
         request.split, request.core, request.segment, request.metric, request.ks, request.seeds,
-        request.learn_valid, request.rank_valid, code_digest(), len(request.files),
+        request.learn_valid, request.rank_valid, request.trials, code_digest(), len(request.files),
     )  # fmt: skip
     config = request.config.model_dump(mode="json", exclude={"models", "gate"})
     mixed = sorted(set(request.models) - {ENSEMBLE}) if ENSEMBLE in request.models else []
@@ -292,7 +293,8 @@ def evaluate(
     known = [f"{name}@{k}" for name in ("recall", "recall_capped", "ndcg", "hr", "mrr", "map") for k in ks]
     if metric not in (*known, "map", "mrr"):
         raise EvaluateError(
-            f"--metric: there is no '{metric}' with --k {','.join(map(str, ks))}; there are map, mrr, {', '.join(known)}"
+            f"--metric: there is no '{metric}' with --k {','.join(map(str, ks))}; there are map, mrr, "
+            f"{', '.join(known)}"
         )
     if len(set(request.models)) == 1 and request.models[0] == ENSEMBLE:
         raise EvaluateError("--models: an ensemble needs others beside it, such as ials,ease,ensemble")
@@ -312,17 +314,18 @@ def evaluate(
         transient=True,
         disable=not console.is_terminal,
     ) as bars:
-        bench = Bench(
-            study, request.config, metric, ks,
-            [request.rules.seed + place for place in range(request.seeds)], folder,
-            lambda text: console.print(f"  {text}", highlight=False, markup=False, soft_wrap=True), _bar(bars),
-        )  # fmt: skip
+        seeds = [request.rules.seed + place for place in range(request.seeds)]
+
+        def notice(text: str) -> None:
+            console.print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
+
+        bench = Bench(study, request.config, metric, ks, seeds, folder, notice, _bar(bars), request.trials)
         outcomes = bench.run(request.models)
     said = to_json(study, outcomes, metric, ks, request.rules.seed)
     said["data"] = {role: str(path) for role, path in request.files.items()}
     said["seconds"] = round(time.perf_counter() - started, 1)
-    show(console, said, outcomes)
-    plots = plot(said, outcomes, folder)
+    show(console, said)
+    plots = plot(said, folder)
     said["plots"] = [str(path) for path in plots]
     (folder / "report.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     console.print(

@@ -1,8 +1,8 @@
 """Interaction files of any origin -> users, items, weights and times: what `fenliu evaluate` reads.
 
-CSV, TSV, `::`, spaces (each also gzipped) or Parquet, with or without a header; or one line a user, `user item
-item …`. Roles are `user`, `item`, and where there are such columns `weight`, `timestamp`, `split`; common names
-are found by themselves. Ids are text, whatever they look like: 7 and "7" are one.
+CSV, TSV, `::`, spaces (each also gzipped) or Parquet, with or without a header; or one line a user, `user
+item item …`. Roles are `user`, `item`, and where there are such columns `weight`, `timestamp`, `split`;
+common names are found by themselves. Ids are text, whatever they look like: 7 and "7" are one.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Reading:
 
 
 class Log(NamedTuple):
-    """Interactions in the order of the file. `at` is NaN where there is no time; `part` "" where not marked."""
+    """Interactions in the order of the file. `at` is NaN where there is no time; `part`: the marked split."""
 
     user: Codes
     item: Codes
@@ -208,7 +208,7 @@ def read_candidates(path: Path, how: Reading) -> tuple[Codes, Codes]:
 
 def _codes(values: list[str]) -> Codes:
     coded = pa.array(values, pa.string()).dictionary_encode()
-    return Codes(tuple(coded.dictionary.to_pylist()), coded.indices.to_numpy().astype(np.int32))
+    return Codes(tuple(map(str, coded.dictionary.to_pylist())), coded.indices.to_numpy().astype(np.int32))
 
 
 class Attributes(NamedTuple):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from serving.ensemble_model import EnsembleModel
 from serving.models import ServedModel
 from training.config import ENSEMBLE, TrainConfig
-from training.ensemble import fit_weights
+from training.ensemble import Ensemble, fit_weights, half_lives, said_of, settings_of
 from training.evaluate import Measures, Ranking, measure, rank, scorer_of
 from training.model import Effort, Model, Params
 from training.study import Stage, Study
@@ -30,7 +30,7 @@ Notice = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds of one fit, its peak of resident memory above the start in MiB; seconds of tuning and ranking."""
+    """Seconds of a fit, its peak of resident memory above the start (MiB); seconds of tuning and ranking."""
 
     fit_s: float
     peak_mib: float
@@ -41,7 +41,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One model on the test. `by_seed`: every mean metric's value for each seed; `ranking` is the first seed's."""
+    """One model on the test. `by_seed`: every metric's value for each seed; `ranking` is the first seed's."""
 
     name: str
     params: Mapping[str, float]
@@ -64,6 +64,7 @@ class Bench:
     folder: Path | None
     notice: Notice
     progress: Callable[[int, str], Any]
+    trials: int = 24
 
     def run(self, names: Sequence[str]) -> list[Outcome]:
         """All models in order, the ensemble last."""
@@ -77,9 +78,15 @@ class Bench:
 
     def _single(self, model: Model) -> Outcome:
         params, trials, took = self._tuned(model)
-        return self._tested(
-            model.name, params, lambda seed, stage: self._fit(model, stage, params, seed), trials, took
-        )
+
+        def fit(seed: int, stage: Stage) -> ServedModel:
+            return self._fit(self.fresh(model.name), stage, params, seed)
+
+        return self._tested(model.name, params, fit, trials, took)
+
+    def fresh(self, name: str) -> Model:
+        """A model that has nothing of earlier trials at hand: its fit costs what it costs."""
+        return self.config.build_models()[name]
 
     def _fit(self, model: Model, stage: Stage, params: Params, seed: int) -> ServedModel:
         return model.fit(stage.data, params, Effort(seed, self.config.threads))
@@ -89,8 +96,8 @@ class Bench:
         every = [dict(params) for params in model.trials()]
         if not self.study.timed:
             every = [params | {"half_life_days": FOREVER} for params in every]
-        once = {json.dumps(params, sort_keys=True): params for params in every}
-        return list(once.values())[: self.config.evaluation.most_trials]
+        once: dict[str, Params] = {json.dumps(params, sort_keys=True): params for params in every}
+        return list(once.values())[: self.trials]
 
     def _tuned(self, model: Model) -> tuple[Params, int, float]:
         settings, started = self.settings(model), time.perf_counter()
@@ -104,7 +111,8 @@ class Bench:
         best = int(np.argmax(np.nan_to_num(values, nan=-1.0)))
         took = time.perf_counter() - started
         self.notice(
-            f"{model.name}: {len(settings)} settings tried, {self.metric} {values[best]:.4f} on validation, {took:.0f} s"
+            f"{model.name}: {len(settings)} settings tried, {self.metric} {values[best]:.4f} on validation, "
+            f"{took:.0f} s"
         )
         return settings[best], len(settings), took
 
@@ -150,32 +158,29 @@ class Bench:
         started = time.perf_counter()
         valid = self.study.valid
         own = {name: dict(parts[name].params) for name in models}
-        lives = sorted({params["half_life_days"] for name, params in own.items() if name != "popular"})
-        best: tuple[float, dict[str, float], float] | None = None
+        best: tuple[float, dict[str, float]] | None = None
         fitted = {name: self._fit(model, valid, own[name], self.seeds[0]) for name, model in models.items()}
-        for life in lives or [FOREVER]:
+        lives = half_lives(own)
+        for life in lives:
             past = valid.past(life)
             scorers = {
-                n: scorer_of(served, valid.cases, past, valid.data.customers) for n, served in fitted.items()
+                name: scorer_of(served, valid.cases, past, valid.data.customers)
+                for name, served in fitted.items()
             }
             weights = fit_weights(scorers, valid.cases, self.metric, self.config.seed)
-            served = EnsembleModel([fitted[n] for n in weights], list(weights.values()))
+            served = EnsembleModel([fitted[name] for name in weights], list(weights.values()))
             value = self.value(served, {"half_life_days": life})
             if best is None or value > best[0]:
-                best = (value, weights, life)
+                best = (value, settings_of(own, weights, life))
         assert best is not None
-        value, weights, life = best
         took = time.perf_counter() - started
-        used = {name: weight for name, weight in weights.items() if weight > 0}
-        said = ", ".join(f"{weight:g} {name}" for name, weight in used.items())
-        self.notice(f"ensemble: {said}; {self.metric} {value:.4f} on validation, {took:.0f} s")
+        self.notice(f"ensemble: {said_of(best[1])}; {self.metric} {best[0]:.4f} on validation, {took:.0f} s")
+        del fitted, models
 
         def fit(seed: int, stage: Stage) -> ServedModel:
-            made = [self._fit(models[name], stage, own[name], seed) for name in used]
-            return EnsembleModel(made, list(used.values()))
+            return self._fit(Ensemble(self.config.build_models()), stage, best[1], seed)
 
-        params = {"half_life_days": life} | {f"weight.{name}": weight for name, weight in used.items()}
-        return self._tested(ENSEMBLE, params, fit, len(lives), took)
+        return self._tested(ENSEMBLE, best[1], fit, len(lives), took)
 
     def _kept(self, name: str) -> Outcome | None:
         """What an earlier run left; None where there is nothing, or nothing that can be read."""
@@ -196,9 +201,10 @@ class Bench:
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        arrays = {"per_case": one.measures.per_case, "ranks": one.ranking.ranks, "top": one.ranking.top}
         with (self.folder / f"{one.name}.npz.draft").open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+            np.savez_compressed(
+                file, per_case=one.measures.per_case, ranks=one.ranking.ranks, top=one.ranking.top
+            )
         (self.folder / f"{one.name}.npz.draft").replace(self.folder / f"{one.name}.npz")
         said = {
             "names": one.measures.names, "whole": one.measures.whole, "params": one.params,
@@ -219,7 +225,7 @@ def _mean(measures: Sequence[Measures]) -> Measures:
 
 @contextmanager
 def memory() -> Iterator[list[float]]:
-    """The highest resident memory of the process in the block above its start, in MiB: the list's only entry."""
+    """The highest resident memory in the block above its start, in MiB: the list's only entry."""
     found, over = [0.0], threading.Event()
     start = _resident()
 

@@ -24,7 +24,7 @@ class Preset:
 IALS_NCF: Final = {
     "factors": 192,
     "epochs": 12,
-    "settings": [[0.007, 0.3]],
+    "fixed": [[0.007, 0.3]],
     "exponent": 1.0,
     "strengths": [0.0],
     "half_lives": [float("inf")],
@@ -57,7 +57,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
             "min_history": 5,
             "metric": "ndcg@10",
             "rank_valid": True,
-        },  # fmt: skip
+        },
     ),
     "lastfm": Preset(
         "HetRec Last.fm as LightGCN++ splits it, full ranking, the validation part masked",
@@ -73,7 +73,7 @@ def found(name: str, folder: Path) -> dict[str, Path]:
     missing = [str(path) for path in files.values() if not path.exists()]
     if missing:
         raise FileNotFoundError(
-            f"the preset {name} needs {', '.join(missing)}: set FENLIU_DATA to the folder of the public data sets, "
-            "or name your own files by --train and --test"
+            f"the preset {name} needs {', '.join(missing)}: set FENLIU_DATA to the folder of the public data "
+            "sets, or name your own files by --train and --test"
         )
     return files

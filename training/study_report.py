@@ -57,7 +57,7 @@ def to_json(
         },
         "models": {one.name: _model(one, seed) for one in outcomes},
         "paired": paired(outcomes, metric, seed),
-        "slices": slices(study, outcomes, metric, ks),
+        "slices": slices(study, outcomes, ks),
     }
 
 
@@ -108,7 +108,7 @@ def paired(outcomes: Sequence[Outcome], metric: str, seed: int) -> list[dict[str
     return found
 
 
-def slices(study: Study, outcomes: Sequence[Outcome], metric: str, ks: Sequence[int]) -> dict[str, Any]:
+def slices(study: Study, outcomes: Sequence[Outcome], ks: Sequence[int]) -> dict[str, Any]:
     """The metrics of some customers, or on some of the held-out items (those alone are then to be found)."""
     stage = study.test
     cases, lengths = stage.cases, stage.lengths()
@@ -183,7 +183,7 @@ def _add_items(
     found[label] = {"customers": len(some), "models": models}
 
 
-def show(console: Console, said: Mapping[str, Any], outcomes: Sequence[Outcome]) -> None:
+def show(console: Console, said: Mapping[str, Any]) -> None:
     """The tables, for people."""
     p = said["protocol"]
     console.print(
@@ -271,7 +271,8 @@ def _paired(said: Mapping[str, Any], metric: str) -> Table:
         table.add_column(column)
     for row in rows:
         cells = [
-            f"{g['difference']:+.4f} ({g['low']:+.4f} to {g['high']:+.4f}){'' if g['significant'] else ' n.s.'}"
+            f"{g['difference']:+.4f} ({g['low']:+.4f} to {g['high']:+.4f})"
+            + ("" if g["significant"] else " n.s.")
             for g in row["gaps"].values()
         ]
         table.add_row(row["best"], row["other"], *cells)
@@ -289,7 +290,7 @@ def _slices(said: Mapping[str, Any], metric: str) -> Table:
     return table
 
 
-def plot(said: Mapping[str, Any], outcomes: Sequence[Outcome], folder: Path) -> list[Path]:
+def plot(said: Mapping[str, Any], folder: Path) -> list[Path]:
     """`metrics.png`: the main metrics with intervals; `by-k.png`: by list length; `slices.png`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""Train, validation and test for `fenliu evaluate`: by time, by leaving the last out, at random, or as marked."""
+"""Train, validation and test for `fenliu evaluate`: by time, the last left out, at random, or as marked."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Parts(NamedTuple):
 
 
 def divide(events: Positives, how: str, marks: Sequence[str] | None, *, timed: bool, seed: int) -> Parts:
-    """By `how`: see HELP. Raises DataError where that cannot be done. Without a validation part, none is cut."""
+    """By `how`: see HELP. Raises DataError where that cannot be done."""
     kind, _, said = how.partition(":")
     if kind == "marked":
         return _marked(marks)
