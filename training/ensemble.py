@@ -81,8 +81,10 @@ class _Case:
 
 
 def fit_weights(scorers: Mapping[str, Scorer], cases: Cases, metric: str, seed: int) -> dict[str, float]:
-    """A weight for each model, the largest 1; 0 where a model adds nothing."""
+    """A weight for each model, the largest 1; 0 where a model adds nothing. Without cases all weigh 1."""
     names = list(scorers)
+    if not len(cases):
+        return dict.fromkeys(names, 1.0)
     most = max(50, MOST_CELLS // max(cases.n_items * len(names), 1))
     if len(cases) > most:
         rng = np.random.default_rng(seed)
