@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     studies = _studies()
     evaluate = verb("evaluate", "compare models on any interactions", _evaluate, studies.EVALUATE_EXAMPLES)
     studies.add_evaluate(evaluate)
+    studies.add_tune(verb("tune", "search hyper-parameters, resumable", _tune, studies.TUNE_EXAMPLES))
 
     serve = verb("serve", "answer requests, on Ray Serve or in one process", _serve, SERVE_EXAMPLES)
     serve.add_argument("--local", action="store_true", help="one process (uvicorn) instead of Ray Serve")
@@ -262,6 +263,12 @@ def _evaluate(args: argparse.Namespace) -> int:
     from training.study_commands import run
 
     return run(args, os.environ, Path(__file__).parent, _settings().home, _console())
+
+
+def _tune(args: argparse.Namespace) -> int:
+    from training.tune_commands import tune
+
+    return tune(args, os.environ, Path(__file__).parent, _settings().home, _console())
 
 
 def _forced(version: str, reason: str) -> None:

@@ -18,6 +18,13 @@ milliseconds since 1970, or ISO 8601) and split (train, valid, test). Common nam
 CSV, TSV, ::, spaces, each also gzipped, with or without a header; Parquet; or one line a user: user item …
 Candidates: a line a user, user item item …, or rows of user and item.
 """
+TUNE_EXAMPLES: Final = """  fenliu tune --model ials --data events.parquet --split time:0.8 --out tuned.yaml
+  fenliu tune --model ials --model ease --preset lastfm --trials 60 --minutes 30
+  fenliu train --config tuned.yaml
+  fenliu evaluate --train t.csv --test h.csv --config tuned.yaml
+
+Only the validation part is looked at, never the test. The same command again goes on where it was stopped.
+"""
 PRESET_NAMES: Final = ("ncf-ml-1m", "ml-1m-time", "lastfm")
 
 
@@ -33,6 +40,23 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
     shown.add_argument("--json", type=Path, metavar="FILE", help="everything that was found")
     shown.add_argument("--fresh", action="store_true", help="do not take over what was measured before")
+
+
+def add_tune(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", action="append", required=True, choices=("als", "ials", "ease", "neighbours", "popular"),
+        help="to be tuned; may be given several times",
+    )  # fmt: skip
+    add_data(parser)
+    search = parser.add_argument_group("search")
+    search.add_argument(
+        "--trials", type=int, default=40, metavar="N", help="settings in all, earlier runs' included"
+    )
+    search.add_argument("--minutes", type=float, default=60.0, metavar="M", help="stop after so many")
+    search.add_argument(
+        "--out", type=Path, default=Path("tuned.yaml"), metavar="FILE", help="the best, for train"
+    )
+    search.add_argument("--json", type=Path, metavar="FILE", help="every trial")
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

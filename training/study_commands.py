@@ -281,13 +281,8 @@ def key_of(request: Request) -> str:
     return digest(*said, config, mixed)
 
 
-def evaluate(
-    request: Request, home: Path, console: Console, *, now: float, fresh: bool = False
-) -> dict[str, Any]:
-    """Run it; tables to the console. The result as JSON; cached by model under `home/evaluations`."""
-    started = time.perf_counter()
-    study = load(request, now=now)
-    n_items = len(study.items)
+def metric_of(request: Request, n_items: int) -> str:
+    """The metric that models are tuned and compared by. Raises EvaluateError for one that there is not."""
     metric = request.metric or ("mrr" if n_items < TINY else "ndcg@10")
     ks = tuple(k for k in request.ks if k <= n_items) or (min(request.ks),)
     known = [f"{name}@{k}" for name in ("recall", "recall_capped", "ndcg", "hr", "mrr", "map") for k in ks]
@@ -296,6 +291,18 @@ def evaluate(
             f"--metric: there is no '{metric}' with --k {','.join(map(str, ks))}; there are map, mrr, "
             f"{', '.join(known)}"
         )
+    return metric
+
+
+def evaluate(
+    request: Request, home: Path, console: Console, *, now: float, fresh: bool = False
+) -> dict[str, Any]:
+    """Run it; tables to the console. The result as JSON; cached by model under `home/evaluations`."""
+    started = time.perf_counter()
+    study = load(request, now=now)
+    n_items = len(study.items)
+    metric = metric_of(request, n_items)
+    ks = tuple(k for k in request.ks if k <= n_items) or (min(request.ks),)
     if len(set(request.models)) == 1 and request.models[0] == ENSEMBLE:
         raise EvaluateError("--models: an ensemble needs others beside it, such as ials,ease,ensemble")
     folder = home / "evaluations" / key_of(request)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from serving.ensemble_model import EnsembleModel
 from serving.models import ServedModel
 from training.config import ENSEMBLE, TrainConfig
-from training.ensemble import Ensemble, fit_weights, half_lives, said_of, settings_of
+from training.ensemble import fit_weights, half_lives, said_of, settings_of, weights_of
 from training.evaluate import Measures, Ranking, measure, rank, scorer_of
 from training.model import Effort, Model, Params
 from training.study import Stage, Study
@@ -25,6 +25,7 @@ from training.windows import had_share
 
 FOREVER: Final = float("inf")
 SAMPLED_EVERY_S: Final = 0.02
+SEEDED: Final = ("als", "ials", ENSEMBLE)  # the others come out the same from every seed
 Notice = Callable[[str], None]
 
 
@@ -65,6 +66,7 @@ class Bench:
     notice: Notice
     progress: Callable[[int, str], Any]
     trials: int = 24
+    served: dict[tuple[str, int], ServedModel] = field(default_factory=dict)  # by model and seed
 
     def run(self, names: Sequence[str]) -> list[Outcome]:
         """All models in order, the ensemble last."""
@@ -80,7 +82,8 @@ class Bench:
         params, trials, took = self._tuned(model)
 
         def fit(seed: int, stage: Stage) -> ServedModel:
-            return self._fit(self.fresh(model.name), stage, params, seed)
+            made = self.served[model.name, seed] = self.fit(self.fresh(model.name), stage, params, seed)
+            return made
 
         return self._tested(model.name, params, fit, trials, took)
 
@@ -88,7 +91,7 @@ class Bench:
         """A model that has nothing of earlier trials at hand: its fit costs what it costs."""
         return self.config.build_models()[name]
 
-    def _fit(self, model: Model, stage: Stage, params: Params, seed: int) -> ServedModel:
+    def fit(self, model: Model, stage: Stage, params: Params, seed: int) -> ServedModel:
         return model.fit(stage.data, params, Effort(seed, self.config.threads))
 
     def settings(self, model: Model) -> list[Params]:
@@ -106,7 +109,7 @@ class Bench:
         told = self.progress(len(settings), f"{model.name}: tuning")
         values = []
         for params in settings:
-            values.append(self.value(self._fit(model, self.study.valid, params, self.seeds[0]), params))
+            values.append(self.value(self.fit(model, self.study.valid, params, self.seeds[0]), params))
             told(1)
         best = int(np.argmax(np.nan_to_num(values, nan=-1.0)))
         took = time.perf_counter() - started
@@ -135,18 +138,19 @@ class Bench:
         past, share = stage.past(params["half_life_days"]), had_share(stage.data)
         kept: list[tuple[Measures, Ranking]] = []
         fit_s, rank_s, peak = 0.0, 0.0, 0.0
-        for place, seed in enumerate(self.seeds):
+        seeds = self.seeds if name in SEEDED else self.seeds[:1]
+        for place, seed in enumerate(seeds):
             started = time.perf_counter()
             with memory() as used:
                 served = fit(seed, stage)
             fit_s, peak = fit_s + time.perf_counter() - started, max(peak, used[0])
             started = time.perf_counter()
-            label = name if len(self.seeds) == 1 else f"{name}, seed {place + 1} of {len(self.seeds)}"
+            label = name if len(seeds) == 1 else f"{name}, seed {place + 1} of {len(seeds)}"
             scorer = scorer_of(served, stage.cases, past, stage.data.customers)
             ranking = rank(scorer, stage.cases, depth, self.progress(len(stage.cases), f"{label}: ranking"))
             rank_s += time.perf_counter() - started
             kept.append((measure(ranking, stage.cases, share, self.ks), ranking))
-        n = len(self.seeds)
+        n = len(seeds)
         cost = Cost(fit_s / n, peak, tuning_s, rank_s / n, trials)
         by_seed = tuple(one.values() for one, _ in kept)
         outcome = Outcome(name, dict(params), _mean([one for one, _ in kept]), kept[0][1], by_seed, cost)
@@ -159,7 +163,7 @@ class Bench:
         valid = self.study.valid
         own = {name: dict(parts[name].params) for name in models}
         best: tuple[float, dict[str, float]] | None = None
-        fitted = {name: self._fit(model, valid, own[name], self.seeds[0]) for name, model in models.items()}
+        fitted = {name: self.fit(model, valid, own[name], self.seeds[0]) for name, model in models.items()}
         lives = half_lives(own)
         for life in lives:
             past = valid.past(life)
@@ -178,7 +182,11 @@ class Bench:
         del fitted, models
 
         def fit(seed: int, stage: Stage) -> ServedModel:
-            return self._fit(Ensemble(self.config.build_models()), stage, best[1], seed)
+            made = []
+            for name in weights_of(best[1]):
+                known = self.served.get((name, seed if name in SEEDED else self.seeds[0]))
+                made.append(known or self.fit(self.fresh(name), stage, own[name], seed))
+            return EnsembleModel(made, list(weights_of(best[1]).values()))
 
         return self._tested(ENSEMBLE, best[1], fit, len(lives), took)
 

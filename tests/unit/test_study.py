@@ -403,7 +403,7 @@ def test_train_and_test_with_strangers_repeats_and_candidates(tmp_path: Path) ->
     assert said["slices"]["customers with no history"]["customers"] >= 4
     said, _ = run(tmp_path, *words, "--candidates", str(own), "--seeds", "2", "--metric", "hr@5")
     assert "sampled" in said["protocol"]["candidates"]
-    assert said["models"]["popular"]["seeds"]["hr@5"]["sd"] == 0
+    assert "seeds" not in said["models"]["popular"]  # the same from every seed
 
 
 def test_tiny_data_are_evaluated_all_the_same(tmp_path: Path) -> None:
