@@ -59,6 +59,13 @@ class Stage:
         """The histories with weights decayed to the stage's end, the latest last."""
         return past_of(self.events, self.cases, self.data.now, half_life_days, self.keep)
 
+    def known_by(self, latest: int, half_life_days: float) -> Past:
+        """The same histories, cut to their latest items; none at all for 0."""
+        if latest:
+            return past_of(self.events, self.cases, self.data.now, half_life_days, latest)
+        nothing = np.zeros(len(self.cases) + 1, np.int64)
+        return Past(nothing, np.zeros(0, np.int32), np.zeros(0, np.float32))
+
     def lengths(self) -> NDArray[np.int64]:
         """(cases,) distinct items known of each."""
         return np.diff(self.past(float("inf")).indptr)

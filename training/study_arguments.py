@@ -11,6 +11,7 @@ EVALUATE_EXAMPLES: Final = """  fenliu evaluate --train train.csv --test test.cs
   fenliu evaluate --data ratings.csv --columns weight=rating --min-weight 4 --binary --split last --core 5
   fenliu evaluate --train t.csv --test h.csv --candidates c.tsv --models ials,ease,ensemble --seeds 5
   fenliu evaluate --train t.csv --test h.csv --users u.csv --segment age_band --items i.csv --item-group kind
+  fenliu evaluate --train t.csv --test h.csv --curve 0,1,3,5,10
   fenliu evaluate --preset ncf-ml-1m --seeds 5 --json ncf.json
 
 Columns: user, item, and where there are such weight (above 0; more is more), timestamp (seconds or
@@ -37,6 +38,9 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
     shown.add_argument(
         "--seeds", type=int, default=1, help="fits each model from so many seeds; means and spread"
+    )
+    shown.add_argument(
+        "--curve", metavar="N,…", help="also as if customers were known by N items: 0,1,3,5,10"
     )
     shown.add_argument("--json", type=Path, metavar="FILE", help="everything that was found")
     shown.add_argument("--fresh", action="store_true", help="do not take over what was measured before")

@@ -28,7 +28,7 @@ from training.study import Rules, Study, customers_from, prepare, shelves_from
 from training.study_files import Log, Reading, read_attributes, read_candidates, read_log
 from training.study_fit import Bench
 from training.study_presets import PRESETS, found
-from training.study_report import one_line, plot, show, to_json
+from training.study_report import curve_table, one_line, plot, show, to_json
 from training.study_split import TEST, TRAIN, VALID, core, divide
 from training.workspace import digest_of as digest
 
@@ -64,6 +64,7 @@ class Request:
     rank_valid: bool
     config: TrainConfig
     trials: int
+    curve: tuple[int, ...] = ()
 
 
 def request_of(args: argparse.Namespace, environment: Mapping[str, str], root: Path) -> Request:
@@ -110,17 +111,24 @@ def request_of(args: argparse.Namespace, environment: Mapping[str, str], root: P
     rules = Rules(
         args.seen, args.unseen, int(value("min_history", 0)), args.history, args.customers, args.seed
     )
-    try:
-        ks = tuple(sorted({int(k) for k in args.k.split(",")}))
-    except ValueError:
-        ks = ()
-    if not ks or min(ks) < 1:
-        raise EvaluateError(f"--k: '{args.k}' is not a list of lengths such as 5,10,20,50")
+    ks = tuple(sorted(_whole(args.k, "--k", 1)))
     return Request(
         files, reading, rules, value("split", None), args.core, args.segment, args.item_group,
         value("metric", None), ks, models, args.seeds, args.learn_valid, bool(value("rank_valid", False)),
         config.model_copy(update={"seed": args.seed, "models": models}), args.trials,
+        tuple(sorted(_whole(args.curve, "--curve", 0))) if args.curve else (),
     )  # fmt: skip
+
+
+def _whole(text: str, option: str, least: int) -> set[int]:
+    """Whole numbers of at least so much, separated by commas."""
+    try:
+        found = {int(one) for one in text.split(",")}
+    except ValueError:
+        found = set()
+    if not found or min(found) < least:
+        raise EvaluateError(f"{option}: '{text}' is not a list of numbers such as 5,10,20,50")
+    return found
 
 
 def _check(files: Mapping[str, Path], args: argparse.Namespace) -> None:
@@ -329,6 +337,9 @@ def evaluate(
         bench = Bench(study, request.config, metric, ks, seeds, folder, notice, _bar(bars), request.trials)
         outcomes = bench.run(request.models)
     said = to_json(study, outcomes, metric, ks, request.rules.seed)
+    if request.curve:
+        said["curve"] = bench.curve(outcomes, request.curve)
+        console.print(curve_table(said))
     said["data"] = {role: str(path) for role, path in request.files.items()}
     said["seconds"] = round(time.perf_counter() - started, 1)
     show(console, said)

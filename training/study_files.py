@@ -133,7 +133,7 @@ def table_of(path: Path, how: Reading, quarantine: Quarantine) -> tuple[RawTable
         head, delimiter = ["\t".join(line.split()) for line in head], "\t"
     mark = delimiter or max(",\t;|", key=head[0].count)
     fields = [field.strip().strip('"') for field in head[0].split(mark)]
-    bare = how.header is False or (how.header is None and all(map(_is_number, fields)))
+    bare = how.header is False or (how.header is None and any(map(_is_number, fields)))
     if not bare:
         return parse_text(str(path), text, quarantine, delimiter=delimiter), []
     names, notes = _names(path, fields, head, mark, how)
@@ -219,15 +219,16 @@ class Attributes(NamedTuple):
 
 
 def read_attributes(path: Path, how: Reading, role: str) -> Attributes:
-    """A table of users' or items' attributes. `role`: `user` or `item`, the column of the id."""
+    """A table of users' or items' attributes. `role`: `user` or `item`, the column of the id, the first where
+    there is no header; the others are then named by their numbers.
+    """
     quarantine = Quarantine()
-    table, _ = table_of(
-        path, Reading({}, how.header, encoding=how.encoding, delimiter=how.delimiter), quarantine
-    )
+    bare = Reading({role: "1"}, how.header, encoding=how.encoding, delimiter=how.delimiter)
+    table, _ = table_of(path, bare, quarantine)
     given = {role: how.columns[role]} if how.columns.get(role) in table.columns else {}
+    if "1" in table.columns and not given:
+        given = {role: "1"}
     found = assign(table, {role: _ROLES[role] + " id"}, given)
-    if role not in found and how.header is False:
-        found = {role: next(iter(table.columns))}
     rows = Rows(table, quarantine)
     code = ids(rows, _wanted(table, found, role), role)
     _, first = np.unique(code.codes, return_index=True)

@@ -133,7 +133,9 @@ class Bench:
         fit: Callable[[int, Stage], ServedModel],
         trials: int,
         tuning_s: float,
+        already_s: float = 0.0,
     ) -> Outcome:
+        """`already_s`: of fits that are taken over, and belong to the cost."""
         stage, depth = self.study.test, max(self.ks)
         past, share = stage.past(params["half_life_days"]), had_share(stage.data)
         kept: list[tuple[Measures, Ranking]] = []
@@ -151,7 +153,7 @@ class Bench:
             rank_s += time.perf_counter() - started
             kept.append((measure(ranking, stage.cases, share, self.ks), ranking))
         n = len(seeds)
-        cost = Cost(fit_s / n, peak, tuning_s, rank_s / n, trials)
+        cost = Cost(fit_s / n + already_s, peak, tuning_s, rank_s / n, trials)
         by_seed = tuple(one.values() for one, _ in kept)
         outcome = Outcome(name, dict(params), _mean([one for one, _ in kept]), kept[0][1], by_seed, cost)
         self._keep(outcome)
@@ -188,7 +190,42 @@ class Bench:
                 made.append(known or self.fit(self.fresh(name), stage, own[name], seed))
             return EnsembleModel(made, list(weights_of(best[1]).values()))
 
-        return self._tested(ENSEMBLE, best[1], fit, len(lives), took)
+        fits = sum(parts[name].cost.fit_s for name in weights_of(best[1]))
+        return self._tested(ENSEMBLE, best[1], fit, len(lives), took, already_s=fits)
+
+    def curve(self, outcomes: Sequence[Outcome], lengths: Sequence[int]) -> dict[str, dict[str, float]]:
+        """The metric of each model by how many of a customer's latest items it is told, 0 among them."""
+        stage, found = self.study.test, dict[str, dict[str, float]]()
+        for one in outcomes:
+            path = None if self.folder is None else self.folder / f"curve-{one.name}.json"
+            known = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.exists() else {}
+            wanted = [n for n in lengths if str(n) not in known]
+            served = self._again(one, outcomes) if wanted else None
+            told = self.progress(len(wanted), f"{one.name}: customers known by few items")
+            for n in wanted:
+                assert served is not None
+                past = stage.known_by(n, one.params["half_life_days"])
+                scorer = scorer_of(served, stage.cases, past, stage.data.customers)
+                ranking = rank(scorer, stage.cases, depth=0)
+                values = measure(ranking, stage.cases, np.zeros(stage.cases.n_items), self.ks)
+                known[str(n)] = values.value(self.metric)
+                told(1)
+            if path is not None and wanted:
+                path.write_text(json.dumps(known) + "\n", encoding="utf-8")
+            found[one.name] = {str(n): known[str(n)] for n in lengths}
+            found[one.name]["all"] = one.by_seed[0][self.metric]
+        return found
+
+    def _again(self, one: Outcome, outcomes: Sequence[Outcome]) -> ServedModel:
+        """The served model of an outcome: the one at hand, or fitted again where it was taken from disk."""
+        stage, seed = self.study.test, self.seeds[0]
+        if one.name != ENSEMBLE:
+            if (one.name, seed) not in self.served:
+                self.served[one.name, seed] = self.fit(self.fresh(one.name), stage, one.params, seed)
+            return self.served[one.name, seed]
+        named = {other.name: other for other in outcomes}
+        weights = weights_of(one.params)
+        return EnsembleModel([self._again(named[name], outcomes) for name in weights], list(weights.values()))
 
     def _kept(self, name: str) -> Outcome | None:
         """What an earlier run left; None where there is nothing, or nothing that can be read."""

@@ -290,6 +290,17 @@ def _slices(said: Mapping[str, Any], metric: str) -> Table:
     return table
 
 
+def curve_table(said: Mapping[str, Any]) -> Table:
+    """The metric by how much is known of a customer."""
+    table = Table(title=f"{said['metric']} of all customers, as if known by their latest items only")
+    lengths = list(next(iter(said["curve"].values())))
+    for column in ("model", *lengths):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for name, values in said["curve"].items():
+        table.add_row(name, *(f"{values[n]:.4f}" for n in lengths))
+    return table
+
+
 def plot(said: Mapping[str, Any], folder: Path) -> list[Path]:
     """`metrics.png`: the main metrics with intervals; `by-k.png`: by list length; `slices.png`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -337,7 +348,18 @@ def plot(said: Mapping[str, Any], folder: Path) -> list[Path]:
     axes.invert_yaxis()
     axes.set_title(f"slices: {metric}")
     axes.legend(fontsize=8)
-    return [first, second, written(figure, "slices.png")]
+    paths = [first, second, written(figure, "slices.png")]
+    if "curve" in said:
+        figure = Figure(figsize=(6, 3.8))
+        axes = figure.add_subplot(1, 1, 1)
+        for model, values in said["curve"].items():
+            axes.plot(range(len(values)), list(values.values()), marker="o", label=model)
+        axes.set_xticks(range(len(values)), list(values))
+        axes.set_xlabel("items that a customer is known by")
+        axes.set_title(metric)
+        axes.legend(fontsize=8)
+        paths.append(written(figure, "curve.png"))
+    return paths
 
 
 def one_line(outcomes: Sequence[Outcome], metric: str) -> str:

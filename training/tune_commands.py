@@ -133,7 +133,7 @@ def tune(
     args: argparse.Namespace, environment: Mapping[str, str], root: Path, home: Path, console: Console
 ) -> int:
     """The command. Exit status 0."""
-    args.models, args.seeds, wanted = ",".join(args.model), 1, args.trials
+    args.models, args.seeds, args.curve, wanted = ",".join(args.model), 1, None, args.trials
     request = request_of(args, environment, root)
     if not set(args.model) <= SPACES.keys():
         raise EvaluateError(f"--model: there are {', '.join(SPACES)}")

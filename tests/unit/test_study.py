@@ -25,7 +25,7 @@ from training.source import DataError
 from training.study import Rules, bucketed, past_of, stage
 from training.study_arguments import PRESET_NAMES, add_evaluate
 from training.study_commands import EvaluateError, evaluate, load, request_of
-from training.study_files import Reading, read_candidates, read_log
+from training.study_files import Reading, read_attributes, read_candidates, read_log
 from training.study_presets import PRESETS
 from training.study_split import OUT, TEST, TRAIN, VALID, core, divide, validation
 
@@ -61,6 +61,13 @@ def pairs(path: Path, **given: object) -> list[tuple[str, str]]:
 )
 def test_headers_in_many_forms(tmp_path: Path, name: str, text: str) -> None:
     assert pairs(write(tmp_path / name, text)) == [("7", "x"), ("8", "y")]
+
+
+def test_attributes_without_a_header_are_named_by_number(tmp_path: Path) -> None:
+    path = write(tmp_path / "users.dat", "1::F::18\n2::M::35\n2::M::50\n")
+    found = read_attributes(path, reading(), "user")
+    assert found.ids == ("1", "2")
+    assert found.columns["3"].tolist() == ["18", "35"]
 
 
 @pytest.mark.parametrize(
@@ -381,6 +388,10 @@ def test_a_whole_evaluation_and_its_cache(tmp_path: Path) -> None:
     again, text = run(tmp_path, *words)
     assert all(one["cached"] for one in again["models"].values())
     assert "as measured before" in text
+    known, _ = run(tmp_path, *words, "--curve", "0,1,3")
+    assert set(known["curve"]["ensemble"]) == {"0", "1", "3", "all"}
+    assert len(set(known["curve"]["popular"].values())) == 1
+    assert known["curve"]["ease"]["all"] != known["curve"]["ease"]["0"]
     for name, one in said["models"].items():
         assert again["models"][name]["metrics"] == pytest.approx(one["metrics"])
 
