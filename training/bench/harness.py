@@ -23,7 +23,7 @@ from rich.table import Table
 
 Bar = tuple[Literal[">=", "<="], float]
 
-BENCHES = ("loop", "serve", "race", "benefit", "pacing", "tags", "booking", "page")
+BENCHES = ("loop", "serve", "race", "benefit", "pacing", "tags", "booking", "page", "solver")
 
 
 @dataclass(frozen=True, slots=True)
