@@ -15,7 +15,7 @@ from training.als import ImplicitALS
 from training.ease import Ease
 from training.evaluate import KS
 from training.ials import SETTINGS, FrequencyALS
-from training.model import Model
+from training.model import NEVER, Model
 from training.neighbours import NeighboursByProbability
 from training.popular import PopularByDecay
 from training.results import OutcomeRules
@@ -89,7 +89,7 @@ class IalsGrid(_Typed):
     fixed: tuple[tuple[float, float], ...] = ()
     exponent: float = Field(1.0, ge=0, le=2)
     strengths: tuple[float, ...] = (0.0, 3.0)
-    half_lives: tuple[float, ...] = (float("inf"), 30.0)
+    half_lives: tuple[float, ...] = (NEVER, 30.0)
     block: int = Field(128, ge=1, le=1024)
 
 
@@ -98,7 +98,7 @@ class EaseGrid(_Typed):
 
     ridges: tuple[float, ...] = (300.0, 1000.0, 100.0, 30.0)
     pseudos: tuple[float, ...] = (0.01,)
-    half_lives: tuple[float, ...] = (float("inf"), 30.0)
+    half_lives: tuple[float, ...] = (NEVER, 30.0)
     top: int = Field(200, ge=0)
 
 

@@ -20,7 +20,7 @@ from scipy.linalg import lapack
 from threadpoolctl import threadpool_limits
 
 from serving.models import EaseModel, Neighbours
-from training.model import Effort, Params, Positives, TrainData
+from training.model import NEVER, Effort, Params, Positives, TrainData
 from training.neighbours import prior_shares
 
 MOST_ITEMS = 20_000  # above, the items that fewest have get no weights: only popularity ranks them
@@ -37,7 +37,7 @@ class Ease:
 
     ridges: tuple[float, ...] = (300.0, 1000.0, 100.0, 30.0)
     pseudos: tuple[float, ...] = (0.01,)
-    half_lives: tuple[float, ...] = (float("inf"), 30.0)
+    half_lives: tuple[float, ...] = (NEVER, 30.0)
     top: int = 200
     name: ClassVar[str] = "ease"
     _fitted: tuple[Positives, float, Neighbours] | None = field(default=None, repr=False)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from serving.ensemble_model import EnsembleModel, standardised
 from training.evaluate import Cases, Ranking, Scorer, measure, ranks_of
-from training.model import Effort, Model, Params, TrainData
+from training.model import NEVER, Effort, Model, Params, TrainData
 
 STEPS: Final = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the largest weight
 ROUNDS: Final = 3
@@ -51,7 +51,7 @@ def weights_of(params: Params) -> dict[str, float]:
 
 
 def settings_of(
-    own: Mapping[str, Params], weights: Mapping[str, float], half_life_days: float = float("inf")
+    own: Mapping[str, Params], weights: Mapping[str, float], half_life_days: float = NEVER
 ) -> dict[str, float]:
     """One setting of all parts with a weight above 0; the history of all decays by `half_life_days`."""
     found = {"half_life_days": half_life_days}
@@ -64,7 +64,7 @@ def settings_of(
 def half_lives(own: Mapping[str, Params]) -> list[float]:
     """Those that the parts were tuned to; popularity has no history."""
     lives = {params["half_life_days"] for name, params in own.items() if name != "popular"}
-    return sorted(lives) or [float("inf")]
+    return sorted(lives) or [NEVER]
 
 
 def said_of(params: Params) -> str:

@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 from serving.ials_model import IalsModel, Ridge
 from serving.models import Prior
 from training.ials_kernel import improve_rows
-from training.model import Effort, Params, Positives, TrainData, decayed
+from training.model import NEVER, Effort, Params, Positives, TrainData, decayed
 from training.prior import fit_prior
 
 FEWEST_EVENTS = 3  # items a user needs for the factors to say something about the profile's part
@@ -61,7 +61,7 @@ class FrequencyALS:
     fixed: tuple[tuple[float, float], ...] = ()
     exponent: float = 1.0
     strengths: tuple[float, ...] = (0.0, 3.0)
-    half_lives: tuple[float, ...] = (float("inf"), 30.0)
+    half_lives: tuple[float, ...] = (NEVER, 30.0)
     block: int = BLOCK
     name: ClassVar[str] = "ials"
     _fitted: tuple[Positives, tuple[float, ...], Factors] | None = field(default=None, repr=False)

@@ -19,11 +19,10 @@ from serving.models import ServedModel
 from training.config import ENSEMBLE, TrainConfig
 from training.ensemble import fit_weights, half_lives, said_of, settings_of, weights_of
 from training.evaluate import Measures, Ranking, measure, rank, scorer_of
-from training.model import Effort, Model, Params
+from training.model import NEVER, Effort, Model, Params
 from training.study import Stage, Study
 from training.windows import had_share
 
-FOREVER: Final = float("inf")
 SAMPLED_EVERY_S: Final = 0.02
 SEEDED: Final = ("als", "ials", ENSEMBLE)  # the others come out the same from every seed
 Notice = Callable[[str], None]
@@ -98,7 +97,7 @@ class Bench:
         """The model's trials; without times nothing decays."""
         every = [dict(params) for params in model.trials()]
         if not self.study.timed:
-            every = [params | {"half_life_days": FOREVER} for params in every]
+            every = [params | {"half_life_days": NEVER} for params in every]
         once: dict[str, Params] = {json.dumps(params, sort_keys=True): params for params in every}
         return list(once.values())[: self.trials]
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from training.model import NEVER
+
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -27,7 +29,7 @@ IALS_NCF: Final = {
     "fixed": [[0.007, 0.3]],
     "exponent": 1.0,
     "strengths": [0.0],
-    "half_lives": [float("inf")],
+    "half_lives": [NEVER],
     "block": 192,
 }
 """As published for ML-1M: d 192, 12 epochs, lambda 0.007, alpha0 0.3, nu 1, first deviation 0.1."""

@@ -9,9 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from training.model import Params
+from training.model import NEVER, Params
 
-FOREVER: Final = float("inf")
 RANDOM_FIRST: Final = 8  # trials before the best are looked around
 RANDOM_SHARE: Final = 0.25  # of the later ones
 PARENTS: Final = 3
@@ -56,7 +55,7 @@ class Choice:
 
 
 Space = Mapping[str, Range | Choice]
-_LIVES: Final = Choice((FOREVER, 365.0, 90.0, 30.0, 10.0))
+_LIVES: Final = Choice((NEVER, 365.0, 90.0, 30.0, 10.0))
 
 SPACES: Final[Mapping[str, Space]] = {
     "als": {
@@ -95,12 +94,12 @@ def suggest(model: str, seen: Sequence[tuple[Params, float]], seed: int, *, time
     else:
         parent = ranked[int(rng.integers(len(ranked)))][0]
         found = {name: one.near(parent[name], rng) for name, one in space.items()}
-    return found if timed or model == "popular" else found | {"half_life_days": FOREVER}
+    return found if timed or model == "popular" else found | {"half_life_days": NEVER}
 
 
 def section(model: str, params: Params) -> dict[str, Any]:
     """The configuration that makes `fenliu train` try this one setting of the model."""
-    lives = [params["half_life_days"]]
+    lives = [min(params["half_life_days"], NEVER)]
     if model == "als":
         pair = [params["regularization"], params["alpha"]]
         return {
