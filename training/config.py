@@ -94,12 +94,15 @@ class IalsGrid(_Typed):
 
 
 class EaseGrid(_Typed):
-    """`ridges`: an inverse each; `pseudos`: the pull to popularity; `top`: weights kept of an item, 0 all."""
+    """`ridges`: an inverse each; `pseudos`: the pull to popularity; `top`: weights kept of an item of a
+    catalogue of more than `whole_up_to` items.
+    """
 
     ridges: tuple[float, ...] = (300.0, 1000.0, 100.0, 30.0)
     pseudos: tuple[float, ...] = (0.01,)
     half_lives: tuple[float, ...] = (NEVER, 30.0)
-    top: int = Field(200, ge=0)
+    top: int = Field(200, ge=1)
+    whole_up_to: int = Field(4_000, ge=0, le=20_000)
 
 
 class NeighboursGrid(_Typed):

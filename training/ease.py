@@ -3,7 +3,7 @@
     min_B |X - X B|² + l2 |B|²  with diag B = 0:    P = (Xᵀ X + l2 I)⁻¹,  B_ij = -P_ij / P_jj
 
 with X (users, items) of ones. One dense inverse of the catalogue's size: about n² · 4 bytes (8 below
-`DOUBLE_UP_TO` items) and n³ operations. Of each item the `top` weights of largest size are served.
+`DOUBLE_UP_TO` items) and n³ operations. Of a large catalogue the `top` weights of each item are served.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from scipy import sparse
 from scipy.linalg import lapack
 from threadpoolctl import threadpool_limits
 
+from serving.domain import Scores
 from serving.models import EaseModel, Neighbours
 from training.model import NEVER, Effort, Params, Positives, TrainData
 from training.neighbours import prior_shares
@@ -30,7 +31,9 @@ _BLOCK = 512
 
 @dataclass(slots=True)
 class Ease:
-    """Tries the ridge (an inverse each), and how fast a history fades. `top` weights kept of each item.
+    """Tries the ridge (an inverse each), and how fast a history fades.
+
+    All weights are served of a catalogue of at most `whole_up_to` items, else the `top` of each.
 
     The inverse is kept between trials on the same window that do not change it.
     """
@@ -39,8 +42,9 @@ class Ease:
     pseudos: tuple[float, ...] = (0.01,)
     half_lives: tuple[float, ...] = (NEVER, 30.0)
     top: int = 200
+    whole_up_to: int = 4_000
     name: ClassVar[str] = "ease"
-    _fitted: tuple[Positives, float, Neighbours] | None = field(default=None, repr=False)
+    _fitted: tuple[Positives, float, Neighbours | Scores] | None = field(default=None, repr=False)
 
     def trials(self) -> Sequence[Params]:
         return [
@@ -51,10 +55,20 @@ class Ease:
     def fit(self, data: TrainData, params: Params, effort: Effort) -> EaseModel:
         had = everything_had(data)
         if self._fitted is None or self._fitted[0] is not data.positives or self._fitted[1] != params["l2"]:
-            weights = fit_weights(had, params["l2"], self.top, effort.threads)
-            self._fitted = (data.positives, params["l2"], weights)
+            if data.n_items <= self.whole_up_to:
+                whole = fit_whole(had, params["l2"], effort.threads)
+                self._fitted = (data.positives, params["l2"], whole)
+            else:
+                weights = fit_weights(had, params["l2"], self.top, effort.threads)
+                self._fitted = (data.positives, params["l2"], weights)
+        found = self._fitted[2]
         segments, prior = prior_shares(data, had, damping=0.0)
-        return EaseModel(self._fitted[2], prior, segments, data.kinds, pseudo=params["pseudo"])
+        if isinstance(found, Neighbours):
+            return EaseModel(found, prior, segments, data.kinds, pseudo=params["pseudo"])
+        none = Neighbours(
+            np.zeros(data.n_items + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)
+        )
+        return EaseModel(none, prior, segments, data.kinds, pseudo=params["pseudo"], whole=found)
 
 
 def everything_had(data: TrainData) -> sparse.csr_array:
@@ -71,18 +85,33 @@ def fit_weights(had: sparse.csr_array, l2: float, top: int, threads: int = 1) ->
 
     Raises ValueError where `l2` is not positive or the inverse is not finite.
     """
-    if not l2 > 0:
-        raise ValueError(f"EASE needs an l2 above 0, not {l2}")
-    users = np.bincount(had.indices, minlength=had.shape[1])
-    chosen = np.sort(np.argsort(-users, kind="stable")[: min(MOST_ITEMS, int((users > 0).sum()))])
-    with threadpool_limits(limits=threads, user_api="blas"):
-        inverse = _inverse(had[:, chosen], l2)
+    chosen, inverse = _solved(had, l2, threads)
     source, target, weight = _largest(inverse, top)
     order = np.lexsort((-weight, source))
     lengths = np.zeros(had.shape[1], np.int64)
     lengths[chosen] = np.bincount(source, minlength=len(chosen))
     indptr = np.concatenate(([0], np.cumsum(lengths)))
     return Neighbours(indptr, chosen[target[order]].astype(np.int32), weight[order])
+
+
+def fit_whole(had: sparse.csr_array, l2: float, threads: int = 1) -> Scores:
+    """B as a matrix (source, target) f4. Raises as `fit_weights` does."""
+    chosen, inverse = _solved(had, l2, threads)
+    weights = (-inverse / inverse.diagonal()).astype(np.float32)
+    np.fill_diagonal(weights, 0.0)
+    found = np.zeros((had.shape[1],) * 2, np.float32)
+    found[np.ix_(chosen, chosen)] = weights
+    return found
+
+
+def _solved(had: sparse.csr_array, l2: float, threads: int) -> tuple[NDArray[np.intp], NDArray[np.floating]]:
+    """The items that somebody has, at most `MOST_ITEMS`, and their P."""
+    if not l2 > 0:
+        raise ValueError(f"EASE needs an l2 above 0, not {l2}")
+    users = np.bincount(had.indices, minlength=had.shape[1])
+    chosen = np.sort(np.argsort(-users, kind="stable")[: min(MOST_ITEMS, int((users > 0).sum()))])
+    with threadpool_limits(limits=threads, user_api="blas"):
+        return chosen, _inverse(had[:, chosen], l2)
 
 
 def _inverse(had: sparse.csr_array, l2: float) -> NDArray[np.floating]:

@@ -20,7 +20,7 @@ from training.model import NEVER, Effort, Model, Params, TrainData
 STEPS: Final = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the largest weight
 ROUNDS: Final = 3
 MOST_CELLS: Final = 60_000_000  # scores held at once
-LEAST_GAIN: Final = 3e-3  # relative: less is noise, and a model more to serve
+LEAST_GAIN: Final = 1e-3  # relative: less is noise, and a model more to serve
 BESIDE: Final = ("ndcg@20", "ndcg@50")  # averaged with the metric: one short list alone is noisy
 
 

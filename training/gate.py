@@ -147,7 +147,7 @@ def _arrays(bundle: Bundle) -> dict[str, Any]:
 
 def _of_model(model: Any, where: str) -> dict[str, Any]:
     arrays: dict[str, Any] = {}
-    for name in ("vectors", "solved", "gram", "spectrum", "prior", "neighbours"):
+    for name in ("vectors", "solved", "gram", "spectrum", "prior", "neighbours", "whole"):
         value = getattr(model, name, None)
         if isinstance(value, np.ndarray):
             arrays[f"{where}.{name}"] = value

@@ -44,6 +44,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
         },
         {"columns": "user=1,item=2", "metric": "ndcg@10"},
         {
+            "evaluation": {"tuning_customers": 6040},
             "ials": IALS_NCF,
             "als": {"factors": 192, "iterations": 15, "settings": [[30.0, 5.0]], "strengths": [0.01]},
         },

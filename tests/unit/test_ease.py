@@ -33,6 +33,8 @@ def closed_form(had: np.ndarray, l2: float) -> np.ndarray:
 
 
 def dense(model: EaseModel) -> np.ndarray:
+    if model.whole is not None:
+        return model.whole
     table = np.zeros((model.n_items, model.n_items))
     for item in range(model.n_items):
         start, end = model.neighbours.indptr[item : item + 2]
@@ -40,9 +42,12 @@ def dense(model: EaseModel) -> np.ndarray:
     return table
 
 
-def test_the_weights_are_the_closed_form() -> None:
+@pytest.mark.parametrize("whole_up_to", [0, 100])
+def test_the_weights_are_the_closed_form(whole_up_to: int) -> None:
     one = data()
-    model = Ease(top=0).fit(one, {"l2": 5.0, "pseudo": 0.0, "half_life_days": float("inf")}, Effort(0, 1))
+    model = Ease(top=20, whole_up_to=whole_up_to).fit(
+        one, {"l2": 5.0, "pseudo": 0.0, "half_life_days": float("inf")}, Effort(0, 1)
+    )
     had = everything_had(one).toarray().astype(float)
     met = had.sum(axis=0) > 0
     wanted = np.zeros((20, 20))
@@ -99,6 +104,17 @@ def test_no_history_is_popularity_and_history_counts_at_once() -> None:
     assert int(np.argmax(model.score_all(nothing))) == int(np.argmax(counts))
     some = model.represent(History(np.array([4], np.int32), np.ones(1, np.float32)), NO_TOKENS, 0)
     assert not np.array_equal(model.score_all(nothing), model.score_all(some))
+
+
+def test_all_weights_score_as_the_table_of_all_does() -> None:
+    one = data()
+    params = {"l2": 5.0, "pseudo": 0.5, "half_life_days": 30.0}
+    table, whole = (Ease(top=20, whole_up_to=n).fit(one, params, Effort(0, 1)) for n in (0, 100))
+    assert table.whole is None
+    assert whole.whole is not None
+    history = History(np.array([2, 4, 99], np.int32), np.array([1, 3, 1], np.float32))
+    scores = [model.score_all(model.represent(history, NO_TOKENS, 0)) for model in (table, whole)]
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
 
 
 def test_a_ridge_of_zero_is_refused() -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from features.events import WHAT
 from features.transforms import EventWeights, histories
-from training.config import ConfigError
+from training.config import ConfigError, TrainConfig
 from training.evaluate import Cases, Lists, measure, rank
 from training.model import Customers, Positives
 from training.source import DataError
@@ -26,6 +26,7 @@ from training.study import Rules, bucketed, past_of, stage
 from training.study_arguments import PRESET_NAMES, add_evaluate
 from training.study_commands import EvaluateError, evaluate, load, request_of
 from training.study_files import Reading, read_attributes, read_candidates, read_log
+from training.study_fit import Bench
 from training.study_presets import PRESETS
 from training.study_split import OUT, TEST, TRAIN, VALID, core, divide, validation
 
@@ -430,3 +431,17 @@ def test_nothing_to_ask_for_says_why(tmp_path: Path) -> None:
     test = write(tmp_path / "test.csv", "user,item\na,z\n")
     with pytest.raises(DataError, match="training never saw the item"):
         load(request(tmp_path, "--train", str(train), "--test", str(test)), now=NOW)
+
+
+def test_more_factors_are_kept_while_they_gain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = sample(tmp_path, users=80, items=120)
+    study = load(request(tmp_path, "--data", str(path), "--split", "time:0.8"), now=NOW)
+    config = TrainConfig(models=("ials",))
+    bench = Bench(study, config, "ndcg@10", (10,), [1], None, lambda _: None, lambda *_: lambda _: None)
+    model = bench.fresh("ials")
+    params = dict(model.trials()[0]) | {"factors": 4.0, "epochs": 2.0}
+    worth = {8.0: 0.2, 16.0: 0.3, 32.0: 0.3}
+    monkeypatch.setattr(Bench, "value", lambda _self, _served, given: worth[given["factors"]])
+    found, value, tried = bench._wider(model, params, 0.1)
+    assert (found["factors"], value) == (16.0, 0.3)
+    assert tried == 2  # twenty factors are the most for eighty users
