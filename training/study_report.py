@@ -1,9 +1,8 @@
-"""What an evaluation says: tables on the terminal, JSON, and plots."""
+"""What an evaluation says: JSON, and tables on the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from training.evaluate import Lists, Measures, Ranking, difference, measure
+from training.evaluate import Lists, Ranking, difference, measure
 from training.study import Study
 from training.study_fit import Outcome
 from training.windows import had_share
@@ -210,7 +209,7 @@ def show(console: Console, said: Mapping[str, Any]) -> None:
 def _headline(said: Mapping[str, Any], metric: str) -> Table:
     table = Table(title=f"{metric} and others, with 95 % intervals (bootstrap over customers)")
     names = [
-        n for n in dict.fromkeys((metric, "hr@10", "ndcg@10", "recall@20", "map", "mrr")) if _has(said, n)
+        n for n in dict.fromkeys((metric, "hr@10", "ndcg@10", "recall@20", "map", "mrr")) if has(said, n)
     ]
     for column in ("model", *names, "fit s", "peak MiB", "setting"):
         table.add_column(
@@ -234,7 +233,7 @@ def _headline(said: Mapping[str, Any], metric: str) -> Table:
     return table
 
 
-def _has(said: Mapping[str, Any], name: str) -> bool:
+def has(said: Mapping[str, Any], name: str) -> bool:
     return all(name in one["metrics"] and name in one["intervals"] for one in said["models"].values())
 
 
@@ -252,7 +251,7 @@ def _table_at(said: Mapping[str, Any], k: int) -> Table:
 
 def _seeds(said: Mapping[str, Any]) -> Table:
     table = Table(title="over seeds: mean and standard deviation")
-    names = [n for n in ("hr@10", "ndcg@10", "recall@20", "ndcg@20", "mrr") if _has(said, n)]
+    names = [n for n in ("hr@10", "ndcg@10", "recall@20", "ndcg@20", "mrr") if has(said, n)]
     for column in ("model", *names):
         table.add_column(column)
     for name, one in said["models"].items():
@@ -301,71 +300,7 @@ def curve_table(said: Mapping[str, Any]) -> Table:
     return table
 
 
-def plot(said: Mapping[str, Any], folder: Path) -> list[Path]:
-    """`metrics.png`: the main metrics with intervals; `by-k.png`: by list length; `slices.png`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    folder.mkdir(parents=True, exist_ok=True)
-    models, metric = list(said["models"]), said["metric"]
-    names = [n for n in dict.fromkeys((metric, "hr@10", "ndcg@10", "recall@20", "mrr")) if _has(said, n)]
-
-    def written(figure: Any, name: str) -> Path:
-        FigureCanvasAgg(figure)
-        figure.tight_layout()
-        figure.savefig(folder / name, dpi=110)
-        return folder / name
-
-    figure = Figure(figsize=(2.6 * len(names), 3.6))
-    for place, name in enumerate(names):
-        axes = figure.add_subplot(1, len(names), place + 1)
-        values = [said["models"][model]["metrics"][name] for model in models]
-        spans = np.array([said["models"][model]["intervals"][name] for model in models]).T
-        errors = np.abs(spans - np.array(values))
-        axes.bar(range(len(models)), values, yerr=errors, capsize=3, color="#4878a8")
-        axes.set_xticks(range(len(models)), models, rotation=60, ha="right")
-        axes.set_title(name)
-    first = written(figure, "metrics.png")
-    figure = Figure(figsize=(9, 3.6))
-    for place, name in enumerate(("recall", "ndcg")):
-        axes = figure.add_subplot(1, 2, place + 1)
-        for model in models:
-            ks = [k for k in said["ks"] if f"{name}@{k}" in said["models"][model]["metrics"]]
-            axes.plot(
-                ks, [said["models"][model]["metrics"][f"{name}@{k}"] for k in ks], marker="o", label=model
-            )
-        axes.set_xlabel("k")
-        axes.set_title(f"{name}@k")
-        axes.legend(fontsize=8)
-    second = written(figure, "by-k.png")
-    labels = list(said["slices"])
-    figure = Figure(figsize=(9, 1.2 + 0.5 * max(len(labels), 1)))
-    axes = figure.add_subplot(1, 1, 1)
-    for place, model in enumerate(models):
-        values = [said["slices"][label]["models"][model][metric] for label in labels]
-        axes.barh(np.arange(len(labels)) + place * 0.8 / len(models), values, 0.8 / len(models), label=model)
-    axes.set_yticks(np.arange(len(labels)) + 0.4, [label[:50] for label in labels])
-    axes.invert_yaxis()
-    axes.set_title(f"slices: {metric}")
-    axes.legend(fontsize=8)
-    paths = [first, second, written(figure, "slices.png")]
-    if "curve" in said:
-        figure = Figure(figsize=(6, 3.8))
-        axes = figure.add_subplot(1, 1, 1)
-        for model, values in said["curve"].items():
-            axes.plot(range(len(values)), list(values.values()), marker="o", label=model)
-        axes.set_xticks(range(len(values)), list(values))
-        axes.set_xlabel("items that a customer is known by")
-        axes.set_title(metric)
-        axes.legend(fontsize=8)
-        paths.append(written(figure, "curve.png"))
-    return paths
-
-
 def one_line(outcomes: Sequence[Outcome], metric: str) -> str:
     """The result in a sentence."""
     best = max(outcomes, key=lambda one: one.measures.value(metric))
     return f"best by {metric}: {best.name} {best.measures.value(metric):.4f}"
-
-
-__all__ = ["Measures", "one_line", "paired", "plot", "show", "slices", "to_json"]

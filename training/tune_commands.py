@@ -24,8 +24,9 @@ from rich.table import Table
 
 from training.model import Model, Params
 from training.study import Study
-from training.study_commands import EvaluateError, key_of, load, metric_of, request_of
+from training.study_commands import EvaluateError, key_of, metric_of, request_of
 from training.study_fit import Bench
+from training.study_load import load
 from training.tune_space import EPOCHS, SPACES, section, suggest
 
 TASTER: Final = 1 / 3  # of the epochs, and the share of trials that are given the rest

@@ -22,11 +22,13 @@ from training.config import ConfigError, TrainConfig
 from training.evaluate import Cases, Lists, measure, rank
 from training.model import Customers, Positives
 from training.source import DataError
-from training.study import Rules, bucketed, past_of, stage
+from training.study import Rules, past_of, stage
 from training.study_arguments import PRESET_NAMES, add_evaluate
-from training.study_commands import EvaluateError, evaluate, load, request_of
+from training.study_attributes import bucketed
+from training.study_commands import EvaluateError, evaluate, request_of
 from training.study_files import Reading, read_attributes, read_candidates, read_log
 from training.study_fit import Bench
+from training.study_load import load
 from training.study_presets import PRESETS
 from training.study_split import OUT, TEST, TRAIN, VALID, core, divide, validation
 
