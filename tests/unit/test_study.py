@@ -447,3 +447,49 @@ def test_more_factors_are_kept_while_they_gain(tmp_path: Path, monkeypatch: pyte
     found, value, tried = bench._wider(model, params, 0.1)
     assert (found["factors"], value) == (16.0, 0.3)
     assert tried == 2  # twenty factors are the most for eighty users
+
+
+def test_known_history_speaks_for_strangers_and_nothing_is_learnt_from_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    mine = lambda u: [f"i{n * 2 + u % 2}" for n in rng.choice(30, 12, replace=False)]  # noqa: E731
+    rows = {u: mine(u) for u in range(60)}
+    csv = lambda users, part: "user,item\n" + "".join(f"{u},{i}\n" for u in users for i in rows[u][part])  # noqa: E731
+    train = write(tmp_path / "train.csv", csv(range(40), slice(None)))
+    known = write(tmp_path / "known.csv", csv(range(40, 60), slice(0, 6)))
+    test = write(tmp_path / "test.csv", csv(range(40, 60), slice(6, 12)))
+    words = [
+        "--train",
+        str(train),
+        "--test",
+        str(test),
+        "--models",
+        "neighbours,popular",
+        "--metric",
+        "ndcg@10",
+    ]
+    blind = load(request(tmp_path, *words), now=NOW)
+    told = load(request(tmp_path, *words, "--known", str(known)), now=NOW)
+    assert blind.test.lengths().max() == 0
+    assert told.test.lengths().min() == 6
+    assert len(blind.test.data.positives) == len(told.test.data.positives) == 480
+    values = [run(tmp_path, *words, *more)[0]["models"] for more in ([], ["--known", str(known)])]
+    ndcg = [one["neighbours"]["metrics"]["ndcg@10"] for one in values]
+    assert ndcg[1] > 1.3 * ndcg[0]
+
+
+def test_a_validation_file_is_masked_or_learnt_from(tmp_path: Path) -> None:
+    files = {
+        "train": "a,x\na,y\nb,x\nb,z\nc,y\nc,z\nd,x\n",
+        "valid": "a,z\nb,y\n",
+        "test": "c,x\nd,y\n",
+    }
+    words = [
+        w
+        for role, text in files.items()
+        for w in (f"--{role}", str(write(tmp_path / role, "user,item\n" + text)))
+    ]
+    plain = load(request(tmp_path, *words, "--models", "popular"), now=NOW)
+    assert len(plain.test.data.positives) == 7
+    assert len(plain.valid.cases) == 2
+    both = load(request(tmp_path, *words, "--models", "popular", "--learn-valid"), now=NOW)
+    assert len(both.test.data.positives) == 9
