@@ -6,7 +6,7 @@ value of the metric (and of NDCG in longer lists), from the best model alone out
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.ensemble_model import EnsembleModel, standardised
+from serving.models import ServedModel
 from training.evaluate import Cases, Ranking, Scorer, measure, ranks_of
 from training.model import NEVER, Effort, Model, Params, TrainData
 
@@ -38,16 +39,19 @@ class Ensemble:
     def fit(self, data: TrainData, params: Params, effort: Effort) -> EnsembleModel:
         parts = []
         for name in weights_of(params):
-            own = {
-                key.partition(".")[2]: value for key, value in params.items() if key.startswith(f"{name}.")
-            }
-            parts.append(self.models[name].fit(data, own, effort))
+            parts.append(self.models[name].fit(data, part_of(params, name), effort))
         return EnsembleModel(parts, list(weights_of(params).values()))
 
 
 def weights_of(params: Params) -> dict[str, float]:
     """The parts of a setting, with their weights."""
     return {key.partition(".")[0]: value for key, value in params.items() if key.endswith(".weight")}
+
+
+def part_of(params: Params, name: str) -> dict[str, float]:
+    """The setting of one part."""
+    every = {key.partition(".")[2]: value for key, value in params.items() if key.startswith(f"{name}.")}
+    return {key: value for key, value in every.items() if key != "weight"}
 
 
 def settings_of(
@@ -65,6 +69,31 @@ def half_lives(own: Mapping[str, Params]) -> list[float]:
     """Those that the parts were tuned to; popularity has no history."""
     lives = {params["half_life_days"] for name, params in own.items() if name != "popular"}
     return sorted(lives) or [NEVER]
+
+
+def choose(
+    own: Mapping[str, Params],
+    fit: Callable[[str, Params], ServedModel],
+    models: Mapping[str, Model],
+    weigh: Callable[[Mapping[str, ServedModel], float], tuple[dict[str, float], float]],
+) -> tuple[float, dict[str, float]]:
+    """(value, setting): the parts at `own`, the half-life of their history, and other ridges of EASE.
+
+    `weigh` gives the best weights of fitted parts for a half-life, and their value. The ridge that
+    is best for EASE alone is seldom best beside iALS: a weaker one says more that the others do not.
+    """
+    fitted = {name: fit(name, params) for name, params in own.items()}
+    tried = [(*weigh(fitted, life), life) for life in half_lives(own)]
+    weights, value, life = max(tried, key=lambda one: one[1])
+    now = {name: dict(params) for name, params in own.items()}
+    if "ease" in own:
+        for ridge in sorted({params["l2"] for params in models["ease"].trials()} - {own["ease"]["l2"]}):
+            other = {**own["ease"], "l2": ridge}
+            swapped = {**fitted, "ease": fit("ease", other)}
+            found, reached = weigh(swapped, life)
+            if reached > value * (1.0 + LEAST_GAIN):
+                weights, value, now["ease"] = found, reached, other
+    return value, settings_of(now, weights, life)
 
 
 def said_of(params: Params) -> str:

@@ -16,7 +16,7 @@ from serving.ensemble_model import EnsembleModel
 from serving.models import IalsModel, PopularModel, ServedModel, VectorModel, load_model
 from training.config import ENSEMBLE, KNOWN, TrainConfig
 from training.dataset import Dataset
-from training.ensemble import Ensemble, fit_weights, half_lives, said_of, settings_of
+from training.ensemble import Ensemble, choose, fit_weights, said_of, settings_of
 from training.evaluate import scorer_of
 from training.index import IndexReport, build_index
 from training.interactions import Interactions
@@ -125,24 +125,19 @@ def _together(
     own = {name: tried[0].params for name, tried in trials.items()}
     if not len(window.cases):
         return Trial(ENSEMBLE, settings_of(own, dict.fromkeys(own, 1.0)), float("nan"), 0.0)
-    effort = Effort(config.seed, config.threads)
-    fitted = {name: model.fit(window.data, own[name], effort) for name, model in models.items()}
-    best: Trial | None = None
-    for life in half_lives(own):
+    effort, metric = Effort(config.seed, config.threads), config.gate.metric
+
+    def weigh(fitted: Mapping[str, ServedModel], life: float) -> tuple[dict[str, float], float]:
         past = window.behaviour.past(config.weights.event_weights(life))
-        scorers = {
-            name: scorer_of(served, window.cases, past, window.data.customers)
-            for name, served in fitted.items()
-        }
-        weights = fit_weights(scorers, window.cases, config.gate.metric, config.seed)
-        params = settings_of(own, weights, life)
+        cases, customers = window.cases, window.data.customers
+        scorers = {name: scorer_of(served, cases, past, customers) for name, served in fitted.items()}
+        weights = fit_weights(scorers, cases, metric, config.seed)
         served = EnsembleModel([fitted[name] for name in weights], list(weights.values()))
-        value = measure_model(served, params, window, config).value(config.gate.metric)
-        if best is None or value > best.value:
-            best = Trial(ENSEMBLE, params, value, time.perf_counter() - started)
-    assert best is not None
-    notice(f"{ENSEMBLE}: {said_of(best.params)}, {config.gate.metric} {best.value:.4f}")
-    return best
+        return weights, measure_model(served, {"half_life_days": life}, window, config).value(metric)
+
+    value, params = choose(own, lambda n, one: models[n].fit(window.data, one, effort), models, weigh)
+    notice(f"{ENSEMBLE}: {said_of(params)}, {metric} {value:.4f}")
+    return Trial(ENSEMBLE, params, value, time.perf_counter() - started)
 
 
 def model_of(name: str, config: TrainConfig) -> Model | None:

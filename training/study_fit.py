@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from serving.ensemble_model import EnsembleModel
 from serving.models import ServedModel
 from training.config import ENSEMBLE, TrainConfig
-from training.ensemble import fit_weights, half_lives, said_of, settings_of, weights_of
+from training.ensemble import choose, fit_weights, part_of, said_of, weights_of
 from training.evaluate import Measures, Ranking, measure, rank, scorer_of
 from training.model import NEVER, Effort, Model, Params, TrainData
 from training.study import Stage, Study
@@ -177,38 +177,36 @@ class Bench:
         return outcome
 
     def _ensemble(self, models: Mapping[str, Model], parts: Mapping[str, Outcome]) -> Outcome:
-        """Of every model at its own best setting, all with one history: its half-life is the best model's."""
+        """Of every model at its own best setting, or nearly; all read one history."""
         started = time.perf_counter()
         valid = self.study.valid
         own = {name: dict(parts[name].params) for name in models}
-        best: tuple[float, dict[str, float]] | None = None
-        fitted = {name: self.fit(model, valid, own[name], self.seeds[0]) for name, model in models.items()}
-        lives = half_lives(own)
-        for life in lives:
+
+        def weigh(fitted: Mapping[str, ServedModel], life: float) -> tuple[dict[str, float], float]:
             past = valid.past(life)
             scorers = {
-                name: scorer_of(served, valid.cases, past, valid.data.customers)
-                for name, served in fitted.items()
+                n: scorer_of(one, valid.cases, past, valid.data.customers) for n, one in fitted.items()
             }
             weights = fit_weights(scorers, valid.cases, self.metric, self.config.seed)
             served = EnsembleModel([fitted[name] for name in weights], list(weights.values()))
-            value = self.value(served, {"half_life_days": life})
-            if best is None or value > best[0]:
-                best = (value, settings_of(own, weights, life))
-        assert best is not None
+            return weights, self.value(served, {"half_life_days": life})
+
+        best = choose(own, lambda n, params: self.fit(models[n], valid, params, self.seeds[0]), models, weigh)
+        own = {name: part_of(best[1], name) for name in weights_of(best[1])}
         took = time.perf_counter() - started
         self.notice(f"ensemble: {said_of(best[1])}; {self.metric} {best[0]:.4f} on validation, {took:.0f} s")
-        del fitted, models
 
         def fit(seed: int, stage: Stage) -> ServedModel:
             made = []
             for name in weights_of(best[1]):
                 known = self.served.get((name, seed if name in SEEDED else self.seeds[0]))
+                if own[name] != dict(parts[name].params):
+                    known = None  # beside others another setting is better than alone
                 made.append(known or self.fit(self.fresh(name), stage, own[name], seed))
             return EnsembleModel(made, list(weights_of(best[1]).values()))
 
         fits = sum(parts[name].cost.fit_s for name in weights_of(best[1]))
-        return self._tested(ENSEMBLE, best[1], fit, len(lives), took, already_s=fits)
+        return self._tested(ENSEMBLE, best[1], fit, 1, took, already_s=fits)
 
     def curve(self, outcomes: Sequence[Outcome], lengths: Sequence[int]) -> dict[str, dict[str, float]]:
         """The metric of each model by how many of a customer's latest items it is told, 0 among them."""
@@ -240,9 +238,14 @@ class Bench:
             if (one.name, seed) not in self.served:
                 self.served[one.name, seed] = self.fit(self.fresh(one.name), stage, one.params, seed)
             return self.served[one.name, seed]
-        named = {other.name: other for other in outcomes}
         weights = weights_of(one.params)
-        return EnsembleModel([self._again(named[name], outcomes) for name in weights], list(weights.values()))
+        alone = {other.name: dict(other.params) for other in outcomes}
+        made = []
+        for name in weights:
+            own = part_of(one.params, name)
+            known = self.served.get((name, seed)) if own == alone.get(name) else None
+            made.append(known or self.fit(self.fresh(name), stage, own, seed))
+        return EnsembleModel(made, list(weights.values()))
 
     def _kept(self, name: str) -> Outcome | None:
         """What an earlier run left; None where there is nothing, or nothing that can be read."""

@@ -9,6 +9,7 @@ from features.transforms import History
 from serving.ensemble_model import standardised
 from serving.models import EaseModel, EnsembleModel, load_model
 from training.ease import Ease, everything_had, fit_weights
+from training.ensemble import choose, part_of
 from training.ensemble import fit_weights as fit_ensemble
 from training.evaluate import Cases, Lists
 from training.model import Customers, Effort, Positives, TrainData
@@ -154,6 +155,22 @@ def test_an_ensemble_is_of_one_catalogue() -> None:
     ]
     with pytest.raises(ValueError, match="one catalogue"):
         EnsembleModel(parts, [1.0, 1.0])
+
+
+def test_beside_others_another_ridge_may_be_better() -> None:
+    own = {"ease": {"l2": 300.0, "half_life_days": 30.0}, "popular": {"half_life_days": 7.0}}
+    worth = {300.0: 0.5, 1000.0: 0.4, 100.0: 0.6, 30.0: 0.6}
+    fits = lambda name, params: (name, params.get("l2"))  # noqa: E731
+    weigh = lambda fitted, _: ({"ease": 1.0, "popular": 0.0}, worth[fitted["ease"][1]])  # noqa: E731
+    value, params = choose(own, fits, {"ease": Ease()}, weigh)
+    assert value == 0.6
+    assert params == {
+        "half_life_days": 30.0,
+        "ease.weight": 1.0,
+        "ease.l2": 30.0,
+        "ease.half_life_days": 30.0,
+    }
+    assert part_of(params, "ease") == {"l2": 30.0, "half_life_days": 30.0}
 
 
 def test_weights_follow_the_model_that_knows() -> None:
