@@ -37,10 +37,9 @@ class Ensemble:
         return []
 
     def fit(self, data: TrainData, params: Params, effort: Effort) -> EnsembleModel:
-        parts = []
-        for name in weights_of(params):
-            parts.append(self.models[name].fit(data, part_of(params, name), effort))
-        return EnsembleModel(parts, list(weights_of(params).values()))
+        weights = weights_of(params)
+        parts = [self.models[name].fit(data, part_of(params, name), effort) for name in weights]
+        return EnsembleModel(parts, list(weights.values()))
 
 
 def weights_of(params: Params) -> dict[str, float]:
