@@ -26,7 +26,7 @@ from training.windows import had_share
 SAMPLED_EVERY_S: Final = 0.02
 SEEDED: Final = ("als", "ials", ENSEMBLE)  # the others come out the same from every seed
 MOST_FACTORS: Final = 512
-MOST_WORK: Final = 2e13  # operations of a fit that is only a try: some ten minutes of two cores
+MOST_WORK: Final = 1e12  # operations of a fit that is only a try: about a minute of two cores
 WIDER_GAIN: Final = 0.005
 Notice = Callable[[str], None]
 

@@ -67,7 +67,6 @@ PRESETS: Final[Mapping[str, Preset]] = {
         {"train": "lastfm/train.txt.gz", "test": "lastfm/test.txt.gz", "valid": "lastfm/valid.txt.gz"},
         {"metric": "ndcg@20"},
         {
-            "ials": {"factors": 128},
             "als": {"factors": 192, "settings": [[50.0, 20.0], [100.0, 10.0], [30.0, 3.0]]},
             "ease": {"ridges": [50.0]},
         },
