@@ -9,9 +9,9 @@ from features.transforms import History
 from serving.ensemble_model import standardised
 from serving.models import EaseModel, EnsembleModel, load_model
 from training.ease import Ease, everything_had, fit_weights
-from training.ensemble import choose, part_of
+from training.ensemble import _ranks, choose, part_of
 from training.ensemble import fit_weights as fit_ensemble
-from training.evaluate import Cases, Lists
+from training.evaluate import Cases, Lists, ranks_of
 from training.model import Customers, Effort, Positives, TrainData
 from training.popular import PopularByDecay
 
@@ -155,6 +155,16 @@ def test_an_ensemble_is_of_one_catalogue() -> None:
     ]
     with pytest.raises(ValueError, match="one catalogue"):
         EnsembleModel(parts, [1.0, 1.0])
+
+
+@pytest.mark.parametrize("held", [1, 3, 8])
+def test_ranks_by_comparison_are_ranks_by_sorting(held: int) -> None:
+    rng = np.random.default_rng(held)
+    for _ in range(20):
+        scores = rng.integers(0, 9, 30).astype(np.float32)
+        scores[rng.integers(0, 30, 4)] = np.nan
+        rows = np.sort(rng.choice(30, held, replace=False))
+        assert np.array_equal(_ranks(scores, rows), ranks_of(scores, rows.astype(np.int32)))
 
 
 def test_beside_others_another_ridge_may_be_better() -> None:
