@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -81,6 +82,12 @@ def _parser() -> argparse.ArgumentParser:
 
     work.add_train(verb("train", "train, gate and publish a bundle", None, work.TRAIN_EXAMPLES))
 
+    from training import study_arguments as studies
+
+    evaluate = verb("evaluate", "compare models on any interactions", _evaluate, studies.EVALUATE_EXAMPLES)
+    studies.add_evaluate(evaluate)
+    studies.add_tune(verb("tune", "search hyper-parameters, resumable", _tune, studies.TUNE_EXAMPLES))
+
     serve = verb("serve", "answer requests, on Ray Serve or in one process", _serve, SERVE_EXAMPLES)
     serve.add_argument("--local", action="store_true", help="one process (uvicorn) instead of Ray Serve")
     serve.add_argument("--host", help="address to listen on (FENLIU_HOST, 127.0.0.1)")
@@ -135,6 +142,24 @@ def _demo(args: argparse.Namespace) -> int:
     from training.demo import run_demo
 
     return run_demo(args, Console())
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from serving.settings import Settings
+    from training.study_commands import run
+
+    return run(args, os.environ, Path(__file__).parent, Settings.from_env().home, Console())
+
+
+def _tune(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from serving.settings import Settings
+    from training.tune_commands import tune
+
+    return tune(args, os.environ, Path(__file__).parent, Settings.from_env().home, Console())
 
 
 def _serve(args: argparse.Namespace) -> int:

@@ -172,7 +172,6 @@ def _check_groups(plan: Plan) -> None:
                     at(f"campaigns.{place}"), f"{name!r} is no campaign", f"name {some(campaigns)}"
                 )
 
-
     _check_many(plan, "campaigns", MOST_GROUPS_OF_CAMPAIGN)
     _check_many(plan, "items", MOST_GROUPS_OF_ITEM)
 

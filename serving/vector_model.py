@@ -52,24 +52,78 @@ class Prior:
         return np.array([row[token] for token in tokens.tolist() if token in row], np.intp)
 
 
-class VectorModel:
+class ItemVectors:
+    """What every model of item vectors shares: the vectors (n_items, d), their kinds and their index.
+
+    An item whose vector is zero was met by nobody: it has no score, and says nothing in a history.
+    """
+
+    name: ClassVar[str]
+    __slots__ = ("_without", "has_vector", "index", "kinds", "prior", "vectors")
+
+    def __init__(
+        self, vectors: Floats, kinds: NDArray[np.uint8], prior: Prior, index: ItemIndex | None
+    ) -> None:
+        """`index` None: exact."""
+        self.vectors, self.prior = vectors, prior
+        self.kinds = KindRows(kinds)
+        self.has_vector: NDArray[np.bool_] = np.asarray((vectors != 0).any(axis=1))
+        self._without = np.flatnonzero(~self.has_vector)
+        self.index = index or self._exact()
+
+    def _exact(self) -> ItemIndex:
+        return ItemIndex.flat(self.vectors, [rows[self.has_vector[rows]] for rows in self.kinds.rows])
+
+    @property
+    def n_items(self) -> int:
+        return len(self.vectors)
+
+    @property
+    def width(self) -> int:
+        return int(self.vectors.shape[1])
+
+    def usable(self, history: History) -> tuple[Rows, NDArray[np.float64]]:
+        """Items that have a vector (not the overlay's, not those nobody met), and their evidence."""
+        rows = history.rows
+        inside = rows < self.n_items
+        if not inside.all():
+            history = type(history)(rows[inside], history.weights[inside])
+            rows = history.rows
+        if len(self._without):
+            kept = self.has_vector[rows]
+            if not kept.all():
+                return rows[kept], evidence(history.weights[kept]).astype(np.float64)
+        return rows, evidence(history.weights).astype(np.float64)
+
+    def score(self, taste: Taste, rows: Rows) -> Scores:
+        found = np.full(len(rows), np.nan, np.float32)
+        inside = rows < self.n_items
+        inside[inside] = self.has_vector[rows[inside]]
+        found[inside] = self.vectors[rows[inside]] @ taste.values
+        return found
+
+    def score_all(self, taste: Taste) -> Scores:
+        scores: Scores = self.vectors @ taste.values
+        if len(self._without):
+            scores[self._without] = np.nan
+        return scores
+
+    def nearest(self, taste: Taste, k: int, kind: int) -> Proposal:
+        return self.index.search(taste.values, k, kind)
+
+
+class VectorModel(ItemVectors):
     """Item vectors (n_items, d), their Gram matrix, the prior, and one index per item kind."""
 
     name: ClassVar[str] = "als"
     __slots__ = (
         "_mean_solved",
         "_w_solved",
-        "_without",
         "alpha",
         "gram",
-        "has_vector",
-        "index",
-        "kinds",
-        "prior",
         "regularization",
         "solved",
         "tau",
-        "vectors",
     )
 
     def __init__(
@@ -86,11 +140,8 @@ class VectorModel:
         solved: Floats | None = None,
     ) -> None:
         """`index` None: exact. `gram` (d, d) and `solved` (n_items, d) are computed when not given."""
-        self.vectors, self.prior = vectors, prior
-        self.kinds = KindRows(kinds)
+        super().__init__(vectors, kinds, prior, index)
         self.regularization, self.tau, self.alpha = regularization, tau, alpha
-        self.has_vector: NDArray[np.bool_] = np.asarray((vectors != 0).any(axis=1))
-        self._without = np.flatnonzero(~self.has_vector)
         if gram is None:
             wide = vectors.astype(np.float64)
             gram = wide.T @ wide
@@ -99,27 +150,15 @@ class VectorModel:
         self.solved: Floats = (vectors @ inverse).astype(np.float32) if solved is None else solved
         self._mean_solved = tau * (prior.mean @ inverse)
         self._w_solved = (tau * (prior.weights @ inverse)).astype(np.float32)
-        self.index = index or self._exact()
-
-    def _exact(self) -> ItemIndex:
-        return ItemIndex.flat(self.vectors, [rows[self.has_vector[rows]] for rows in self.kinds.rows])
 
     def _system(self) -> NDArray[np.float64]:
         ridge = self.regularization + self.tau
         system: NDArray[np.float64] = self.gram + ridge * np.eye(self.width)
         return system
 
-    @property
-    def n_items(self) -> int:
-        return len(self.vectors)
-
-    @property
-    def width(self) -> int:
-        return int(self.vectors.shape[1])
-
     def represent(self, history: History, tokens: NDArray[np.uint32], segment: int) -> Taste:  # noqa: ARG002
         """The customer's vector (d,) f4. The segment speaks through its token."""
-        rows, weights = self._usable(history)
+        rows, weights = self.usable(history)
         known = self.prior.rows(tokens)
         informed = bool(len(rows) or len(known))
         if len(rows) > self.width:
@@ -137,19 +176,6 @@ class VectorModel:
             x = x - np.linalg.solve(inner, extra * (y @ x)) @ s
         return Taste(x.astype(np.float32), informed)
 
-    def _usable(self, history: History) -> tuple[Rows, NDArray[np.float64]]:
-        """Items that have a vector (not the overlay's, not those nobody met), and their evidence."""
-        rows = history.rows
-        inside = rows < self.n_items
-        if not inside.all():
-            history = type(history)(rows[inside], history.weights[inside])
-            rows = history.rows
-        if len(self._without):
-            kept = self.has_vector[rows]
-            if not kept.all():
-                return rows[kept], evidence(history.weights[kept]).astype(np.float64)
-        return rows, evidence(history.weights).astype(np.float64)
-
     def _direct(self, rows: Rows, weights: NDArray[np.float64], known: NDArray[np.intp]) -> Floats:
         """The same by a solve in d: cheaper once the history is longer than the vector is wide."""
         y = self.vectors[rows].astype(np.float64)
@@ -159,21 +185,19 @@ class VectorModel:
         x: NDArray[np.float64] = np.linalg.solve(system, y.T @ (1.0 + extra) + self.tau * prior)
         return x.astype(np.float32)
 
-    def score(self, taste: Taste, rows: Rows) -> Scores:
-        found = np.full(len(rows), np.nan, np.float32)
-        inside = rows < self.n_items
-        inside[inside] = self.has_vector[rows[inside]]
-        found[inside] = self.vectors[rows[inside]] @ taste.values
-        return found
-
-    def score_all(self, taste: Taste) -> Scores:
-        scores: Scores = self.vectors @ taste.values
-        if len(self._without):
-            scores[self._without] = np.nan
-        return scores
-
-    def nearest(self, taste: Taste, k: int, kind: int) -> Proposal:
-        return self.index.search(taste.values, k, kind)
+    def with_index(self, index: ItemIndex) -> VectorModel:
+        """The same model with another index."""
+        return VectorModel(
+            self.vectors,
+            self.kinds.codes,
+            self.prior,
+            regularization=self.regularization,
+            tau=self.tau,
+            alpha=self.alpha,
+            index=index,
+            gram=self.gram,
+            solved=self.solved,
+        )
 
     def save(self, folder: Path) -> None:
         save_arrays(

@@ -22,7 +22,7 @@ from training.blend import (
 )
 from training.evaluate import Cases, Measures, Past, Scorer, difference, measure, rank, scorer_of
 from training.gate import Comparison
-from training.learn import Fitted, Prepared, fit_one
+from training.learn import Fitted, Prepared, fit_one, model_of
 from training.tuning import Window, measure_model
 from training.windows import had_share
 
@@ -147,7 +147,7 @@ def _against_live(live: Bundle, best: Measures, prepared: Prepared) -> list[Comp
         return [_against(best, _measure_bundle(live, prepared), "live", how, prepared)]
     said = live.manifest.get("model", {})
     name, params = said.get("name"), said.get("params")
-    model = prepared.config.build_models().get(name) if isinstance(name, str) else None
+    model = model_of(name, prepared.config) if isinstance(name, str) else None
     if model is None or not isinstance(params, Mapping):
         return []
     how = "its model and settings, fitted on the same past (the live bundle has seen some of these events)"

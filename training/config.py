@@ -12,13 +12,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from features.attribution import Attribution
 from features.transforms import DAY, EventWeights
 from training.als import ImplicitALS
+from training.ease import Ease
 from training.evaluate import KS
-from training.model import Model
+from training.ials import SETTINGS, FrequencyALS
+from training.model import NEVER, Model
 from training.neighbours import NeighboursByProbability
 from training.popular import PopularByDecay
 from training.results import OutcomeRules
 
 MODELS = ("als", "neighbours", "popular")
+"""What is tried unless the configuration names others."""
+KNOWN = ("als", "ials", "ease", "neighbours", "popular")
+"""Every model there is, in the order in which they are tried; `ensemble` is made of the others."""
+ENSEMBLE = "ensemble"
 METRICS = ("recall", "recall_capped", "ndcg", "hr")
 
 
@@ -70,6 +76,33 @@ class AlsGrid(_Typed):
     settings: tuple[tuple[float, float], ...] = ((3.0, 1.0), (100.0, 10.0), (30.0, 3.0))
     strengths: tuple[float, ...] = (1.0, 0.1)
     half_lives: tuple[float, ...] = (365.0, 30.0)
+
+
+class IalsGrid(_Typed):
+    """`settings`: (regularization, ratio of the unobserved weight to the observed), a fit each; `fixed`:
+    (regularization, unobserved weight) in their place; `strengths`: events that the prior is worth.
+    """
+
+    factors: int = Field(64, ge=1, le=1024)
+    epochs: int = Field(12, ge=1, le=500)
+    settings: tuple[tuple[float, float], ...] = SETTINGS
+    fixed: tuple[tuple[float, float], ...] = ()
+    exponent: float = Field(1.0, ge=0, le=2)
+    strengths: tuple[float, ...] = (0.0, 3.0)
+    half_lives: tuple[float, ...] = (NEVER, 30.0)
+    block: int = Field(128, ge=1, le=1024)
+
+
+class EaseGrid(_Typed):
+    """`ridges`: an inverse each; `pseudos`: the pull to popularity; `top`: weights kept of an item of a
+    catalogue of more than `whole_up_to` items.
+    """
+
+    ridges: tuple[float, ...] = (300.0, 1000.0, 100.0, 30.0)
+    pseudos: tuple[float, ...] = (0.01,)
+    half_lives: tuple[float, ...] = (NEVER, 30.0)
+    top: int = Field(200, ge=1)
+    whole_up_to: int = Field(4_000, ge=0, le=20_000)
 
 
 class NeighboursGrid(_Typed):
@@ -134,8 +167,10 @@ class TrainConfig(_Typed):
     window_days: float | None = Field(None, gt=0)
     weights: Weights = Weights()
     outcomes: Outcomes = Outcomes()
-    models: tuple[Literal["als", "neighbours", "popular"], ...] = MODELS  # type: ignore[assignment]  # the same names
+    models: tuple[Literal["als", "ials", "ease", "neighbours", "popular", "ensemble"], ...] = MODELS  # type: ignore[assignment]  # the same names
     als: AlsGrid = AlsGrid()
+    ials: IalsGrid = IalsGrid()
+    ease: EaseGrid = EaseGrid()
     neighbours: NeighboursGrid = NeighboursGrid()
     popular: PopularGrid = PopularGrid()
     evaluation: Evaluation = Evaluation()
@@ -145,10 +180,17 @@ class TrainConfig(_Typed):
         """The models to try, by name; popularity always, as the baseline."""
         made: dict[str, Model] = {
             "als": ImplicitALS(**self.als.model_dump()),
+            "ials": FrequencyALS(**self.ials.model_dump()),
+            "ease": Ease(**self.ease.model_dump()),
             "neighbours": NeighboursByProbability(**self.neighbours.model_dump()),
             "popular": PopularByDecay(**self.popular.model_dump()),
         }
-        return {name: made[name] for name in MODELS if name in self.models or name == "popular"}
+        return {name: made[name] for name in KNOWN if name in self.models or name == "popular"}
+
+    @property
+    def blends(self) -> bool:
+        """Whether the models are also tried together."""
+        return ENSEMBLE in self.models
 
 
 def read_config(path: Path | None) -> TrainConfig:

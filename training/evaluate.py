@@ -1,8 +1,9 @@
 """Full-ranking metrics on later data, through the very objects that serve.
 
-Every item of the catalogue is ranked for every case (nothing is sampled); where a customer cannot want the
-same item twice, those already had are left out. For each customer, with H the held-out items and top_k the k
-best ranked:
+Every item of the catalogue is ranked for every case, unless the cases bring candidates of their own (a
+sampled protocol; its figures compare only with figures on the same candidates); where a customer cannot want
+the same item twice, those already had are left out. For each customer, with H the held-out items and top_k
+the k best ranked:
 
     recall@k         |top_k and H| / |H|                  the denominator is all that was held out
     recall_capped@k  |top_k and H| / min(k, |H|)          that of the VAE papers
@@ -77,18 +78,35 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class Cases:
-    """Customers with something held out. `users` (c,) rows of `customers`; `seen` is not ranked."""
+    """Customers with something held out. `users` (c,) rows of `customers`; `seen` is not ranked.
+
+    `candidates`: only these and what is held out are ranked, whether seen or not.
+    """
 
     users: NDArray[np.int32]
     held: Lists
     seen: Lists
     n_items: int
+    candidates: Lists | None = None
 
     def __len__(self) -> int:
         return len(self.users)
 
     def take(self, chosen: NDArray[np.intp]) -> Cases:
-        return Cases(self.users[chosen], _take(self.held, chosen), _take(self.seen, chosen), self.n_items)
+        held, seen = _take(self.held, chosen), _take(self.seen, chosen)
+        candidates = None if self.candidates is None else _take(self.candidates, chosen)
+        return Cases(self.users[chosen], held, seen, self.n_items, candidates)
+
+    def opened(self, case: int, scores: Scores) -> Scores:
+        """A copy of the scores of all items, NaN for those that are not to be ranked."""
+        if self.candidates is None:
+            found = np.array(scores, np.float32)
+            found[self.seen.of(case)] = np.nan
+            return found
+        found = np.full(self.n_items, np.nan, np.float32)
+        for pool in (self.candidates.of(case), self.held.of(case)):
+            found[pool] = scores[pool]
+        return found
 
 
 def _take(lists: Lists, chosen: NDArray[np.intp]) -> Lists:
@@ -123,18 +141,21 @@ def scorer_of(model: ServedModel, cases: Cases, past: Past, customers: Customers
     return scores
 
 
-def rank(scorer: Scorer, cases: Cases, depth: int = max(KS)) -> Ranking:
-    """Rank all items for all cases; `depth` 0 skips the top lists (cheaper)."""
+def rank(
+    scorer: Scorer, cases: Cases, depth: int = max(KS), told: Callable[[int], None] | None = None
+) -> Ranking:
+    """Rank all items for all cases; `depth` 0 skips the top lists (cheaper). `told`: of each case done."""
     ranks = np.full(len(cases.held.items), -1, np.int64)
     top = np.full((len(cases), depth), -1, np.int32)
     for case in range(len(cases)):
-        scores = np.array(scorer(case), np.float32)
-        scores[cases.seen.of(case)] = np.nan
+        scores = cases.opened(case, scorer(case))
         start, end = cases.held.indptr[case], cases.held.indptr[case + 1]
         ranks[start:end] = ranks_of(scores, cases.held.items[start:end])
         if depth:
             best = best_rows(scores, depth)
             top[case, : len(best)] = best
+        if told is not None:
+            told(1)
     return Ranking(ranks, top)
 
 
@@ -197,11 +218,13 @@ def measure(
     columns: dict[str, NDArray[np.float64]] = {}
     for k in ks:
         columns |= _at(k, ranking.ranks, owner, held)
+        near = np.where(ranking.ranks < k, ranking.ranks, -1)
+        columns[f"map@{k}"], columns[f"mrr@{k}"] = _whole_ranking(near, owner, held, k)
     columns["map"], columns["mrr"] = _whole_ranking(ranking.ranks, owner, held)
     whole: dict[str, float] = {}
     for k in ks:
         if k <= ranking.top.shape[1]:
-            whole[f"coverage@{k}"], whole[f"novelty@{k}"] = _lists_at(ranking.top[:, :k], cases, had_share)
+            whole |= _lists_at(k, ranking.top[:, :k], cases, had_share)
     table = np.stack(list(columns.values()), axis=1) if len(cases) else np.zeros((0, len(columns)))
     return Measures(tuple(columns), table, whole)
 
@@ -222,28 +245,38 @@ def _at(
 
 
 def _whole_ranking(
-    ranks: NDArray[np.int64], owner: NDArray[np.intp], held: NDArray[np.int64]
+    ranks: NDArray[np.int64], owner: NDArray[np.intp], held: NDArray[np.int64], k: int | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Average precision and reciprocal rank; an item that was not ranked adds nothing."""
+    wanted = held if k is None else np.minimum(held, k)
     placed = ranks >= 0
     owner, ranks = owner[placed], ranks[placed]
     order = np.lexsort((ranks, owner))
     owner, ranks = owner[order], ranks[order]
     starts = np.searchsorted(owner, np.arange(len(held)))
     nth = np.arange(len(owner)) - starts[owner] + 1
-    precision = np.bincount(owner, nth / (ranks + 1.0), minlength=len(held)) / np.maximum(held, 1)
+    precision = np.bincount(owner, nth / (ranks + 1.0), minlength=len(held)) / np.maximum(wanted, 1)
     first = nth == 1
     reciprocal = np.zeros(len(held))
     reciprocal[owner[first]] = 1.0 / (ranks[first] + 1.0)
     return precision, reciprocal
 
 
-def _lists_at(top: NDArray[np.int32], cases: Cases, had_share: NDArray[np.float64]) -> tuple[float, float]:
+def _lists_at(
+    k: int, top: NDArray[np.int32], cases: Cases, had_share: NDArray[np.float64]
+) -> dict[str, float]:
     shown = top[top >= 0]
     if not len(shown):
-        return 0.0, 0.0
+        return {f"coverage@{k}": 0.0, f"novelty@{k}": 0.0, f"gini@{k}": 0.0}
     floor = 0.5 / max(len(cases), 1)  # an item nobody had is as novel as half a customer's
-    return len(np.unique(shown)) / cases.n_items, float(-np.log2(np.maximum(had_share[shown], floor)).mean())
+    places = np.sort(np.bincount(shown, minlength=cases.n_items))
+    rising = np.arange(1, cases.n_items + 1)
+    gini = (2.0 * (rising * places).sum() / places.sum() - cases.n_items - 1) / cases.n_items
+    return {
+        f"coverage@{k}": float((places > 0).sum() / cases.n_items),
+        f"novelty@{k}": float(-np.log2(np.maximum(had_share[shown], floor)).mean()),
+        f"gini@{k}": float(gini),
+    }
 
 
 def _intervals(per_case: NDArray[np.float64], rng: np.random.Generator) -> list[tuple[float, float]]:

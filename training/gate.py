@@ -138,12 +138,20 @@ def _arrays(bundle: Bundle) -> dict[str, Any]:
         "blend": bundle.blend.coefficients,
     }
     model: Any = bundle.model
-    for name in ("vectors", "solved", "gram", "prior"):
-        value = getattr(model, name, None)
-        if isinstance(value, np.ndarray):
-            arrays[f"model.{name}"] = value
-        elif value is not None:
-            arrays |= {f"model.{name}.mean": value.mean, f"model.{name}.weights": value.weights}
+    for place, part in enumerate(getattr(model, "parts", (model,))):
+        arrays |= _of_model(part, f"model.{place}" if part is not model else "model")
     for name in bundle.stats.dtype.names or ():
         arrays[f"stats.{name}"] = bundle.stats[name]
+    return arrays
+
+
+def _of_model(model: Any, where: str) -> dict[str, Any]:
+    arrays: dict[str, Any] = {}
+    for name in ("vectors", "solved", "gram", "spectrum", "prior", "neighbours", "whole"):
+        value = getattr(model, name, None)
+        if isinstance(value, np.ndarray):
+            arrays[f"{where}.{name}"] = value
+        elif value is not None:
+            parts = {part: getattr(value, part, None) for part in ("mean", "weights")}
+            arrays |= {f"{where}.{name}.{part}": one for part, one in parts.items() if one is not None}
     return arrays

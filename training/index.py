@@ -26,7 +26,7 @@ MOST_QUERIES = 256
 
 @dataclass(frozen=True, slots=True)
 class IndexReport:
-    """One kind's index: `recall` of the exact top 50, and microseconds a query for both."""
+    """One kind's index of one model: `recall` of the exact top 50, and microseconds a query for both."""
 
     kind: str
     items: int
@@ -35,6 +35,7 @@ class IndexReport:
     recall: float
     index_us: float
     exact_us: float
+    model: str = "als"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

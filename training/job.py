@@ -209,7 +209,7 @@ class _Run(RunState):
                 said = {"reports": [report.to_json() for report in reports]}
                 self.work.finish("index", self.inputs, said)
             for one in self.index_reports:
-                text = f"{one.kind}: {one.items:,} vectors, {one.form}, recall {one.recall:.4f}"
+                text = f"{one.model}, {one.kind}: {one.items:,} vectors, {one.form}, recall {one.recall:.4f}"
                 step.notes.append(text)
 
     def evaluate(self) -> Mapping[str, Any]:
@@ -323,7 +323,6 @@ class _Run(RunState):
     def _report(
         self, parts: Parts, verdict: Verdict, version: str | None, before: str | None, *, promoted: bool
     ) -> Path:
-        indexed = parts.index / parts.chosen
         findings = Findings(
             version=version or f"none-{self.inputs[:10]}",
             evaluation=parts.evaluation,
@@ -331,7 +330,7 @@ class _Run(RunState):
             promoted=promoted,
             live_before=before,
             data=self.work.done("dataset", self.inputs) or {},
-            index=parts.index_reports if indexed.exists() else (),
+            index=tuple(one for one in parts.index_reports if one.model == parts.chosen),
             model=self.fitted.model("final", parts.chosen),
             kinds=self.dataset.kinds,
             popularity=_positives(self.dataset),

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.models import PopularModel, ServedModel, VectorModel, load_model
-from training.config import TrainConfig
+from serving.ensemble_model import EnsembleModel
+from serving.models import IalsModel, PopularModel, ServedModel, VectorModel, load_model
+from training.config import ENSEMBLE, KNOWN, TrainConfig
 from training.dataset import Dataset
+from training.ensemble import Ensemble, choose, fit_weights, said_of, settings_of
+from training.evaluate import scorer_of
 from training.index import IndexReport, build_index
 from training.interactions import Interactions
 from training.model import Customers, Effort, Model, Params, TrainData
 from training.popular import build_popular
 from training.split import Split, split
-from training.tuning import Notice, Trial, Window, tune
+from training.tuning import Notice, Trial, Window, measure_model, tune
 from training.windows import behaviour_of, cases_of, customers_of, masks, train_data
 
 PHASES = ("train", "test", "final")
@@ -99,15 +103,47 @@ def fit_all(prepared: Prepared, folder: Path, notice: Notice) -> dict[str, tuple
     config = prepared.config
     models = config.build_models()
     trials = tune(models, prepared.valid, config, notice)
-    (folder / "trials.json").write_text(json.dumps(trials_json(trials), indent=1, sort_keys=True) + "\n")
     windows = {"train": prepared.valid.data, "test": prepared.test.data, "final": prepared.final}
     if prepared.tested_on_train:
         del windows["train"]
+    if config.blends:
+        trials[ENSEMBLE] = (_together(models, trials, prepared, notice),)
+        models[ENSEMBLE] = Ensemble(config.build_models())
+    (folder / "trials.json").write_text(json.dumps(trials_json(trials), indent=1, sort_keys=True) + "\n")
     for phase, data in windows.items():
         for name, model in models.items():
             served = fit_one(model, data, trials[name][0].params, config, cities=phase == "final")
             served.save(folder / phase / name)
     return trials
+
+
+def _together(
+    models: Mapping[str, Model], trials: Mapping[str, tuple[Trial, ...]], prepared: Prepared, notice: Notice
+) -> Trial:
+    """The ensemble's setting: the models at their best, weights fitted on the validation window."""
+    config, window, started = prepared.config, prepared.valid, time.perf_counter()
+    own = {name: tried[0].params for name, tried in trials.items()}
+    if not len(window.cases):
+        return Trial(ENSEMBLE, settings_of(own, dict.fromkeys(own, 1.0)), float("nan"), 0.0)
+    effort, metric = Effort(config.seed, config.threads), config.gate.metric
+
+    def weigh(fitted: Mapping[str, ServedModel], life: float) -> tuple[dict[str, float], float]:
+        past = window.behaviour.past(config.weights.event_weights(life))
+        cases, customers = window.cases, window.data.customers
+        scorers = {name: scorer_of(served, cases, past, customers) for name, served in fitted.items()}
+        weights = fit_weights(scorers, cases, metric, config.seed)
+        served = EnsembleModel([fitted[name] for name in weights], list(weights.values()))
+        return weights, measure_model(served, {"half_life_days": life}, window, config).value(metric)
+
+    value, params = choose(own, lambda n, one: models[n].fit(window.data, one, effort), models, weigh)
+    notice(f"{ENSEMBLE}: {said_of(params)}, {metric} {value:.4f}")
+    return Trial(ENSEMBLE, params, value, time.perf_counter() - started)
+
+
+def model_of(name: str, config: TrainConfig) -> Model | None:
+    """The model of a name, the ensemble included; None where there is none."""
+    models = config.model_copy(update={"models": KNOWN}).build_models()
+    return Ensemble(models) if name == ENSEMBLE else models.get(name)
 
 
 def fit_one(
@@ -155,13 +191,23 @@ class Fitted:
 
 
 def index_final(prepared: Prepared, fitted: Fitted, folder: Path) -> tuple[IndexReport, ...]:
-    """The step `index`: the served vectors with their index, saved to `folder/als`; nothing without any."""
-    if VectorModel.name not in fitted.params:
-        return ()
-    model = fitted.model("final", VectorModel.name)
-    assert isinstance(model, VectorModel)
+    """The step `index`: the served vectors with their index, saved to `folder/{model}`."""
+    reports: list[IndexReport] = []
+    for name in (VectorModel.name, IalsModel.name):
+        if name in fitted.params:
+            model = fitted.model("final", name)
+            assert isinstance(model, VectorModel | IalsModel)
+            found, mine = _indexed(model, prepared, fitted.params[name])
+            found.save(folder / name)
+            reports += mine
+    return tuple(reports)
+
+
+def _indexed(
+    model: VectorModel | IalsModel, prepared: Prepared, params: Params
+) -> tuple[VectorModel | IalsModel, list[IndexReport]]:
     config = prepared.config
-    queries = customer_vectors(model, prepared, fitted.params[VectorModel.name])
+    queries = customer_vectors(model, prepared, params)
     index, reports = build_index(
         np.asarray(model.vectors),
         model.kinds.codes,
@@ -169,22 +215,11 @@ def index_final(prepared: Prepared, fitted: Fitted, folder: Path) -> tuple[Index
         seed=config.seed,
         wanted=config.gate.index_recall,
     )
-    VectorModel(
-        model.vectors,
-        model.kinds.codes,
-        model.prior,
-        regularization=model.regularization,
-        tau=model.tau,
-        alpha=model.alpha,
-        index=index,
-        gram=model.gram,
-        solved=model.solved,
-    ).save(folder / VectorModel.name)
-    return reports
+    return model.with_index(index), [replace(report, model=model.name) for report in reports]
 
 
 def customer_vectors(
-    model: VectorModel, prepared: Prepared, params: Params, most: int = 256
+    model: VectorModel | IalsModel, prepared: Prepared, params: Params, most: int = 256
 ) -> NDArray[np.float32]:
     """Vectors of test customers as the service would make them: what the index will be asked with."""
     window = prepared.test

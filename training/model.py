@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from serving.models import ServedModel
 
 Params = Mapping[str, float]
+NEVER = 36_500.0
+"""A half-life in days by which nothing fades: the service's histories know none that is infinite."""
 
 
 @dataclass(frozen=True, slots=True)

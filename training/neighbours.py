@@ -52,7 +52,7 @@ class NeighboursByProbability:
         _, had, together = self._counted
         wanted = (params["damping"], params["shrink"])
         if self._built is None or self._built[0] != wanted:
-            prior = _prior(data, had, params["damping"])
+            prior = prior_shares(data, had, params["damping"])
             self._built = (wanted, build_neighbours(had, together, *wanted), *prior)
         _, neighbours, segments, prior_table = self._built
         return NeighbourModel(neighbours, prior_table, segments, data.kinds, pseudo=params["pseudo"])
@@ -128,7 +128,7 @@ def build_neighbours(
     return Neighbours(indptr, column[chosen].astype(np.int32), value[chosen])
 
 
-def _prior(
+def prior_shares(
     data: TrainData, had: sparse.csr_array, damping: float, smoothing: float = 50.0
 ) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
     """p(a person of the segment has j), smoothed to everybody's, on the neighbour weights' scale."""

@@ -94,7 +94,7 @@ def manifest(parts: Parts) -> dict[str, Any]:
         "libraries": {"implicit": implicit.__version__, "numpy": np.__version__},
         "event_weights": asdict(weights),
         "model": {"name": parts.chosen, "params": dict(chosen)},
-        "index": [_untimed(report) for report in parts.index_reports],
+        "index": [_untimed(report) for report in parts.index_reports if report.model == parts.chosen],
         "evaluation": dict(parts.evaluation),
         "data": _data(dataset),
         "uplift": None if parts.uplift is None else parts.uplift.to_json(),
@@ -162,7 +162,7 @@ def _recalls(parts: Parts) -> dict[str, float]:
     """Of the index that would serve; none where the chosen model has none."""
     if not (parts.index / parts.chosen).exists():
         return {}
-    return {report.kind: report.recall for report in parts.index_reports}
+    return {report.kind: report.recall for report in parts.index_reports if report.model == parts.chosen}
 
 
 def put_and_promote(registry: Registry, folder: Path, verdict: Verdict, *, by: str) -> tuple[str, bool]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.ids import KINDS
-from serving.models import ServedModel, VectorModel
+from serving.models import ItemVectors, ServedModel
 from training.gate import Verdict
 from training.index import IndexReport
 from training.progress import StepRecord
@@ -166,7 +166,7 @@ def _draw(findings: Findings, folder: Path) -> dict[str, str]:
     pictures = {"Metrics on later data": "metrics.png", "How popularity is spread": "popularity.png"}
     _draw_metrics(findings.evaluation, folder / "metrics.png")
     _draw_popularity(findings.popularity, folder / "popularity.png")
-    if isinstance(findings.model, VectorModel):
+    if isinstance(findings.model, ItemVectors):
         pictures["Lengths of the item vectors"] = "norms.png"
         _draw_norms(np.asarray(findings.model.vectors), findings.kinds, folder / "norms.png")
     if findings.index:
