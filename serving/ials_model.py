@@ -1,10 +1,10 @@
 """iALS as served: a customer is folded in by the very equation that training solves for a user.
 
-    (Σ v y yᵀ + α₀ G + ρ(n) I) x = Σ v y + c/(c + n) · (α₀ G + ρ(0) I) m,       ρ(n) = λ (n + α₀ N)^ν
+    (Σ v y yᵀ + α₀ G + ρ(n) I) x = Σ v y + c/(c + h) · (α₀ G + ρ(0) I) m,       ρ(n) = λ (n + α₀ N)^ν
 
-over the items of the history with weight v = log2(1 + w), n = Σ v, N items in the catalogue (Rendle et al.
+over the h items of the history with weight v = log2(1 + w), n = Σ v, N items in the catalogue (Rendle et al.
 2021, "Revisiting the Performance of iALS on Item Recommendation Benchmarks"); m = mean + Σ W over the tokens
-is what the profile says, c the events that it is worth. Without history x is exactly m. The item vectors are
+is what the profile says, c the items that it is worth. Without history x is exactly m. The item vectors are
 stored rotated so that their Gram matrix G is diagonal: the system without history is then diagonal whatever
 the ridge, and a history of h < d items costs one solve in h (Woodbury), not in d.
 """
@@ -57,7 +57,7 @@ class IalsModel(ItemVectors):
         strength: float,
         index: ItemIndex | None = None,
     ) -> None:
-        """`vectors` must have a diagonal Gram matrix; `strength` is c: the events that the prior is worth."""
+        """`vectors` must have a diagonal Gram matrix; `strength` is c: the items that the prior is worth."""
         super().__init__(vectors, kinds, prior, index)
         self.ridge, self.strength = ridge, strength
         self.spectrum: NDArray[np.float64] = np.einsum("ij,ij->j", vectors, vectors, dtype=np.float64)
@@ -74,7 +74,7 @@ class IalsModel(ItemVectors):
         weights = weights / _LOG2
         n = float(weights.sum())
         plain = self.ridge.unobserved * self.spectrum
-        right = self.strength / (self.strength + n) * (plain + self.ridge.of(0.0)) * prior
+        right = self.strength / (self.strength + len(rows)) * (plain + self.ridge.of(0.0)) * prior
         y = self.vectors.take(rows, axis=0).astype(np.float64)
         right += weights @ y
         diagonal = plain + self.ridge.of(n)

@@ -80,7 +80,7 @@ class AlsGrid(_Typed):
 
 class IalsGrid(_Typed):
     """`settings`: (regularization, ratio of the unobserved weight to the observed), a fit each; `fixed`:
-    (regularization, unobserved weight) in their place; `strengths`: events that the prior is worth.
+    (regularization, unobserved weight) in their place; `strengths`: items that the prior is worth.
     """
 
     factors: int = Field(64, ge=1, le=1024)
@@ -88,7 +88,7 @@ class IalsGrid(_Typed):
     settings: tuple[tuple[float, float], ...] = SETTINGS
     fixed: tuple[tuple[float, float], ...] = ()
     exponent: float = Field(1.0, ge=0, le=2)
-    strengths: tuple[float, ...] = (0.0, 3.0)
+    strengths: tuple[float, ...] = (1.0,)
     half_lives: tuple[float, ...] = (NEVER, 30.0)
     block: int = Field(128, ge=1, le=1024)
 

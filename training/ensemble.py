@@ -114,10 +114,11 @@ def fit_weights(scorers: Mapping[str, Scorer], cases: Cases, metric: str, seed: 
     if not len(cases):
         return dict.fromkeys(names, 1.0)
     most = max(50, MOST_CELLS // max(cases.n_items * len(names), 1))
+    chosen = np.arange(len(cases))
     if len(cases) > most:
-        rng = np.random.default_rng(seed)
-        cases = cases.take(np.sort(rng.choice(len(cases), most, replace=False)))
-    table = [_case(list(scorers.values()), cases, case) for case in range(len(cases))]
+        chosen = np.sort(np.random.default_rng(seed).choice(len(cases), most, replace=False))
+    table = [_case(list(scorers.values()), cases, case) for case in chosen.tolist()]
+    cases = cases.take(chosen)
 
     def value(weights: NDArray[np.float32]) -> float:
         ranks = np.concatenate([_ranks(weights @ one.scores, one.held) for one in table])

@@ -60,7 +60,7 @@ class FrequencyALS:
     settings: tuple[tuple[float, float], ...] = SETTINGS
     fixed: tuple[tuple[float, float], ...] = ()
     exponent: float = 1.0
-    strengths: tuple[float, ...] = (0.0, 3.0)
+    strengths: tuple[float, ...] = (1.0,)
     half_lives: tuple[float, ...] = (NEVER, 30.0)
     block: int = BLOCK
     name: ClassVar[str] = "ials"

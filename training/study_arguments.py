@@ -113,9 +113,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="items had before: left out of the ranking?",
     )
-    rules.add_argument(
-        "--unseen", choices=("drop", "keep"), default="drop", help="held-out items that training never saw"
-    )
+    rules.add_argument("--unseen", choices=("drop", "keep"), help="held-out items that training never saw")
     rules.add_argument(
         "--min-history", type=int, metavar="N", help="customers with fewer items are not asked"
     )

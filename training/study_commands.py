@@ -81,7 +81,12 @@ def request_of(args: argparse.Namespace, environment: Mapping[str, str], root: P
             f"--models: there is no {', '.join(strange)}; there are {', '.join((*KNOWN, ENSEMBLE))}"
         )
     rules = Rules(
-        args.seen, args.unseen, int(value("min_history", 0)), args.history, args.customers, args.seed
+        args.seen,
+        value("unseen", "drop"),
+        int(value("min_history", 0)),
+        args.history,
+        args.customers,
+        args.seed,
     )
     ks = tuple(sorted(_whole(args.k, "--k", 1)))
     return Request(

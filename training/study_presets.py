@@ -65,7 +65,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
     "lastfm": Preset(
         "HetRec Last.fm as LightGCN++ splits it, full ranking, the validation part masked",
         {"train": "lastfm/train.txt.gz", "test": "lastfm/test.txt.gz", "valid": "lastfm/valid.txt.gz"},
-        {"metric": "ndcg@20"},
+        {"metric": "ndcg@20", "unseen": "keep"},
         {
             "als": {"factors": 192, "settings": [[50.0, 20.0], [100.0, 10.0], [30.0, 3.0]]},
             "ease": {"ridges": [50.0]},

@@ -8,6 +8,7 @@ import pytest
 from features.transforms import History
 from serving.ensemble_model import standardised
 from serving.models import EaseModel, EnsembleModel, load_model
+from training import ensemble
 from training.ease import Ease, everything_had, fit_weights
 from training.ensemble import _ranks, choose, part_of
 from training.ensemble import fit_weights as fit_ensemble
@@ -183,7 +184,9 @@ def test_beside_others_another_ridge_may_be_better() -> None:
     assert part_of(params, "ease") == {"l2": 30.0, "half_life_days": 30.0}
 
 
-def test_weights_follow_the_model_that_knows() -> None:
+@pytest.mark.parametrize("cells", [60_000_000, 1])
+def test_weights_follow_the_model_that_knows(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ensemble, "MOST_CELLS", cells)  # the second: a sample of the cases
     rng = np.random.default_rng(0)
     held = rng.integers(0, 50, 80).astype(np.int32)
     cases = Cases(

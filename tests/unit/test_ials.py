@@ -153,7 +153,7 @@ def test_short_and_long_histories_solve_the_same_equation(length: int) -> None:
     taste = model.represent(History(rows, weights), NO_TOKENS, 0)
     v, y = np.log2(1 + weights.astype(float)), model.vectors.astype(float)
     gram, n = 0.3 * y.T @ y, v.sum()
-    right = v @ y[rows] + 3 / (3 + n) * (gram + model.ridge.of(0) * np.eye(4)) @ model.prior.mean
+    right = v @ y[rows] + 3 / (3 + length) * (gram + model.ridge.of(0) * np.eye(4)) @ model.prior.mean
     system = y[rows].T @ (v[:, None] * y[rows]) + gram + model.ridge.of(n) * np.eye(4)
     np.testing.assert_allclose(taste.values, np.linalg.solve(system, right), atol=1e-4)
 
