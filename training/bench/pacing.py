@@ -26,8 +26,8 @@ FULL: Final = {
     "quotas": 40, "standard": 30, "least_goal": 2_000, "least_clicks": 2_000,
 }  # fmt: skip
 QUICK: Final = {
-    "views": 8_000, "days": 3, "customers": 2_000, "guaranteed": 44, "clicked": 3, "shares": 4,
-    "quotas": 12, "standard": 10, "least_goal": 500, "least_clicks": 200,
+    "views": 8_000, "days": 3, "customers": 2_000, "guaranteed": 12, "clicked": 1, "shares": 2,
+    "quotas": 4, "standard": 4, "least_goal": 500, "least_clicks": 200,
 }  # fmt: skip
 SEEDS: Final = 5
 BARS: Final[dict[str, Bar]] = {

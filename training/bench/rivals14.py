@@ -85,7 +85,7 @@ class Pid(Rival):
     `gain` and `integral` (a minute): CNY per part of the goal; clicks 20 times that.
     """
 
-    def __init__(self, market: Market, offline: Offline, gain: float = 2.0, integral: float = 0.01) -> None:
+    def __init__(self, market: Market, offline: Offline, gain: float = 4.0, integral: float = 0.01) -> None:
         super().__init__(market, offline)
         self.gain, self.integral = gain, integral
         self.total = offline.dual.goals.copy()
@@ -106,7 +106,7 @@ class Pid(Rival):
 class Mirror(Rival):
     """Dual mirror descent (Balseiro, Lu, Mirrokni 2020): a step by a minute's surplus over a flat target."""
 
-    def __init__(self, market: Market, offline: Offline, rate: float = 0.03) -> None:
+    def __init__(self, market: Market, offline: Offline, rate: float = 0.3) -> None:
         super().__init__(market, offline)
         campaigns, quota = market.campaigns, offline.programme.quota_campaign
         self.length = (self.ends - self.begins).astype(np.float64)
@@ -142,7 +142,7 @@ class Throttle(Rival):
     It starts slowly, at a tenth, and is not held back in the last hundredth of the flight.
     """
 
-    def __init__(self, market: Market, offline: Offline, bid: float = 0.15, step: float = 0.1) -> None:
+    def __init__(self, market: Market, offline: Offline, bid: float = 0.4, step: float = 0.1) -> None:
         super().__init__(market, offline)
         self.bid, self.step = bid * self.unit, step
         self.chance = np.full(len(self.goal), 0.1)
@@ -168,7 +168,7 @@ class Percentile(Rival):
     by `band` in the log of delivery, which bounds the risk of an overshoot. Simplified: no bid distribution.
     """
 
-    def __init__(self, market: Market, offline: Offline, rate: float = 0.03, band: float = 1.5) -> None:
+    def __init__(self, market: Market, offline: Offline, rate: float = 0.1, band: float = 0.7) -> None:
         super().__init__(market, offline)
         self.start, self.answer = offline.dual.goals, np.maximum(offline.answer, 1e-3)
         self.rate, self.band = rate, band
