@@ -24,6 +24,7 @@ from serving.append_only import AppendOnly, Files
 NOTHING: Final = "0" * 64
 REASON_CHARS: Final = 500
 HEAD: Final = "HEAD.json"
+LOOKS, LOOK_S = 20, 0.025  # how often, and after how long, a head that is missing is looked for again
 _FIELDS: Final = ("seq", "at", "principal", "key", "action", "object", "reason", "detail", "prev", "hash")
 
 
@@ -166,6 +167,12 @@ class Audit:
         with self._lock:
             kept = self.kept()  # first: a record is there before the head names it
             fresh = self._read_on()
+            for _ in range(LOOKS):  # of the very first writers none may have kept a head yet
+                if kept.seq or self.head.seq <= 1:
+                    break
+                time.sleep(LOOK_S)
+                kept = self.kept()
+                fresh += self._read_on()
             self._uncut(kept)
             return fresh
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from serving.audit import NOTHING, Audit, AuditError, Entry, Head, Moved, canonical, digest, parse_head
+from serving.audit import HEAD, NOTHING, Audit, AuditError, Entry, Head, Moved, canonical, digest, parse_head
 from tests.governed import Ticking
 
 
@@ -188,3 +188,16 @@ def test_heads_are_written_and_read():
     for bad in ("", "3", "3:x", f"x:{'a' * 64}"):
         with pytest.raises(AuditError, match="SEQ:HASH"):
             parse_head(bad)
+
+
+def test_a_head_that_the_first_writers_have_not_kept_yet_is_waited_for(tmp_path):
+    one, other = Audit(str(tmp_path), Ticking()), Audit(str(tmp_path), Ticking())
+    one.write(Entry("p", "noted"))
+    one.write(Entry("p", "noted"))
+    head = tmp_path / "governance" / HEAD
+    kept = head.read_bytes()
+    head.unlink()
+    later = threading.Timer(0.1, head.write_bytes, (kept,))
+    later.start()
+    assert len(other.refresh()) == 2
+    later.join()

@@ -175,7 +175,8 @@ def test_a_model_that_says_nan_of_everything_does_not_empty_the_page():
             return np.full(self.n_items, np.nan, np.float32)
 
     mute = object.__new__(Mute)
-    for name in type(live.bundle.model).__slots__:
+    slots = [name for one in type(live.bundle.model).__mro__ for name in getattr(one, "__slots__", ())]
+    for name in slots:
         setattr(mute, name, getattr(live.bundle.model, name))
     quiet = tiny_live(replace(live.bundle, model=mute))
     decision = decide(query(quiet), quiet)
