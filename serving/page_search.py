@@ -65,7 +65,7 @@ TRIES: Final = 24
 TURNS: Final = 2
 EVERY: Final = -1  # bits of all slots
 SURE: Final = 1e-9  # CNY; a smaller gain is rounding
-SMALL: Final = 1e-3  # of the page: a smaller gain is not looked for …
+SMALL: Final = 3e-4  # of the page: a smaller gain is not looked for …
 FEW: Final = 24  # … where more places than this may change
 
 
