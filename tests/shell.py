@@ -142,7 +142,8 @@ async def running(
     bundles = MemoryBundles({made.version: made}, made.version)
     control = MemoryControl()
     await control.set("features", SPACE.to_json())
-    with tempfile.TemporaryDirectory() as folder:
+    # A thread that the service handed work to may still be writing there while the folder goes.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         stores = Stores.open(StoreUrls.one("memory://one"), clock=clock)
         plan_file = Path(folder) / "plan.json"
         plan_file.write_text((plan or tiny_plan()).model_dump_json())
