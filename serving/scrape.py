@@ -1,7 +1,7 @@
-"""Metrics on a port of the process's own, for Prometheus: behind HAProxy a scrape meets whichever replica it picks.
+"""Metrics on a port of the process's own, for Prometheus: behind HAProxy a scrape meets any replica.
 
-Only `GET /metrics`, without a key: for a network that lets nobody but Prometheus in (k8s/base/network.yaml). It
-answers on the service's own loop, as the sums that it reads are changed there.
+Only `GET /metrics`, without a key: for a network that lets nobody but Prometheus in (k8s/base/network.yaml).
+It answers on the service's own loop, as the sums that it reads are changed there.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Scraped:
             return
         if ports:
             raise SettingsError(
-                f"FENLIU_METRICS_PORTS={ports.start}-{ports.stop - 1}: each of them is taken; name one for each"
-                " replica of a machine"
+                f"FENLIU_METRICS_PORTS={ports.start}-{ports.stop - 1}: each of them is taken; name one for"
+                " each replica of a machine"
             )
 
     async def stop(self) -> None:

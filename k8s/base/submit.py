@@ -57,7 +57,7 @@ def _ask(path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
     if ":" in host:
         host = f"[{host}]"
-    request = urllib.request.Request(  # noqa: S310 - https, to the cluster's own API server
+    request = urllib.request.Request(
         f"https://{host}:{port}{path}",
         data=None if body is None else json.dumps(body).encode(),
         headers={

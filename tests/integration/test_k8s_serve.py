@@ -1,4 +1,4 @@
-"""The Serve configuration in k8s/ is deployed for real, as KubeRay hands it to Serve; only sizes are smaller."""
+"""The Serve configuration in k8s/ is deployed for real, as KubeRay hands it over; only sizes differ."""
 
 from __future__ import annotations
 
