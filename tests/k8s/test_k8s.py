@@ -230,7 +230,8 @@ BREAKS: list[tuple[policy.Rule, Break]] = [
     (policy.ray_head, lambda o: cluster_of(o)["headGroupSpec"]["rayStartParams"].pop("num-cpus")),
     (policy.ray_head, lambda o: cluster_of(o)["gcsFaultToleranceOptions"].update(
         redisAddress="redis://fenliu-live:6379")),
-    (policy.draining, lambda o: without(container(o, WORKER)["env"], "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S")),
+    (policy.draining, lambda o: without(
+        container(o, WORKER)["env"], "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S")),
     (policy.draining, lambda o: serve_with(o, max_surge_percent=0)),
     (policy.scaling, lambda o: o.append({"kind": "HorizontalPodAutoscaler", "metadata": {"name": "x"}})),
     (policy.scaling, lambda o: serve_with(o, max_replicas_per_node=8)),
@@ -244,7 +245,7 @@ BREAKS: list[tuple[policy.Rule, Break]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("rule", "broken"), BREAKS, ids=lambda one: one.__name__)
+@pytest.mark.parametrize(("rule", "broken"), BREAKS)
 def test_a_broken_copy_breaks_its_rule(rule: policy.Rule, broken: Break) -> None:
     objects = copy.deepcopy(built("prod"))
     broken(objects)
