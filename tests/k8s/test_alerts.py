@@ -32,7 +32,8 @@ OTHERS = {  # exported by Ray's HAProxyManager, kube-state-metrics and the kubel
     "kubelet_volume_stats_capacity_bytes": {"namespace", "persistentvolumeclaim"},
 }
 WORDS = {
-    "sum", "rate", "increase", "max", "min", "by", "count", "absent", "histogram_quantile", "scalar", "le", "unless", "offset",
+    "sum", "rate", "increase", "max", "min", "by", "count", "absent", "histogram_quantile", "scalar", "le",
+    "unless", "offset",
 }  # fmt: skip
 
 # alert: series that set it off, series that do not; each (metric with labels, promtool's notation of values)
