@@ -4,10 +4,10 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench serve lock clean
+.PHONY: help setup demo test check k8s-check bench serve lock clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 18
 
 setup: $(STAMP)  ## make .venv from requirements.lock
 
@@ -32,6 +32,9 @@ check: $(STAMP)  ## ruff, mypy --strict, the direction of imports
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q tests/test_architecture.py
+
+k8s-check: $(STAMP)  ## the manifests: build, strict validation, rules, ACLs, alerts (skips, saying so, what is not here)
+	@$(BIN)/python -m pytest -q -rs tests/k8s tests/integration/test_k8s_serve.py
 
 bench: $(STAMP)  ## the benchmarks at their quick size (one: .venv/bin/fenliu bench NAME --help)
 	@$(BIN)/fenliu bench loop --quick

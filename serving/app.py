@@ -93,6 +93,16 @@ class Pages:
         return self._app
 
 
+class PodPages(Pages):
+    """A replica that reads its own pod's environment: what is secret never passes through Ray's store."""
+
+    def __init__(self) -> None:
+        settings = Settings.from_env()
+        check_binding(settings)
+        check_plan_file(settings)
+        super().__init__(settings)
+
+
 @contextmanager
 def serve_ray(settings: Settings, pages: type = Pages) -> Iterator[str]:
     """Serves until the block ends, then stops everything it started; the value is the base URL.
@@ -170,17 +180,31 @@ def add_application(pages: type, name: str, prefix: str, settings: Settings) -> 
 
 def application(settings: Settings, pages: type = Pages) -> Any:
     """The Serve application of one deployment: no hop between deployments on the request's path."""
+    return _deployment(pages, num_replicas=settings.replicas, max_ongoing_requests=_ongoing(settings)).bind(
+        settings
+    )
+
+
+def pod_application(_arguments: dict[str, str]) -> Any:
+    """What a RayService names as its import path (k8s/base/rayservice.yaml, which sets the numbers)."""
+    return _deployment(PodPages, max_ongoing_requests=_ongoing(Settings.from_env())).bind()
+
+
+def _ongoing(settings: Settings) -> int:
+    return max(100, settings.max_in_flight + 36)  # ours sheds first, and says why
+
+
+def _deployment(pages: type, **options: Any) -> Any:
     from ray import serve
 
     deployment = serve.deployment(
         name=NAME,
-        num_replicas=settings.replicas,
-        max_ongoing_requests=max(100, settings.max_in_flight + 36),  # ours sheds first, and says why
         ray_actor_options={"num_cpus": CPUS},
         health_check_period_s=5,
         logging_config={"log_level": "WARNING", "enable_access_log": False},
+        **options,
     )
-    return deployment(serve.ingress(None)(pages)).bind(settings)
+    return deployment(serve.ingress(None)(pages))
 
 
 def _environment(settings: Settings, scratch: Path) -> dict[str, str]:

@@ -47,6 +47,7 @@ class Settings:
     served_queue: int = 20_000
     approvals: bool | None = None  # whether a second person must approve, while there are no principals
     role: str = "all"  # what this application answers: one of PARTS
+    metrics_ports: range = range(0)  # /metrics also answers on the first free one of them, without a key
 
     def __post_init__(self) -> None:
         _check(self)
@@ -148,6 +149,13 @@ def _flag(name: str, text: str) -> bool:
     return text == "1"
 
 
+def _ports(name: str, text: str) -> range:
+    first, _, last = text.partition("-")
+    if not first.isdecimal() or not last.isdecimal() or not 1024 <= int(first) <= int(last) <= 65_535:
+        raise SettingsError(f"{name} must be FIRST-LAST, ports from 1024 to 65535, not {text[:40]!r}")
+    return range(int(first), int(last) + 1)
+
+
 def _token_keys(name: str, text: str) -> tuple[TokenKey, ...]:
     keys = []
     for part in text.split(","):
@@ -182,6 +190,7 @@ _VARIABLES: Final = {
     "served_queue": ("FENLIU_SERVED_QUEUE", _whole),
     "approvals": ("FENLIU_APPROVALS", _flag),
     "role": ("FENLIU_ROLE", _text),
+    "metrics_ports": ("FENLIU_METRICS_PORTS", _ports),
 }
 
 _RANGES: Final = {

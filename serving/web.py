@@ -32,6 +32,7 @@ from serving.errors import PROBLEM_JSON, Header, Problem
 from serving.handlers import Answer, Request, Route, routes
 from serving.keys import Ring
 from serving.principals import Identity
+from serving.scrape import Scraped
 from serving.security import OPEN_PATHS, Access, needs
 from serving.service import Service
 from serving.settings import Settings
@@ -55,11 +56,13 @@ class App:
         self._settings, self._access = settings, Access(settings, self.ring)
         self._exact, self._below = routes(self.service)
         self._following: asyncio.Task[None] | None = None
+        self.scraped = Scraped(self.service.metrics.exposition)
 
     async def startup(self) -> None:
         with contextlib.suppress(TimeoutError):  # a registry that hangs holds up no start
             await asyncio.wait_for(asyncio.to_thread(self.ring.refresh), RING_WAIT_S)
         self._following = asyncio.create_task(self._follow(), name="fenliu-ring")
+        await self.scraped.start(self._settings.metrics_ports, self._settings.host)
         await self.service.start()
 
     async def shutdown(self) -> None:
@@ -68,6 +71,7 @@ class App:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._following
             self._following = None
+        await self.scraped.stop()
         await self.service.stop()
 
     async def _follow(self) -> None:

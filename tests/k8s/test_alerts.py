@@ -1,0 +1,217 @@
+"""Each alert has a unit test and a runbook, and names only what the product, Ray or the cluster exports.
+
+With promtool (Debian: prometheus) the rules run on series that set them off and on series that must not;
+without it, which the test says, only names of metrics and labels are compared with what is exported.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serving.campaign_metrics import CampaignCollector
+from serving.observe import Metrics
+from serving.prices import NO_PRICES
+from serving.tag_sums import TagSums
+from serving.tallies import CampaignTally
+from tests.k8s.manifests import K8S
+
+RULES: list[dict[str, Any]] = yaml.safe_load((K8S / "components/monitoring/alerts.yaml").read_text())["spec"][
+    "groups"
+][0]["rules"]
+OTHERS = {  # exported by Ray's HAProxyManager, kube-state-metrics and the kubelet
+    "ray_serve_haproxy_process_count": set(),
+    "kube_job_status_failed": {"namespace", "job_name"},
+    "kubelet_volume_stats_used_bytes": {"namespace", "persistentvolumeclaim"},
+    "kubelet_volume_stats_capacity_bytes": {"namespace", "persistentvolumeclaim"},
+}
+WORDS = {
+    "sum", "rate", "increase", "max", "min", "by", "count", "absent", "histogram_quantile", "scalar", "le",
+    "unless", "offset",
+}  # fmt: skip
+
+# alert: series that set it off, series that do not; each (metric with labels, promtool's notation of values)
+Series = dict[str, str]
+REQUESTS = 'fenliu_requests_total{route="/v1/recommend",status="%s"}'
+PAGES = 'fenliu_decisions_total{effort="full"}'
+ASKED = 'fenliu_places_total{what="asked"}'
+FILLED = 'fenliu_places_total{what="filled"}'
+MISSING = 'fenliu_degraded_total{cause="features"}'
+CASES: dict[str, tuple[Series, Series]] = {
+    "FenliuErrors": (
+        {REQUESTS % 200: "0+100x60", REQUESTS % 500: "0+1x60"},
+        {REQUESTS % 200: "0+100x60", REQUESTS % 503: "0+9x60", REQUESTS % 500: "0x60"},
+    ),
+    "FenliuShedding": (
+        {REQUESTS % 200: "0+100x60", "fenliu_shed_total": "0+5x60"},
+        {REQUESTS % 200: "0+1000x60", "fenliu_shed_total": "0+5x60"},
+    ),
+    "FenliuSlow": (
+        {'fenliu_request_seconds_bucket{route="/v1/recommend",le="0.1"}': "0+90x60",
+         'fenliu_request_seconds_bucket{route="/v1/recommend",le="0.5"}': "0+100x60",
+         'fenliu_request_seconds_bucket{route="/v1/recommend",le="+Inf"}': "0+100x60"},
+        {'fenliu_request_seconds_bucket{route="/v1/recommend",le="0.05"}': "0+100x60",
+         'fenliu_request_seconds_bucket{route="/v1/recommend",le="+Inf"}': "0+100x60"},
+    ),
+    "FenliuUnderfilled": (
+        {ASKED: "0+1000x60", FILLED: "0+990x60"},
+        {ASKED: "0+1000x60", FILLED: "0+1000x60"},
+    ),
+    "FenliuDegraded": (
+        {MISSING: "0+5x60", PAGES: "0+100x60"},
+        {MISSING: "0+1x60", PAGES: "0+900x60"},
+    ),
+    "FenliuStoreErrors": (
+        {'fenliu_store_errors_total{what="ledger"}': "0+90x60"},
+        {'fenliu_store_errors_total{what="ledger"}': "0+6x60"},
+    ),
+    "FenliuControlOld": ({"fenliu_control_age_seconds": "0+60x60"}, {"fenliu_control_age_seconds": "1x60"}),
+    "FenliuLedgerRefuses": (
+        {'fenliu_ledger_total{result="epoch"}': "0+1x60"},
+        {'fenliu_ledger_total{result="taken"}': "0+50x60", 'fenliu_ledger_total{result="epoch"}': "0x60"},
+    ),
+    "FenliuFeaturesOld": (
+        {'fenliu_features_age_seconds{view="profile"}': "140000+60x60"},
+        {'fenliu_features_age_seconds{view="profile"}': "80000+60x60"},
+    ),
+    "FenliuPricesOld": (
+        {'fenliu_prices_age_seconds{pod="a"}': "70+60x60"},
+        {'fenliu_prices_age_seconds{pod="a"}': "2x60", 'fenliu_prices_age_seconds{pod="b"}': "90x60"},
+    ),
+    "FenliuNobodyPaces": (
+        {'fenliu_pacer_leads{pod="a"}': "0x60", 'fenliu_pacer_leads{pod="b"}': "0x60"},
+        {'fenliu_pacer_leads{pod="a"}': "0x60", 'fenliu_pacer_leads{pod="b"}': "1x60"},
+    ),
+    "FenliuSwapRefused": (
+        {'fenliu_swaps_total{result="refused"}': "_x25 1x35"},
+        {'fenliu_swaps_total{result="refused"}': "1x60", 'fenliu_swaps_total{result="done"}': "0+1x60"},
+    ),
+    "FenliuReplicasDisagree": (
+        {'fenliu_running_info{pod="a",bundle="b1",plan="p"}': "1x60",
+         'fenliu_running_info{pod="b",bundle="b2",plan="p"}': "1x60"},
+        {'fenliu_running_info{pod="a",bundle="b1",plan="p"}': "1x60",
+         'fenliu_running_info{pod="b",bundle="b1",plan="p"}': "1x60"},
+    ),
+    "FenliuServedLost": ({"fenliu_served_dropped_total": "0+1x60"}, {"fenliu_served_dropped_total": "7x60"}),
+    "FenliuFailures": (
+        {'fenliu_failures_total{where="publisher"}': "_x25 1x35"},
+        {'fenliu_failures_total{where="publisher"}': "1x60"},
+    ),
+    "FenliuGoalsLate": (
+        {'fenliu_goals_late{cause="audience"}': "2x90"},
+        {'fenliu_goals_late{cause="audience"}': "0x90"},
+    ),
+    "FenliuNoReplica": ({}, {'fenliu_running_info{bundle="b",plan="p"}': "1x60"}),
+    "FenliuJobFailed": (
+        {'kube_job_status_failed{namespace="fenliu",job_name="fenliu-ingest-1"}': "1x60"},
+        {'kube_job_status_failed{namespace="fenliu",job_name="fenliu-ingest-1"}': "0x60"},
+    ),
+    "FenliuVolumeFull": (
+        {'kubelet_volume_stats_used_bytes{namespace="fenliu",persistentvolumeclaim="d"}': "90x60",
+         'kubelet_volume_stats_capacity_bytes{namespace="fenliu",persistentvolumeclaim="d"}': "100x60"},
+        {'kubelet_volume_stats_used_bytes{namespace="fenliu",persistentvolumeclaim="d"}': "60x60",
+         'kubelet_volume_stats_capacity_bytes{namespace="fenliu",persistentvolumeclaim="d"}': "100x60"},
+    ),
+    "FenliuHaproxyPilesUp": (
+        {"ray_serve_haproxy_process_count": "5x60"},
+        {"ray_serve_haproxy_process_count": "2x60"},
+    ),
+}  # fmt: skip
+BY_NAME = {rule["alert"]: rule for rule in RULES}
+
+
+class Held:
+    prices = NO_PRICES
+    prices_age_s = 1.0
+
+
+@pytest.fixture(scope="module")
+def exported() -> dict[str, set[str]]:
+    """Labels by sample name, of everything that a process may export."""
+    metrics = Metrics()
+    metrics.registry.register(CampaignCollector(CampaignTally("r"), TagSums("r"), Held()))
+    found = {name: set(labels) for name, labels in OTHERS.items()}
+    for collector in metrics.registry._collector_to_names:  # type: ignore[attr-defined]
+        labels = set(getattr(collector, "_labelnames", ()))
+        for name in metrics.registry._collector_to_names[collector]:
+            found[name] = labels | ({"le"} if name.endswith("_bucket") else set())
+    for family in metrics.registry.collect():
+        for sample in family.samples:
+            found.setdefault(sample.name, set(sample.labels))
+    return found
+
+
+def test_each_alert_has_a_test_a_runbook_and_a_severity() -> None:
+    runbooks = (K8S / "runbooks.md").read_text()
+    headings = {line[3:] for line in runbooks.splitlines() if line.startswith("## ")}
+    assert BY_NAME.keys() == CASES.keys() == headings & {h for h in headings if h.startswith("Fenliu")}
+    for name, rule in BY_NAME.items():
+        assert rule["annotations"]["runbook"] == f"k8s/runbooks.md#{name.lower()}"
+        assert rule["labels"]["severity"] in ("critical", "warning")
+
+
+@pytest.mark.parametrize("alert", BY_NAME)
+def test_an_alert_reads_what_is_exported(alert: str, exported: dict[str, set[str]]) -> None:
+    problems = unknown(BY_NAME[alert]["expr"], exported)
+    assert problems == []
+
+
+def test_a_metric_or_a_label_that_nobody_exports_is_found(exported: dict[str, set[str]]) -> None:
+    assert unknown("rate(fenliu_request_total[5m])", exported) == ["fenliu_request_total"]
+    assert unknown('rate(fenliu_requests_total{code="5"}[5m])', exported) == ["fenliu_requests_total: code"]
+
+
+def unknown(expression: str, exported: dict[str, set[str]]) -> list[str]:
+    found = []
+    bare = re.sub(r"\b(by) \([^)]*\)|\[[^\]]*\]", " ", expression)
+    for name, selector in re.findall(r"([a-z_]{4,})(\{[^}]*\})?", re.sub(r'"[^"]*"', '""', bare)):
+        if name in WORDS or not re.search(rf"(?<![a-z_{{,]){name}(?![a-z_]*\s*[=!])", bare):
+            continue
+        if name not in exported:
+            found.append(name)
+            continue
+        labels = re.findall(r"([a-z_]+)\s*[=!]", selector)
+        found += [f"{name}: {label}" for label in labels if label not in exported[name]]
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_case_sets_series_that_its_rule_reads(case: str) -> None:
+    """So that a test which needs promtool cannot rot where there is none."""
+    for series in CASES[case]:
+        for name in series:
+            assert name.partition("{")[0] in BY_NAME[case]["expr"]
+
+
+def test_the_rules_by_promtool(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("no promtool on PATH (Debian: prometheus): the rules are not run on series")
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(yaml.safe_dump({"groups": [{"name": "fenliu", "rules": RULES}]}))
+    tests = []
+    for alert, cases in CASES.items():
+        for series, fires in zip(cases, (True, False), strict=True):
+            tests.append(
+                {
+                    "interval": "1m",
+                    "input_series": [{"series": name, "values": values} for name, values in series.items()],
+                    "promql_expr_test": [],
+                    "alert_rule_test": [],
+                    "name": f"{alert} {'fires' if fires else 'is silent'}",
+                }
+            )
+            count = {"expr": f'count(ALERTS{{alertname="{alert}",alertstate="firing"}}) > bool 0'}
+            at = "75m" if alert == "FenliuGoalsLate" else "30m"
+            samples = [{"labels": "{}", "value": 1}] if fires else []
+            tests[-1]["promql_expr_test"] = [count | {"eval_time": at, "exp_samples": samples}]
+    file = tmp_path / "tests.yaml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(rules)], "evaluation_interval": "1m", "tests": tests}))
+    done = subprocess.run([promtool, "test", "rules", str(file)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,264 @@
+"""`make k8s-check`: every overlay builds, validates and keeps the rules; each check is shown to fail."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.k8s import policy, shapes
+from tests.k8s.manifests import K8S, ON_RAY, OVERLAYS, ROOT, Object, built, of_kind, pods, serve_of
+
+KUBERAY = ROOT.parent / "shared/kuberay"
+VERSION = "1.32"
+THEIRS = ("ray.io", "monitoring.coreos.com", "gateway.networking.k8s.io")
+
+
+def core(objects: list[Object]) -> list[Object]:
+    return [one for one in objects if not one["apiVersion"].startswith(THEIRS)]
+
+
+def ray_kinds(objects: list[Object]) -> list[Object]:
+    return [one for one in objects if one["apiVersion"].startswith("ray.io")]
+
+
+# --- shapes: each object, strictly
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_core_kinds_by_the_published_schemas(overlay: str) -> None:
+    found = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+    for one in core(built(overlay)):
+        found.validate(one, VERSION, strict=True)
+
+
+def test_the_published_schemas_refuse_a_misspelt_field() -> None:
+    found = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+    broken = built("prod")
+    of_kind(broken, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["livenesProbe"] = {}
+    with pytest.raises(found.ValidationError):
+        for one in core(broken):
+            found.validate(one, VERSION, strict=True)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_kind_but_rays_by_our_own_shapes(overlay: str) -> None:
+    objects = built(overlay)
+    wrong = [text for one in objects if one not in ray_kinds(objects) for text in shapes.check(one)]
+    assert wrong == []
+
+
+def misspell(one: Object) -> None:
+    one["spec"]["selektor"] = one["spec"].pop("selector", {})
+
+
+@pytest.mark.parametrize(
+    "kind", ["Deployment", "StatefulSet", "Service", "PodMonitor", "PodDisruptionBudget"]
+)
+def test_our_shapes_refuse_a_misspelt_field(kind: str) -> None:
+    one = of_kind(built("prod"), kind)[0]
+    misspell(one)
+    assert any("selektor: no such field" in text for text in shapes.check(one))
+
+
+@pytest.mark.parametrize("field", ["alert", "expr"])
+def test_our_shapes_refuse_a_rule_without_what_it_needs(field: str) -> None:
+    one = of_kind(built("prod"), "PrometheusRule")[0]
+    del one["spec"]["groups"][0]["rules"][0][field]
+    assert any("missing" in text for text in shapes.check(one))
+
+
+def crd_check(objects: list[Object], folder: Path) -> subprocess.CompletedProcess[str]:
+    if not KUBERAY.is_dir():
+        pytest.skip(
+            f"no KubeRay schemas at {KUBERAY.relative_to(ROOT.parent)}: ray.io kinds are not validated"
+        )
+    file = folder / "objects.yaml"
+    file.write_text(yaml.safe_dump_all(ray_kinds(objects)))
+    command = [sys.executable, str(KUBERAY / "crdcheck.py"), str(KUBERAY), str(file)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("overlay", ON_RAY)
+def test_rays_kinds_by_kuberays_schemas(overlay: str, tmp_path: Path) -> None:
+    done = crd_check(built(overlay), tmp_path)
+    assert done.returncode == 0 and "2 objects, 0 failed" in done.stdout, done.stdout + done.stderr
+
+
+def test_kuberays_schemas_refuse_a_misspelt_field(tmp_path: Path) -> None:
+    broken = built("prod")
+    cluster = of_kind(broken, "RayService")[0]["spec"]["rayClusterConfig"]
+    cluster["headGroupSpecs"] = cluster["headGroupSpec"]
+    assert crd_check(broken, tmp_path).returncode == 1
+
+
+# --- the Serve configuration by Ray's own schema; extras are ignored by it, so names are compared as well
+
+
+SERVE = """
+import importlib, json, sys
+from ray.serve.schema import DeploymentSchema, ServeApplicationSchema, ServeDeploySchema
+said = []
+for config in json.load(sys.stdin):
+    found = [*(config.keys() - ServeDeploySchema.model_fields.keys())]
+    for application in config["applications"]:
+        found += application.keys() - ServeApplicationSchema.model_fields.keys()
+        for deployment in application["deployments"]:
+            found += deployment.keys() - DeploymentSchema.model_fields.keys()
+        module, _, name = application["import_path"].partition(":")
+        if not hasattr(importlib.import_module(module), name):
+            found.append(application["import_path"])
+    try:
+        ServeDeploySchema.model_validate(config)
+    except ValueError as problem:
+        found.append(str(problem))
+    said.append(found)
+json.dump(said, sys.stdout)
+"""
+
+
+def serve_problems(*configs: Object) -> list[list[str]]:
+    """In a process of its own: Ray reads its flags when it is imported, and other tests set them."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SERVE],
+        input=json.dumps(configs),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    found: list[list[str]] = json.loads(done.stdout)
+    return found
+
+
+def test_the_serve_configuration_by_rays_own_schema() -> None:
+    configs = [serve_of(of_kind(built(overlay), "RayService")[0]) for overlay in ON_RAY]
+    misspelt, unbounded = copy.deepcopy(configs[0]), copy.deepcopy(configs[0])
+    misspelt["applications"][0]["deployments"][0]["max_ongoing_request"] = 5
+    misspelt["applications"][0]["import_path"] = "serving.app:nothing"
+    unbounded["applications"][0]["deployments"][0]["max_surge_percent"] = 500
+    *sound, names, values = serve_problems(*configs, misspelt, unbounded)
+    assert sound == [[]] * len(ON_RAY)
+    assert sorted(names) == ["max_ongoing_request", "serving.app:nothing"]
+    assert len(values) == 1 and "max_surge_percent" in values[0]
+
+
+# --- our rules
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("rule", policy.EVERYWHERE, ids=lambda rule: rule.__name__)
+def test_the_rules_hold(rule: policy.Rule, overlay: str) -> None:
+    assert list(rule(built(overlay))) == []
+
+
+def test_stores_stand_apart_in_production() -> None:
+    assert list(policy.apart(built("prod"))) == []
+
+
+def service_of(objects: list[Object]) -> Object:
+    return of_kind(objects, "RayService")[0]["spec"]
+
+
+def cluster_of(objects: list[Object]) -> Object:
+    found: Object = service_of(objects)["rayClusterConfig"]
+    return found
+
+
+def container(objects: list[Object], owner: str) -> Object:
+    (pod,) = [pod for pod in pods(objects) if pod.owner == owner]
+    found: Object = pod.spec["containers"][0]
+    return found
+
+
+def serve_with(objects: list[Object], **changes: Any) -> None:
+    config = serve_of(of_kind(objects, "RayService")[0])
+    config["applications"][0]["deployments"][0] |= changes
+    service_of(objects)["serveConfigV2"] = yaml.safe_dump(config)
+
+
+def without(items: list[Object], name: str) -> None:
+    items[:] = [one for one in items if one["name"] != name]
+
+
+def named(objects: list[Object], kind: str, name: str) -> Object:
+    return next(one for one in of_kind(objects, kind) if one["metadata"]["name"].startswith(name))
+
+
+def store(objects: list[Object], role: str, file: str, old: str, new: str) -> None:
+    for one in of_kind(objects, "ConfigMap"):
+        if one["metadata"]["name"].startswith(f"store-{role}"):
+            assert old in one["data"][file]
+            one["data"][file] = one["data"][file].replace(old, new)
+
+
+HEAD, WORKER, ADMIN = "RayService/fenliu/head", "RayService/fenliu/pages", "Deployment/fenliu-admin"
+Break = Callable[[list[Object]], Any]
+BREAKS: list[tuple[policy.Rule, Break]] = [
+    (policy.confined, lambda o: container(o, ADMIN)["securityContext"].update(readOnlyRootFilesystem=False)),
+    (policy.confined, lambda o: container(o, WORKER)["securityContext"]["capabilities"].update(drop=[])),
+    (policy.confined, lambda o: next(pods(o)).spec["securityContext"].pop("seccompProfile")),
+    (policy.confined, lambda o: next(pods(o)).spec["securityContext"].update(runAsNonRoot=False)),
+    (policy.sized, lambda o: container(o, WORKER)["resources"].pop("limits")),
+    (policy.sized, lambda o: container(o, HEAD)["resources"]["requests"].update(memory="1Gi")),
+    (policy.probed, lambda o: container(o, ADMIN).pop("startupProbe")),
+    (policy.probed, lambda o: container(o, ADMIN)["livenessProbe"]["httpGet"].update(path="/readyz")),
+    (policy.secrets_by_reference, lambda o: container(o, ADMIN)["env"].append(
+        {"name": "FENLIU_LOG_URL", "value": "redis://x"})),
+    (policy.secrets_by_reference, lambda o: o.append({"kind": "Secret", "metadata": {"name": "x"}})),
+    (policy.secrets_by_reference, lambda o: store(o, "live", "users.acl", "#@PASSWORD_SHA256@", ">open")),
+    (policy.images, lambda o: container(o, ADMIN).update(image="fenliu:latest")),
+    (policy.images, lambda o: container(o, ADMIN).update(image="fenliu:0.2.0")),
+    (policy.images, lambda o: container(o, ADMIN).update(image="host/fenliu:0.1.0")),
+    (policy.network, lambda o: o.remove(named(o, "NetworkPolicy", "default-deny"))),
+    (policy.network, lambda o: named(o, "NetworkPolicy", "pages")["spec"]["ingress"].append({})),
+    (policy.network, lambda o: named(o, "NetworkPolicy", "pages")["spec"]["ingress"][3]["ports"].append(
+        {"port": 8000, "endPort": 9000})),
+    (policy.disruption, lambda o: o.remove(named(o, "PodDisruptionBudget", "fenliu-admin"))),
+    (policy.ray_flags, lambda o: without(container(o, WORKER)["env"], "RAY_SERVE_ENABLE_HA_PROXY")),
+    (policy.ray_flags, lambda o: without(container(o, HEAD)["env"], "RAY_SERVE_THROUGHPUT_OPTIMIZED")),
+    (policy.ray_flags, lambda o: without(container(o, HEAD)["env"], "FENLIU_ROLE")),
+    (policy.ray_head, lambda o: service_of(o).update(excludeHeadPodFromServeSvc=False)),
+    (policy.ray_head, lambda o: cluster_of(o)["headGroupSpec"]["rayStartParams"].pop("num-cpus")),
+    (policy.ray_head, lambda o: cluster_of(o)["gcsFaultToleranceOptions"].update(
+        redisAddress="redis://fenliu-live:6379")),
+    (policy.draining, lambda o: without(
+        container(o, WORKER)["env"], "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S")),
+    (policy.draining, lambda o: serve_with(o, max_surge_percent=0)),
+    (policy.scaling, lambda o: o.append({"kind": "HorizontalPodAutoscaler", "metadata": {"name": "x"}})),
+    (policy.scaling, lambda o: serve_with(o, max_replicas_per_node=8)),
+    (policy.stores, lambda o: store(o, "live", "store.conf", "appendfsync always", "appendfsync everysec")),
+    (policy.stores, lambda o: store(o, "log", "store.conf", "noeviction", "allkeys-lru")),
+    (policy.stores, lambda o: store(o, "control", "store.conf", "appendonly yes", "appendonly no")),
+    (policy.stores, lambda o: store(o, "features", "users.acl", "user default off", "user default on")),
+    (policy.apart, lambda o: of_kind(o, "StatefulSet")[0]["spec"]["template"]["spec"].pop("affinity")),
+    (policy.references, lambda o: o.remove(named(o, "ConfigMap", "fenliu-"))),
+    (policy.references, lambda o: o.remove(named(o, "PersistentVolumeClaim", "fenliu-lake"))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "broken"), BREAKS)
+def test_a_broken_copy_breaks_its_rule(rule: policy.Rule, broken: Break) -> None:
+    objects = copy.deepcopy(built("prod"))
+    broken(objects)
+    assert list(rule(objects)), "the rule did not see it"
+
+
+def test_every_rule_is_shown_to_fail() -> None:
+    assert {rule for rule, _ in BREAKS} == {*policy.EVERYWHERE, policy.apart}
+
+
+def test_no_registry_and_no_folder_of_a_machine_is_named() -> None:
+    for file in K8S.rglob("*"):
+        if file.is_file():
+            text = file.read_text()
+            for word in ("docker.io", "ghcr.io", "quay.io", "gcr.io", "/work/", "/home/", "/root/"):
+                assert word not in text, f"{file.relative_to(ROOT)} names {word}"
