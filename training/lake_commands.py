@@ -21,6 +21,7 @@ from training.config import read_config
 from training.desk import desk_of
 from training.progress import counting
 from training.usage import UsageError
+from training.workspace import alone
 
 PROJECT: Final = Path(__file__).parents[1]
 
@@ -52,7 +53,8 @@ def train_now(args: argparse.Namespace, given: Settings) -> int:
 
 def events_ingest(_args: argparse.Namespace, given: Settings) -> int:
     console = Console()
-    with backed(given) as settings, counting(console, "ingest") as tick:
+    # Training ingests too: two commits at once could each count what the other's log entries were.
+    with alone(given.home), backed(given) as settings, counting(console, "ingest") as tick:
         taken = ingest_now(settings, progress=tick)
     _print(
         console,

@@ -7,12 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from features.store import StoreUnavailable
+from serving.settings import Settings
 from training import workspace
+from training.lake_commands import events_ingest
 from training.workspace import DiskFull, TrainingBusy, Workspace, alone, prune, writing_to
 
 HOLDING = """
@@ -73,3 +76,9 @@ def test_a_step_counts_once_it_has_ended_with_the_same_key(tmp_path: Path) -> No
     prune(tmp_path, 0)
     prune(tmp_path / "never made", 0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ingest_waits_for_no_training_but_says_that_one_is_at_work(tmp_path):
+    settings = Settings(home=tmp_path)
+    with alone(tmp_path), pytest.raises(TrainingBusy, match="another training is at work"):
+        events_ingest(Namespace(), settings)
