@@ -25,13 +25,13 @@ DRIFT: Final = 0.1  # how much values move from visit to visit (standard deviati
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pages", type=int, help="pages solved exactly (1000; quick 150)")
+    parser.add_argument("--pages", type=int, help="pages solved exactly (1000; quick 30)")
     parser.add_argument("--limit", type=float, default=20.0, help="seconds for one exact page")
     parser.add_argument("--seed", type=int, default=2026)
 
 
 def run(args: argparse.Namespace) -> Result:
-    pages = args.pages or (150 if args.quick else 1_000)
+    pages = args.pages or (30 if args.quick else 1_000)
     figures = {
         **_against_exact(pages, args.limit, args.seed),
         **_speed(args.seed, 40 if args.quick else 200),
