@@ -1,80 +1,36 @@
 """The page: which candidate goes to which place, under which campaign, no item twice, no slot short.
 
-`serving.page` decides jointly; here its columns are made from what a page has, its answer is given creatives,
-and what the market could not fill is filled from the back: candidates beyond a limit, the operators' picks,
-then everything that is permitted. Nothing of that may touch what a campaign or a cap stands behind.
+`serving.page` decides jointly; here its columns are made from what a page has, and its answer is given
+creatives and stand-ins. What the market could not fill, `serving.backfill` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
-from math import ceil
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.reservations import RESERVED
-from serving.domain import BACKFILLED, PINNED, Candidates, Effort, Rows, SlotRequest
+from serving.backfill import BackFill
+from serving.domain import PINNED, Candidates, Effort, Rows, SlotRequest
+from serving.filling import Chosen, Filling, Making, seated
 from serving.live import OWN_TITLE, Live
 from serving.market import Market
 from serving.page import ORGANIC, RULE, Offers, Options, Problem, Slots, Solution, solve
-from serving.pipeline import Page, best_first
-from serving.plan import CompiledSlot
+from serving.page_slots import page_slots
+from serving.pipeline import Page
 from serving.stability import held_places
 from serving.standins import StandIns
-from serving.surfaces import ALL, BIT, RECIPES, Recipe
+from serving.surfaces import RECIPES
 
-CHUNK: Final = 64  # rows of a back-fill that are permitted together
 MOST_SHAPES: Final = 256
 MOST_CATEGORIES: Final = 512  # of a catalogue that pages count one by one
 MOST_TURNS: Final = 12  # solutions in which some chosen item turned out to have nothing to show
 _IN_ORDER: Final = frozenset({"cached", "fallback"})  # rungs whose values are only an order
 _BY_RULE: Final = frozenset({RULE["pin"], RULE["mandatory"]})
 _COUNTERS: Final = frozenset({RULE["cap"], RULE["exclusion"]})  # rules whose `by` is a counter
-
-
-class Chosen(NamedTuple):
-    """One place: the item, what is rendered of it, and what put it there."""
-
-    row: int
-    score: float
-    origin: int
-    creative: int
-    flags: int
-    campaign: int = -1
-    value: float = 0.0  # CNY per display, with lever and prices
-    base: float = 0.0
-    tag: float = 0.0
-    rule: int = 0
-    by: int = -1  # campaign that the rule is of
-    capped: bool = False
-    pin: int = -1  # position that is its own
-    spare: Chosen | None = None  # stands in where the ledger refuses
-
-
-@dataclass(slots=True, eq=False)
-class Filling:
-    """One slot while the page is made."""
-
-    index: int
-    asked: SlotRequest
-    recipe: Recipe
-    count: int
-    excluded: frozenset[int]  # rows
-    chosen: list[Chosen] = field(default_factory=list)
-    supply: Iterator[Chosen] = field(default_factory=chain)
-
-    @property
-    def short(self) -> bool:
-        return len(self.chosen) < self.count
-
-    @property
-    def must_fill(self) -> bool:
-        """A slot whose showing costs something may stay empty."""
-        return self.asked.spec.interruption <= 0
 
 
 class _Places:
@@ -115,24 +71,17 @@ class Allocation:
         self.candidates = candidates
         self._now = page.query.now
         self._english = page.query.context.locale.startswith("en")
-        self._met = int(np.bitwise_or.reduce(candidates.origin))  # sources that proposed anything
-        self._taken: dict[int, int] = {}  # row -> index of its slot
         self._slots = [self._filling(i, asked) for i, asked in enumerate(page.query.slots)]
+        self._making = Making(self._slots)
         self._members = self._may_stand()
         self.offers = self._standing_offers()
 
     def fill(self) -> list[list[Chosen]]:
         if len(self.candidates):
             self._settle()
-        for slot in self._slots:
-            self._reserve(slot)
-            slot.supply = self._rest(slot)
-            while slot.short and slot.must_fill and (chosen := self._next(slot)) is not None:
-                self._place(slot, chosen)
-        for slot in self._slots:
-            while slot.short and slot.must_fill and self._make_room(slot):
-                pass
-        return [_seated(slot.chosen) for slot in self._slots]
+        page, live, effort = self._page, self._live, self._effort
+        BackFill(page, live, effort, self.candidates, self.market, self._members, self._making).fill()
+        return [seated(slot.chosen) for slot in self._slots]
 
     # --- what competes
 
@@ -184,7 +133,7 @@ class Allocation:
                 self._members[candidate] &= bit
                 self.offers.slots[self.offers.candidate == candidate] &= bit
         for slot, one in chosen:
-            self._place(self._slots[slot], one)
+            self._making.place(self._slots[slot], one)
 
     def _problem(self) -> Problem:
         candidates, market = self.candidates, self.market
@@ -282,7 +231,7 @@ class Allocation:
             creative = self.shown(slot, row, places.named[at])
             if creative is None or not standins.take(slot, place, (candidates[at], places.offer[at])):
                 return None
-            self._taken[row] = slot
+            self._making.taken[row] = slot
             return Chosen(
                 row, places.score[at], places.origin[at], creative, 0, places.campaign[at],
                 places.value[at], places.base[at], capped=bool(places.capped[at]),
@@ -308,178 +257,3 @@ class Allocation:
         if allowed is not None:
             return self._live.creative_among(row, layout, self._english, self._now, allowed)
         return self._live.creative(row, layout, self._english, self._now)
-
-    # --- what the market could not fill
-
-    def _place(self, slot: Filling, chosen: Chosen) -> None:
-        slot.chosen.append(chosen)
-        self._taken[chosen.row] = slot.index
-
-    def _next(self, slot: Filling) -> Chosen | None:
-        """The next best that the slot may hold and no slot holds."""
-        return next((chosen for chosen in slot.supply if chosen.row not in self._taken), None)
-
-    def _rest(self, slot: Filling) -> Iterator[Chosen]:
-        """Candidates by value, of the layout's sources first; the operators' picks; all that is permitted."""
-        if self.market.slot_capped[slot.index]:
-            return  # what is capped comes through the market or not at all
-        spec = slot.asked.spec
-        yield from self._of(slot, slot.recipe.selector.origins)
-        yield from self._of(slot, ALL)
-        yield from self._permitted(slot, spec.fallback, BIT["operator"])
-        wide = spec.open if self._effort == "fallback" else spec.wide
-        yield from self._permitted(slot, wide, BIT["backfill"])
-
-    def _of(self, slot: Filling, origins: int) -> Iterator[Chosen]:
-        """Candidates that the slot may hold freely: no cap and no exclusion group is on them."""
-        candidates, market = self.candidates, self.market
-        free = (self._members >> np.uint64(slot.asked.spec.index)) & np.uint64(1) != 0
-        free &= (candidates.origin & np.uint32(origins)) != 0
-        free &= (market.option_capped == 0) & (market.option_room < 0).all(axis=1)
-        where = free.nonzero()[0]
-        for at in where[best_first(market.value[where])].tolist():
-            row = int(candidates.rows[at])
-            creative = self._creative(slot, row)
-            if creative is not None:
-                value = float(market.value[at])
-                score, origin = float(candidates.score[at]), int(candidates.origin[at])
-                yield Chosen(row, score, origin, creative, 0, value=value, base=value)
-
-    def _permitted(self, slot: Filling, rows: Rows, origin: int) -> Iterator[Chosen]:
-        """Rows beyond the candidates, in their order, as far as they are permitted."""
-        pipeline = self._live.pipelines[self._effort]
-        ruled = self._live.stalls.ruled
-        for start in range(0, len(rows), CHUNK):
-            chunk = rows[start : start + CHUNK]
-            for row in chunk[pipeline.permit(self._page, chunk) == 0].tolist():
-                creative = self._creative(slot, row)
-                if creative is not None and not ruled(row) and not self._shut(row):
-                    yield Chosen(row, 0.0, 1 << origin, creative, BACKFILLED)
-
-    def _shut(self, row: int) -> bool:
-        """Whether a contact rule has had enough answers about the item or its category."""
-        shut = self.market.shut
-        return bool(shut) and (int(self._live.keys[row]) in shut or self._live.category_of[row] in shut)
-
-    def _creative(self, slot: Filling, row: int) -> int | None:
-        """What would be rendered; None when the row may not, or need not, go here."""
-        if row in self._taken or row in slot.excluded:
-            return None
-        return self._live.creative(row, slot.asked.spec.layout_code, self._english, self._now)
-
-    def _reserve(self, slot: Filling) -> None:
-        """Give the last free place to the best of a reserved source, where none of its candidates got one."""
-        if slot.count < len(slot.recipe.reserved) + 2 or slot.short:
-            return
-        for at, source in enumerate(slot.recipe.reserved, start=1):
-            bit = 1 << source
-            if not self._met & bit or not _free(slot.chosen[-at]):
-                continue
-            if any(chosen.origin & bit for chosen in slot.chosen):
-                continue
-            best = next(self._of(slot, bit), None)
-            if best is not None:
-                out, slot.chosen[-at] = slot.chosen[-at], best
-                del self._taken[out.row]
-                self._taken[best.row] = slot.index
-
-    def _make_room(self, short: Filling) -> bool:
-        """One more item for a short slot, by an augmenting path: another slot gives one and takes another.
-
-        Breadth first over slots, so a page that can be full is full (Berge); False when there is no way.
-        """
-        came: dict[int, tuple[Filling, int]] = {}  # slot -> (slot that its item moves to, which item)
-        queue = [short]
-        for taker in queue:
-            for giver in self._slots:
-                if giver.index in came or giver is short or not giver.count:
-                    continue
-                moved = self._movable(giver, taker)
-                if moved is None:
-                    continue
-                came[giver.index] = (taker, moved)
-                queue.append(giver)
-                replacement = self._next(giver)
-                if replacement is not None:
-                    self._shift(giver, replacement, came)
-                    return True
-        return False
-
-    def _movable(self, giver: Filling, taker: Filling) -> int | None:
-        """The last of the giver's free places whose item the taker may hold."""
-        spec = taker.asked.spec
-        if self.market.slot_capped[taker.index]:
-            return None
-        for at in range(len(giver.chosen) - 1, -1, -1):
-            chosen = giver.chosen[at]
-            suits = int(self._live.plan.members[chosen.row]) & spec.bit and chosen.row not in taker.excluded
-            if not suits or not _free(chosen):
-                continue
-            if self._live.creative(chosen.row, spec.layout_code, self._english, self._now) is not None:
-                return at
-        return None
-
-    def _shift(self, giver: Filling, new: Chosen, came: dict[int, tuple[Filling, int]]) -> None:
-        """Move one item along the path, from the slot that takes `new` to the one that was short."""
-        while giver.index in came:
-            taker, at = came[giver.index]
-            moved, giver.chosen[at] = giver.chosen[at], new
-            self._taken[new.row] = giver.index
-            layout = taker.asked.spec.layout_code
-            creative = self._live.creative(moved.row, layout, self._english, self._now)
-            new, giver = moved._replace(creative=-1 if creative is None else creative), taker
-        self._place(giver, new)
-
-
-def _seated(chosen: list[Chosen]) -> list[Chosen]:
-    """The slot once it is filled: what is pinned stands at its position, if the slot reaches so far."""
-    if all(one.pin in (-1, at) for at, one in enumerate(chosen)):
-        return chosen
-    pinned = {one.pin: one for one in reversed(chosen) if 0 <= one.pin < len(chosen)}
-    pinned |= {at: one for at, one in enumerate(chosen) if one.pin == at}
-    free = iter([one for one in chosen if pinned.get(one.pin) is not one])
-    seated = [pinned[at] if at in pinned else next(free) for at in range(len(chosen))]
-    return [
-        one if one.pin in (-1, at) else one._replace(flags=one.flags & ~PINNED, pin=-1)
-        for at, one in enumerate(seated)
-    ]
-
-
-def _free(chosen: Chosen) -> bool:
-    """Whether nothing but its value put it there."""
-    return chosen.campaign < 0 and not chosen.capped and not chosen.flags & PINNED
-
-
-def page_slots(asked: Sequence[tuple[CompiledSlot, int]]) -> Slots:
-    """The slots of a page as columns: (slot, places to fill) in page order."""
-    specs = [spec for spec, _ in asked]
-    counts = [count for _, count in asked]
-    recipes = [RECIPES[spec.layout] for spec in specs]
-    rates = np.zeros((len(specs), max([1, *counts])), np.float32)
-    for at, (spec, count) in enumerate(asked):
-        rates[at, :count] = spec.rates[:count]
-    return Slots(
-        bit=np.array([spec.bit for spec in specs], np.uint64),
-        count=np.array(counts, np.int32),
-        rates=rates,
-        origins=np.array([recipe.selector.origins for recipe in recipes], np.uint32),
-        per_category=np.array(
-            [spec.per_category or recipe.per_category for spec, recipe in zip(specs, recipes, strict=True)],
-            np.int32,
-        ),
-        per_kind=np.array(
-            [
-                ceil(count * recipe.per_kind) if len(spec.kinds) > 1 else count
-                for (spec, count), recipe in zip(asked, recipes, strict=True)
-            ],
-            np.int32,
-        ),
-        diminish=np.array([spec.diminish for spec in specs], np.float32),
-        cross=np.array([spec.cross for spec in specs], np.float32),
-        interruption=np.array([spec.interruption for spec in specs], np.float32),
-        switching=np.array(
-            [spec.switching_cost if spec.refresh != "view" else 0.0 for spec in specs], np.float32
-        ),
-        kind_least=np.stack([spec.kinds_least for spec in specs]),
-        kind_most=np.stack([spec.kinds_most for spec in specs]),
-    )

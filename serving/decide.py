@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.allocation import Allocation, Chosen
+from serving.allocation import Allocation
 from serving.domain import (
     EXPLORING,
     Candidates,
@@ -28,6 +28,7 @@ from serving.domain import (
     Rows,
 )
 from serving.exploring import Draw
+from serving.filling import Chosen
 from serving.live import Live
 from serving.market import Market
 from serving.page import RULE
