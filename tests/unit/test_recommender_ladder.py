@@ -1,0 +1,205 @@
+"""The shell around `decide`: every rung is taken, load is shed, a late store costs views and no page."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from features.store import StoreUnavailable
+from serving.decide import decide
+from serving.domain import EFFORTS, Decision, Effort
+from serving.ladder import Ladder, below
+from tests.shell import CONTEXT, Shell, ids, run, running
+from tests.shell_looks import effort_of, flushed, odd
+from tests.worlds import item, tiny_bundle
+
+
+@pytest.mark.parametrize(
+    ("left_s", "load", "cached", "expected"),
+    [
+        (1.0, 0.0, True, "full"),
+        (1.0, 0.80, True, "light"),
+        (1.0, 0.95, True, "cached"),
+        (1.0, 0.95, False, "popular"),
+        (0.0045, 0.0, True, "light"),
+        (0.003, 0.0, True, "cached"),
+        (0.003, 0.0, False, "popular"),
+        (0.0001, 0.0, True, "fallback"),
+        (-1.0, 0.0, True, "fallback"),
+    ],
+)
+def test_the_rung_follows_time_and_load(left_s: float, load: float, cached: bool, expected: Effort) -> None:
+    assert Ladder().choose(left_s, load, cached=cached) == expected
+
+
+def test_a_rung_that_was_slow_is_left_and_forgiven() -> None:
+    ladder = Ladder()
+    for _ in range(50):
+        ladder.took("full", 0.2)
+    assert ladder.choose(0.1, 0.0, cached=False) == "light"
+    chosen = [ladder.choose(0.1, 0.0, cached=False) for _ in range(300)]
+    assert chosen[-1] == "full"
+
+
+def test_below_skips_the_cached_rung_where_there_is_no_page() -> None:
+    assert [below(effort, cached=True) for effort in EFFORTS] == [
+        "light",
+        "cached",
+        "popular",
+        "fallback",
+        None,
+    ]
+    assert below("light", cached=False) == "popular"
+
+
+class Failing:
+    """`decide` in which some rungs fail."""
+
+    def __init__(self, *efforts: str) -> None:
+        self.efforts, self.asked = set(efforts), list[str]()
+
+    def __call__(self, query: Any, live: Any, effort: Effort, cached: Any = None) -> Decision:
+        self.asked.append(effort)
+        if effort in self.efforts:
+            raise FloatingPointError("broken on purpose")
+        return decide(query, live, effort, cached)
+
+
+@pytest.mark.parametrize(
+    ("broken", "reached", "seen_before"),
+    [
+        ((), "full", False),
+        (("full",), "light", False),
+        (("full", "light"), "cached", True),
+        (("full", "light"), "popular", False),
+        (("full", "light", "cached"), "popular", True),
+        (("full", "light", "popular"), "fallback", False),
+    ],
+)
+def test_each_rung_is_taken_when_those_above_fail(
+    broken: Sequence[str], reached: str, seen_before: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing = Failing()
+
+    async def story() -> None:
+        async with running(decide=failing) as shell:
+            if seen_before:
+                await shell.page("u1")
+            failing.efforts = set(broken)
+            page = await shell.page("u1")
+            await flushed(shell)
+            assert effort_of(shell) == reached and failing.asked[-1] == reached
+            assert set(broken) <= set(page["degraded"])
+            assert [len(slot["items"]) for slot in page["slots"]] == [3, 5, 4, 1, 3, 6]
+
+    run(story)
+    assert ("broken on purpose" in caplog.text) is bool(broken)
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_every_rung_is_taken_by_the_clock(effort: Effort) -> None:
+    """The time left and the load put each rung in force; no rung shows what may not be shown."""
+    left = {"full": 1.0, "light": 0.0045, "cached": 0.003, "popular": 0.003, "fallback": -1.0}[effort]
+    restricted = [item(n, risk_class=5) if odd(n) else item(n) for n in range(120)]
+
+    async def story() -> None:
+        async with running(tiny_bundle(items=restricted)) as shell:
+            await shell.know("u1", risk_level=1)
+            recommender = shell.service.recommender
+            if effort != "popular":
+                await shell.page("u1")
+            recommender._ladder = Ladder()
+            times = iter([0.0])
+            recommender._monotonic = lambda: next(times, 2.0 - left - 0.001)
+            from serving.wire import RecommendAsk, parse
+
+            ask = parse(RecommendAsk, {"user_id": "u1", "context": CONTEXT})
+            body = await recommender.page(ask, "page", None, 0.0)
+            await flushed(shell)
+            assert effort_of(shell) == effort
+            from orjson import loads
+
+            assert [len(slot["items"]) for slot in loads(body)["slots"]] == [3, 5, 4, 1, 3, 6]
+            assert not any(odd(int(name[1:])) for name in ids(loads(body)))
+
+    run(story)
+
+
+def test_too_many_in_flight_are_refused_with_retry_after() -> None:
+    async def story() -> None:
+        async with running(settings={"max_in_flight": 2}) as shell:
+            answers = await asyncio.gather(
+                *(shell.post("/v1/recommend", {"user_id": f"u{n}"}) for n in range(12))
+            )
+            refused = [answer for answer in answers if answer.status_code == 503]
+            served = [answer for answer in answers if answer.status_code == 200]
+            assert len(refused) + len(served) == 12 and served
+            assert all(answer.json()["code"] == "overloaded" for answer in refused)
+            assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+            assert (await shell.post("/v1/recommend", {"user_id": "u"})).status_code == 200
+
+    run(story)
+
+
+def test_shedding_happens_while_others_are_answered() -> None:
+    async def story() -> None:
+        gate = asyncio.Event()
+        async with running(settings={"max_in_flight": 2, "read_timeout_s": 1.0}) as shell:
+            await hold_reads(shell, gate)
+            waiting = [
+                asyncio.create_task(shell.post("/v1/recommend", {"user_id": f"u{n}"})) for n in range(2)
+            ]
+            await asyncio.sleep(0.02)
+            refused = await shell.post("/v1/recommend", {"user_id": "u9"})
+            assert refused.status_code == 503 and refused.json()["code"] == "overloaded"
+            gate.set()
+            assert [answer.status_code for answer in await asyncio.gather(*waiting)] == [200, 200]
+
+    run(story)
+
+
+async def hold_reads(shell: Shell, gate: asyncio.Event) -> None:
+    store = shell.stores.live
+    fetch = store.fetch
+
+    async def held(keys: Sequence[bytes], timeout_s: float | None = None) -> list[bytes | None]:
+        try:
+            await asyncio.wait_for(gate.wait(), timeout_s)
+        except TimeoutError:
+            raise StoreUnavailable("held back") from None
+        return await fetch(keys, timeout_s)
+
+    store.fetch = held  # type: ignore[method-assign]
+
+
+def test_a_late_store_gives_a_page_of_open_items_and_names_the_views() -> None:
+    restricted = [item(n, risk_class=3) if odd(n) else item(n) for n in range(120)]
+
+    async def story() -> None:
+        async with running(tiny_bundle(items=restricted), settings={"read_timeout_s": 0.01}) as shell:
+            await shell.know("u1", risk_level=5)
+            usual = await shell.page("u1")
+            assert usual["degraded"] == [] and any(odd(int(name[1:])) for name in ids(usual))
+            await hold_reads(shell, asyncio.Event())
+            page = await shell.page("u1")
+            assert page["degraded"] == ["profile", "membership", "live"]
+            assert [len(slot["items"]) for slot in page["slots"]] == [3, 5, 4, 1, 3, 6]
+            assert not any(odd(int(name[1:])) for name in ids(page))
+
+    run(story)
+
+
+def test_control_that_is_silent_is_said_and_the_last_values_hold() -> None:
+    async def story() -> None:
+        async with running() as shell:
+            before = await shell.page("u1")
+            assert "control" not in before["degraded"]
+            shell.service.holder._monotonic = lambda: 1e12
+            after = await shell.page("u1")
+            assert "control" in after["degraded"] and ids(after) == ids(before)
+            assert (await shell.get("/readyz")).json()["control"] == "stale"
+
+    run(story)
