@@ -126,43 +126,27 @@ def _made(
 ) -> tuple[Placement, ...]:
     if not chosen:
         return ()
-    rows = [one.row for one in chosen]
-    origins = [one.origin for one in chosen]
-    why = {origin: int(_reason(origin, page)) for origin in set(origins)}
-    texts, campaign_keys = live.texts, live.plan.campaigns.keys
+    row, score, origin, creative, flags, campaign, value, base, tag, rule, by, capped, _, _ = zip(
+        *chosen, strict=True
+    )
+    slot, position = zip(*at, strict=True)
+    why = {one: int(_reason(one, page)) for one in set(origin)}
     rates = [asked.spec.rates.tolist() for asked in page.query.slots]
-    keys = live.keys.take(rows).tolist()
-    cvr = live.stalls.cvr
-    made = []
-    for one, (slot, position), key in zip(chosen, at, keys, strict=True):
-        shown = rates[slot][position]
-        clicks = shown * one.score if one.campaign >= 0 else 0.0
-        made.append(
-            Placement(
-                slot,
-                position,
-                one.row,
-                key,
-                one.score,
-                one.origin,
-                why[one.origin],
-                one.creative,
-                texts[one.row].creative_key(one.creative) if one.creative >= 0 else 0,
-                one.flags,
-                1.0,
-                one.campaign,
-                int(campaign_keys[one.campaign]) if one.campaign >= 0 else 0,
-                one.value,
-                one.base,
-                one.tag,
-                one.rule,
-                one.by,
-                one.capped,
-                shown,
-                (shown, clicks, clicks * float(cvr[one.row])) if one.campaign >= 0 else NO_UNITS,
-            )
-        )
-    return tuple(made)
+    shown = [rates[s][k] for s, k in at]
+    texts = live.texts
+    creative_key = [texts[r].creative_key(c) if c >= 0 else 0 for r, c in zip(row, creative, strict=True)]
+    campaign_key, units = [0] * len(row), [NO_UNITS] * len(row)
+    keys, cvr = live.plan.campaigns.keys, live.stalls.cvr
+    for i, of in enumerate(campaign):
+        if of >= 0:
+            clicks = shown[i] * score[i]
+            campaign_key[i], units[i] = int(keys[of]), (shown[i], clicks, clicks * float(cvr[row[i]]))
+    columns = (
+        *(slot, position, row, live.keys.take(row).tolist(), score, origin, [why[one] for one in origin]),
+        *(creative, creative_key, flags, [1.0] * len(row), campaign, campaign_key, value, base, tag),
+        *(rule, by, capped, shown, units),
+    )
+    return tuple(map(Placement._make, zip(*columns, strict=True)))
 
 
 def _explored(
