@@ -137,29 +137,26 @@ SERVE_EXAMPLES = """  fenliu serve --local                     laptop, debugging
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from training.demo import run_demo
+    from training.progress import console
 
-    return run_demo(args, Console())
+    return run_demo(args, console())
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from serving.settings import Settings
+    from training.progress import console
     from training.study_commands import run
 
-    return run(args, os.environ, Path(__file__).parent, Settings.from_env().home, Console())
+    return run(args, os.environ, Path(__file__).parent, Settings.from_env().home, console())
 
 
 def _tune(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from serving.settings import Settings
+    from training.progress import console
     from training.tune_commands import tune
 
-    return tune(args, os.environ, Path(__file__).parent, Settings.from_env().home, Console())
+    return tune(args, os.environ, Path(__file__).parent, Settings.from_env().home, console())
 
 
 def _serve(args: argparse.Namespace) -> int:
@@ -184,11 +181,10 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from training.bench.harness import load, report
+    from training.progress import console
 
-    return report(args.bench, load(args.bench).run(args), Console())
+    return report(args.bench, load(args.bench).run(args), console())
 
 
 if __name__ == "__main__":
