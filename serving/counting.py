@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,36 +15,65 @@ from serving.tallies import PageCounts
 
 
 def counts_of(decision: Decision, live: Live) -> PageCounts:
-    """Raises nothing: a page on which no campaign ran counts nothing."""
+    """Raises nothing: a page on which no campaign ran counts nothing.
+
+    What a campaign met is marked by bits in one byte each, and its fate looked up by them: arithmetic of
+    sets, eleven of them a page, cost twenty times as much.
+    """
     met = decision.met
     if met is None:
         return PageCounts()
-    running = np.union1d(met.running, met.spent).astype(np.int32)
-    shape = tuple((asked.spec.index, asked.count) for asked in decision.query.slots)
+    shape = tuple([(asked.spec.index, asked.count) for asked in decision.query.slots])
     best = live.stalls.best_places(shape)
-    here = running[best.take(running) > 0]
-    permitted = np.unique(met.permitted)
-    looked_at = np.unique(met.looked_at)
-    dropped = np.setdiff1d(looked_at, permitted).astype(np.int32)
+    marks = np.zeros(len(best), np.uint8)
+    marks[met.running] = _HERE
+    marks[met.spent] = _HERE | _SPENT
+    marks[best <= 0] = 0  # no slot of this page is one of its own
+    marks[met.looked_at] |= _LOOKED_AT
+    marks[met.permitted] |= _PERMITTED
+    marks[met.full] |= _FULL
+    for campaign, why in {one.campaign: one.why for one in decision.refused if one.campaign >= 0}.items():
+        marks[campaign] |= _BY.get(why, 0)
     tagged = [place for place in decision.placements if place.campaign >= 0]
     placed = np.array([place.campaign for place in tagged], np.int32)
-    refused = {one.campaign: one.why for one in decision.refused if one.campaign >= 0}
-    by_cap = _those(refused, "cap", placed)
-    by_quota = np.union1d(_those(refused, "quota", placed), np.intersect1d(met.spent, here))
-    capped = np.setdiff1d(np.union1d(met.full, by_cap), placed)
-    offered = np.setdiff1d(here, np.concatenate([dropped, capped, by_quota]))
+    marks[placed] |= _PLACED
+    fates = _FATES[marks]
+    here, dropped = _these(fates, _ELIGIBLE), _these(fates, _DROPPED)
     return PageCounts(
-        eligible=here.astype(np.int32),
+        eligible=here,
         potential=best.take(here),
         dropped=dropped,
         masks=_masks(dropped, met.looked_at, met.drops),
-        refused_cap=np.setdiff1d(capped, dropped).astype(np.int32),
-        refused_quota=np.setdiff1d(by_quota, dropped).astype(np.int32),
-        offered=offered.astype(np.int32),
-        lost_price=np.setdiff1d(offered, placed).astype(np.int32),
+        refused_cap=_these(fates, _REFUSED_CAP),
+        refused_quota=_these(fates, _REFUSED_QUOTA),
+        offered=_these(fates, _OFFERED),
+        lost_price=_these(fates, _LOST_PRICE),
         placed=placed,
         units=np.array([place.units for place in tagged], np.float32).reshape(-1, 3),
     )
+
+
+_HERE, _SPENT, _LOOKED_AT, _PERMITTED, _FULL, _CAP, _QUOTA, _PLACED = (1 << bit for bit in range(8))
+_ELIGIBLE, _DROPPED, _REFUSED_CAP, _REFUSED_QUOTA, _OFFERED, _LOST_PRICE = (1 << bit for bit in range(6))
+_BY: Final = {"cap": _CAP, "quota": _QUOTA}
+
+
+def _fate(marks: int) -> int:
+    """What became of a campaign that met this."""
+    here, placed = bool(marks & _HERE), bool(marks & _PLACED)
+    dropped = bool(marks & _LOOKED_AT) and not marks & _PERMITTED
+    capped = bool(marks & (_FULL | _CAP)) and not placed
+    spent = bool(marks & _SPENT) or (bool(marks & _QUOTA) and not placed)
+    offered = here and not dropped and not capped and not spent
+    fates = (here, dropped, capped and not dropped, spent and not dropped, offered, offered and not placed)
+    return sum(1 << bit for bit, true in enumerate(fates) if true)
+
+
+_FATES: Final = np.array([_fate(marks) for marks in range(256)], np.uint8)
+
+
+def _these(fates: NDArray[np.uint8], fate: int) -> NDArray[np.int32]:
+    return (fates & np.uint8(fate)).nonzero()[0].astype(np.int32)
 
 
 def tagged_of(decision: Decision, live: Live) -> list[Tagged]:
@@ -59,11 +90,6 @@ def tagged_of(decision: Decision, live: Live) -> list[Tagged]:
         slot = query.slots[place.slot].spec.name
         found.append(Tagged(RULES[place.rule], campaign, org, slot, place.tag, place.shown, worth))
     return found
-
-
-def _those(refused: dict[int, str], why: str, placed: NDArray[np.int32]) -> NDArray[np.int32]:
-    these = np.array(sorted(c for c, reason in refused.items() if reason == why), np.int32)
-    return np.setdiff1d(these, placed).astype(np.int32)
 
 
 def _masks(
