@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from features.customer import Blobs, decode_customer
 from features.ids import key32
@@ -37,6 +36,7 @@ from serving.joining import Links, with_entries
 from serving.ladder import Ladder, below
 from serving.live import Live
 from serving.observe import Metrics
+from serving.placed import Columns, packed
 from serving.publisher import Publisher
 from serving.remembered import Remembered
 from serving.served import served_entry
@@ -44,6 +44,7 @@ from serving.settings import Settings
 from serving.standing import categories_of, may_stand
 from serving.tallying import Tallying, tells_tags
 from serving.wire import RecommendAsk
+from serving.writing import page_bytes
 
 LOG: Final = logging.getLogger("fenliu.recommender")
 ANSWER_S: Final = 0.001  # what is left to do after deciding: bytes, token, remembering
@@ -106,7 +107,7 @@ class Recommender:
         self._ladder = Ladder()
         self._in_flight = 0
         self._running: dict[tuple[str, str], tuple[_Ask, asyncio.Task[bytes]]] = {}
-        self._last: OrderedDict[tuple[str, str], NDArray[np.uint64]] = OrderedDict()
+        self._last: OrderedDict[tuple[str, str], bytes] = OrderedDict()  # key64s of the last page
         self._links = Links(stores.live, publisher, metrics)
 
     async def page(self, ask: RecommendAsk, kind: PageKind, request_id: str | None, arrived: float) -> bytes:
@@ -161,14 +162,16 @@ class Recommender:
         decision = self._decided(asked, query)
         if not asked.dry:
             decision = await self._granted(asked, decision, again)
-        body = self._body(asked, decision, taken)
+        columns = Columns.of(decision.placements)
+        body = self._body(asked, decision, columns, taken)
         if asked.dry:
             return body
         if asked.who.retried:
-            body, again = await self._remember(asked, decision, body, again)
+            own = Remembered.of(decision, body, columns).encode()
+            body, again = await self._remember(asked, decision, own, body, again)
             if again < 0:
                 return body
-        self._note(asked, decision, customer_blobs, again)
+        self._note(asked, decision, columns, customer_blobs, again)
         return body
 
     # --- before the decision
@@ -288,7 +291,11 @@ class Recommender:
             started = self._monotonic()
             try:
                 cached = last if effort == "cached" else None
-                rows = None if cached is None else asked.live.items.rows_of_keys(cached)
+                rows = (
+                    None
+                    if cached is None
+                    else asked.live.items.rows_of_keys(np.frombuffer(cached, np.uint64))
+                )
                 decision = self._decide(query, asked.live, effort, rows)
             except Exception:
                 # Whatever is wrong on this rung, the customer gets the next one, and it is counted.
@@ -310,45 +317,48 @@ class Recommender:
 
     # --- after the decision
 
-    def _body(self, asked: _Ask, decision: Decision, taken: Taken | None) -> bytes:
+    def _body(self, asked: _Ask, decision: Decision, columns: Columns, taken: Taken | None) -> bytes:
         extra: dict[str, Any] = {}
         if taken is not None:
             extra["events"] = taken.answer()
         if asked.ask.options.explain:
             extra["effort"] = decision.effort
-        return wire.page_bytes(
+        return page_bytes(
             decision,
             asked.live.texts,
-            page_token=None if asked.dry else self._token(decision),
+            page_token=None if asked.dry else self._token(decision, columns),
             valid_until=decision.valid_until,
             campaigns=asked.live.plan.campaigns.ids,
             extra=extra,
             explained=wire.explained_slots(decision, asked.live.texts)
             if decision.explained is not None
             else None,
+            columns=columns,
         )
 
-    def _token(self, decision: Decision) -> str:
-        query, placed = decision.query, decision.placements
-        return self._signer.sign(
+    def _token(self, decision: Decision, columns: Columns) -> str:
+        query = decision.query
+        return self._signer.sign_packed(
             query.decision_id,
             query.subject,
-            query.now,
-            decision.valid_until,
+            (query.now, decision.valid_until),
             query.context.channel,
             [slot.spec.key for slot in query.slots],
-            np.array([place.slot for place in placed], np.uint8),
-            np.array([place.key for place in placed], np.uint64),
-            np.array([place.campaign_key for place in placed], np.uint32),
-            np.array([place.creative_key for place in placed], np.uint32),
-            np.array([place.flags for place in placed], np.uint8),
+            bytes(columns.slot),
+            (
+                packed("Q", columns.key),
+                packed("I", columns.campaign_key),
+                packed("I", columns.creative_key),
+                bytes(columns.flags),
+            ),
             device=query.device or "",
             org=int(query.customer.get("org")),
         )
 
-    async def _remember(self, asked: _Ask, decision: Decision, body: bytes, again: int) -> tuple[bytes, int]:
+    async def _remember(
+        self, asked: _Ask, decision: Decision, own: bytes, body: bytes, again: int
+    ) -> tuple[bytes, int]:
         """The body that stands under this id, and `again`; -1 when another replica's page stands."""
-        own = Remembered.of(decision, body).encode()
         for turn in range(again, MOST_AGAIN + 1):
             name = asked.who.decision_id + (f"#{turn}" if turn else "")
             try:
@@ -363,21 +373,20 @@ class Recommender:
                 return theirs, -1
         return body, MOST_AGAIN
 
-    def _note(self, asked: _Ask, decision: Decision, blobs: Blobs, again: int) -> None:
+    def _note(self, asked: _Ask, decision: Decision, columns: Columns, blobs: Blobs, again: int) -> None:
         """Counted, kept for the cached rung, and queued for the log."""
         wanted = sum(slot.count for slot in asked.slots)
         self._metrics.decided(
             decision.effort, decision.degraded, wanted, len(decision.placements), decision.drops
         )
-        keys = np.array([place.key for place in decision.placements], np.uint64)
         if decision.effort in ("full", "light"):
-            _keep(self._last, (asked.who.subject, asked.surface), keys, LAST_PAGES)
-        self._publisher.put(partial(self._record, decision, blobs, asked, again))
+            _keep(self._last, (asked.who.subject, asked.surface), packed("Q", columns.key), LAST_PAGES)
+        self._publisher.put(partial(self._record, decision, columns, blobs, asked, again))
 
-    def _record(self, decision: Decision, blobs: Blobs, asked: _Ask, again: int) -> Entry:
+    def _record(self, decision: Decision, columns: Columns, blobs: Blobs, asked: _Ask, again: int) -> Entry:
         """Made when it is written, off the request's path: the tallies and the served record."""
         self._tallying.add(decision, asked.live)
-        return served_entry(decision, blobs, asked.ask, asked.live, again)
+        return served_entry(decision, blobs, asked.ask, asked.live, again, columns)
 
 
 def _keep(held: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:

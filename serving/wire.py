@@ -1,12 +1,11 @@
-"""The HTTP contract as data: requests read and checked once, responses joined from bytes made before.
+"""The HTTP contract as data: requests read and checked once. Pages are written in serving/writing.py.
 
-Requests are Pydantic models without leniency: unknown fields are refused, and "5" is not 5. Responses are
-written by hand from a Decision: the JSON of an item is made when it is first shown and then only copied.
+Requests are Pydantic models without leniency: unknown fields are refused, and "5" is not 5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from math import isfinite
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -20,7 +19,7 @@ from features.ids import CHANNEL_CODE, BadId, check_id, key32
 from serving.catalogue import AUTH_LEVELS, pack_version
 from serving.domain import Context, Decision
 from serving.errors import FieldError, Problem
-from serving.reasons import REASON_TEXTS, Drop
+from serving.reasons import Drop
 from serving.texts import Texts
 
 MAX_SLOTS: Final = 40
@@ -200,67 +199,6 @@ def context_of(ask: ContextAsk) -> Context:
 def rfc3339(at: float) -> str:
     """POSIX seconds as "2026-03-01T08:00:00.123Z"."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-_REASON: Final = {
-    (reason.value, english): b',"reason":' + orjson.dumps({"code": reason.code, "text": texts[english]})
-    for reason, texts in REASON_TEXTS.items()
-    for english in (False, True)
-}
-_SURE: Final = b',"propensity":1.0}'
-_ORGANIC: Final = b"null"
-
-
-def page_bytes(
-    decision: Decision,
-    texts: Texts,
-    *,
-    page_token: str | None,
-    valid_until: float,
-    campaigns: Sequence[str] = (),
-    extra: Mapping[str, Any] | None = None,
-    explained: Sequence[Mapping[str, Any]] | None = None,
-) -> bytes:
-    """The body of a page. `texts[row]` is a serving.texts.ItemText; `campaigns` are the ids of the plan's, in
-    its order; `explained` adds one object to each slot.
-    """
-    query = decision.query
-    english = query.context.locale.startswith("en")
-    head = {
-        "decision_id": query.decision_id,
-        "page_token": page_token,
-        "valid_until": rfc3339(valid_until),
-        "bundle": decision.bundle,
-        "plan": decision.plan,
-        "arms": {},
-        "degraded": decision.degraded,
-        **(extra or {}),
-    }
-    groups: list[list[bytes]] = [[] for _ in query.slots]
-    locale = query.context.locale
-    for index, place in enumerate(decision.placements):
-        slot, position, row, _, score, _, reason, creative, _, _, propensity, campaign, *_ = place
-        sure = _SURE if propensity == 1.0 else b',"propensity":%.6f}' % propensity
-        of = _ORGANIC if campaign < 0 else orjson.dumps(campaigns[campaign])
-        groups[slot].append(
-            b'{"index":%d,%b,"position":%d,"score":%.4f,"campaign_id":%b%b%b'
-            % (
-                index,
-                texts[row].json(creative, locale),
-                position,
-                score if isfinite(score) else 0.0,
-                of,
-                _REASON[reason, english],
-                sure,
-            )
-        )
-    slots = []
-    for number, (asked, items) in enumerate(zip(query.slots, groups, strict=True)):
-        told = b'{"slot":%b,"items":[%b]' % (orjson.dumps(asked.spec.name), b",".join(items))
-        if explained is not None:
-            told += b',"explained":' + orjson.dumps(explained[number], option=orjson.OPT_SERIALIZE_NUMPY)
-        slots.append(told + b"}")
-    return b'%b,"slots":[%b]}' % (orjson.dumps(head)[:-1], b",".join(slots))
 
 
 def drop_texts(drops: Mapping[int, int] | Mapping[str, int]) -> list[dict[str, Any]]:

@@ -239,7 +239,7 @@ def test_what_is_away_is_counted_and_the_last_prices_hold():
         async def wrong(meters, *, days=1):
             raise KeyError("a bug")
 
-        world.meters.read = wrong
+        world.meters.hours = wrong
         assert not await pacer.step()
         return held, await world.control.poll("")
 

@@ -22,12 +22,12 @@ from serving.wire import (
     RecommendAsk,
     context_of,
     drop_texts,
-    page_bytes,
     parse,
     parse_json,
     parse_similar,
     rfc3339,
 )
+from serving.writing import page_bytes
 from tests.worlds import NOW, query, tiny_live, tiny_plan
 
 LIVE = tiny_live()

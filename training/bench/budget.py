@@ -60,7 +60,9 @@ def run(args: argparse.Namespace) -> Result:
         found = asyncio.run(measured(served, args.together, pages, turns, console))
     show(console, found)
     figures = {"us_page": found.whole, "us_shell": found.whole - found.stages["decide"]}
-    figures |= {f"us_{name.replace(' + ', '_').replace(' ', '_')}": took for name, took in found.stages.items()}
+    figures |= {
+        f"us_{name.replace(' + ', '_').replace(' ', '_')}": took for name, took in found.stages.items()
+    }
     bars: dict[str, Bar] = {"us_shell": ("<=", SHELL)}
     note = f"{args.together} requests at once, stages untimed"
     return Result(figures, bars, dict.fromkeys(figures, "µs"), {"us_page": note})
@@ -103,8 +105,8 @@ async def measured(served: Served, together: int, pages: int, turns: int, consol
 
 def stages() -> dict[str, list[Target]]:
     """What is charged to which stage."""
-    from features import customer, redis_resp, redis_store, stores, token
-    from serving import front, granting, observe, publisher, recommender, served, tallying, web, wire
+    from features import redis_resp, redis_store
+    from serving import observe, publisher, recommender, tallying, web, wire
 
     return {
         "parse + auth": [
@@ -161,7 +163,10 @@ def show(console: Console, found: Measured) -> None:
     for stage, took in found.stages.items():
         budget, calls = BUDGET.get(stage), found.calls.get(stage)
         table.add_row(
-            stage, f"{took:.1f}", f"{budget:.0f}" if budget else "", f"{calls:.2f}" if calls is not None else ""
+            stage,
+            f"{took:.1f}",
+            f"{budget:.0f}" if budget else "",
+            f"{calls:.2f}" if calls is not None else "",
         )
     table.add_row("page, untimed", f"{found.whole:.1f}", f"{sum(BUDGET.values()):.0f}", "", style="bold")
     console.print(table)

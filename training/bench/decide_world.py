@@ -239,5 +239,10 @@ def _campaign(
     if rng.random() < 0.3:
         made["caps"] = [{"event": "displayed", "most": 3, "window": "1d"}]
     if rng.random() < 0.05:
-        made["lever"] = {"factor": 1.5, "owner": "b", "reason": "bench", "until": f"{flight['until']}T00:00:00Z"}
+        made["lever"] = {
+            "factor": 1.5,
+            "owner": "b",
+            "reason": "bench",
+            "until": f"{flight['until']}T00:00:00Z",
+        }
     return made

@@ -147,7 +147,10 @@ def fill(settings: Settings, sizes: Sizes) -> None:
             some = ids[at : at + CHUNK]
             recent = _recent(keys, (len(some), sizes.history), now, rng)
             contact = _contact(keys, (len(some), sizes.history), now, rng)
-            write([Logs(f"u:{name}", recent[i].tobytes(), contact[i].tobytes()) for i, name in enumerate(some)], None)
+            write(
+                [Logs(f"u:{name}", recent[i].tobytes(), contact[i].tobytes()) for i, name in enumerate(some)],
+                None,
+            )
 
 
 def _profiles(many: int, rng: np.random.Generator) -> NDArray[np.void]:
