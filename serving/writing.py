@@ -1,7 +1,7 @@
 """The body of a page, joined from bytes made before: the JSON of an item is made when it is first shown.
 
-All places of a page are written column by column, so that no Python runs per place; `tests/plain_bytes.py` writes the
-same one object after another.
+All places of a page are written column by column, most of it in C; `tests/plain_bytes.py` writes the same
+place by place.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def page_bytes(
     columns: Columns | None = None,
 ) -> bytes:
     """The body of a page. `texts[row]` is a serving.texts.ItemText; `campaigns` are the ids of the plan's, in
-    its order; `explained` adds one object to each slot; `columns`: the decision's, where they are made already.
+    its order; `explained` adds one object to each slot; `columns`: the decision's, where they are made.
     """
     query = decision.query
     head = {

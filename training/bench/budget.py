@@ -1,8 +1,9 @@
 """`fenliu bench budget`: where a replica's processor time goes, page by page: the budget table, measured.
 
-The product's own ASGI application in this process, over the embedded store, asked by so many requests at once;
-no HTTP server and no proxy around it. Every stage is charged with its own time (`stopwatch`), the rest is the
-event loop's and the coroutines' between them.
+The product's own ASGI application in this process, over the embedded store, asked by so many requests at
+once; no HTTP server and no proxy around it. Every stage is charged with its own time (`stopwatch`); the rest
+is the event loop's and the coroutines' between them. The watch costs time itself, so the whole page is also
+measured without it, and the shell alone: with decisions that were made before.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import argparse
 import asyncio
 import gc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from time import perf_counter, process_time
+from dataclasses import dataclass, replace
+from time import process_time, thread_time
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
@@ -22,7 +23,9 @@ from rich.table import Table
 from training.bench.harness import Bar, Result
 
 if TYPE_CHECKING:
+    from serving.domain import Decision, Query
     from serving.front import Front
+    from serving.live import Live
     from training.bench.serve_world import Served
     from training.bench.stopwatch import Target
 
@@ -37,16 +40,20 @@ SHELL: Final = 100.0  # µs a page around the decision
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--customers", type=int, default=20_000, help="customers in the store")
+    parser.add_argument("--campaigns", type=int, default=200, help="live campaigns")
     parser.add_argument("--together", type=int, default=16, help="requests at once")
-    parser.add_argument("--pages", type=int, default=1_600, help="pages a turn")
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--pages", type=int, default=800, help="pages a turn")
+    parser.add_argument("--turns", type=int, default=15)
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """µs of a page: the whole (processor, stages untimed), each stage, calls of each stage a page."""
+    """µs of a page, processor time: the whole and the shell alone, both without the watch; each stage under
+    it; calls of each stage a page.
+    """
 
     whole: float
+    shell: float
     stages: Mapping[str, float]
     calls: Mapping[str, float]
 
@@ -55,58 +62,80 @@ def run(args: argparse.Namespace) -> Result:
     from training.bench.serve_world import Sizes, opened
 
     console = Console()
-    turns, pages = (3, args.pages // 2) if args.quick else (args.turns, args.pages)
-    with opened(console, Sizes(customers=args.customers)) as served:
+    turns, pages = (6, args.pages // 2) if args.quick else (args.turns, args.pages)
+    with opened(console, Sizes(customers=args.customers, campaigns=args.campaigns)) as served:
         found = asyncio.run(measured(served, args.together, pages, turns, console))
     show(console, found)
-    figures = {"us_page": found.whole, "us_shell": found.whole - found.stages["decide"]}
+    figures = {"us_page": found.whole, "us_shell": found.shell}
     figures |= {
         f"us_{name.replace(' + ', '_').replace(' ', '_')}": took for name, took in found.stages.items()
     }
     bars: dict[str, Bar] = {"us_shell": ("<=", SHELL)}
-    note = f"{args.together} requests at once, stages untimed"
+    note = f"{args.together} requests at once, without the watch"
     return Result(figures, bars, dict.fromkeys(figures, "µs"), {"us_page": note})
 
 
 async def measured(served: Served, together: int, pages: int, turns: int, console: Console) -> Measured:
-    """The best of several turns; timed and untimed ones by turns over the same pages."""
+    """The least disturbed of several turns; timed and untimed ones by turns over the same pages."""
     from serving.front import Front
+    from serving.service import Service
     from training.bench.stopwatch import Stopwatch
 
-    app = Front(served.settings)
+    canned = Canned()
+    app = Front(served.settings, Service(served.settings, decide=canned))
     await app.startup()
     try:
         asks = served.requests_asgi(pages)
         await asked(app, asks[:400], together)
-        whole = float("inf")
+        whole = shell = least = float("inf")
         best: dict[str, float] = {}
-        with Stopwatch(stages()) as watch:
-            await asked(app, asks[:100], together)
         calls: dict[str, float] = {}
+        watch = Stopwatch(stages())
         for _ in track(range(turns), "deciding", console=console):
-            gc.collect()
-            began = process_time()
-            await asked(app, asks, together)
-            whole = min(whole, (process_time() - began) / len(asks) * 1e6)
+            for canned.again in (False, True):
+                gc.collect()
+                began = process_time()
+                await asked(app, asks, together)
+                await app.service.publisher.flush()
+                took = (process_time() - began) / len(asks) * 1e6
+                whole, shell = (whole, min(shell, took)) if canned.again else (min(whole, took), shell)
+            canned.again = False
             watch.reset()
             with watch:
-                began = perf_counter()
+                began = thread_time()
                 await asked(app, asks, together)
-                took = perf_counter() - began
-            turn = {stage: seconds / len(asks) * 1e6 for stage, seconds in watch.seconds.items()}
-            turn["between"] = took / len(asks) * 1e6 - sum(turn.values())
-            calls = {stage: count / len(asks) for stage, count in watch.calls.items()}
-            for stage, cost in turn.items():
-                best[stage] = min(best.get(stage, float("inf")), cost)
-        return Measured(whole, best, calls)
+                await app.service.publisher.flush()
+                took = (thread_time() - began) / len(asks) * 1e6
+            if took < least:  # the turn that was disturbed least, whole
+                least = took
+                best = {stage: seconds / len(asks) * 1e6 for stage, seconds in watch.seconds.items()}
+                best["between"] = took - sum(best.values())
+                calls = {stage: count / len(asks) for stage, count in watch.calls.items()}
+        return Measured(whole, shell, best, calls)
     finally:
         await app.shutdown()
 
 
+class Canned:
+    """decide(), and its decisions given `again`: the next request of the same customer is the same page."""
+
+    def __init__(self) -> None:
+        self.again = False
+        self._made: dict[str, Decision] = {}
+
+    def __call__(self, query: Query, live: Live, *rest: Any) -> Decision:
+        from serving.decide import decide
+
+        if self.again and (made := self._made.get(query.subject)) is not None:
+            return replace(made, query=query)
+        made = self._made[query.subject] = decide(query, live, *rest)
+        return made
+
+
 def stages() -> dict[str, list[Target]]:
     """What is charged to which stage."""
-    from features import redis_resp, redis_store
-    from serving import observe, publisher, recommender, tallying, web, wire
+    from features import leases, redis_resp, redis_store
+    from serving import observe, pacer, publisher, recommender, reload, tallying, web, wire
 
     return {
         "parse + auth": [
@@ -124,7 +153,8 @@ def stages() -> dict[str, list[Target]]:
         "bytes": [(recommender.Recommender, "_body")],
         "note": [(recommender.Recommender, "_note"), (observe.Metrics, "request")],
         "served record": [(publisher.Publisher, "flush")],
-        "tallying": [(tallying.Tallying, "add")],
+        "tallying": [(tallying.Tallying, "add"), (tallying.Tallying, "flush")],
+        "pacing": [(pacer.Pacer, "step"), (leases.Leases, "renew"), (reload.Reloader, "poll")],
     }  # fmt: skip
 
 
@@ -168,5 +198,6 @@ def show(console: Console, found: Measured) -> None:
             f"{budget:.0f}" if budget else "",
             f"{calls:.2f}" if calls is not None else "",
         )
-    table.add_row("page, untimed", f"{found.whole:.1f}", f"{sum(BUDGET.values()):.0f}", "", style="bold")
+    table.add_row("the shell alone", f"{found.shell:.1f}", f"{SHELL:.0f}", "", style="bold")
+    table.add_row("the whole page", f"{found.whole:.1f}", f"{sum(BUDGET.values()):.0f}", "", style="bold")
     console.print(table)

@@ -112,9 +112,8 @@ def opened(
             publish(settings, sizes)
             fill(settings, sizes)
             took = time.perf_counter() - began
-            console.print(
-                f"{sizes.customers:,} customers, {sizes.items:,} items, {sizes.campaigns} campaigns: {took:.1f} s"
-            )
+            made = f"{sizes.customers:,} customers, {sizes.items:,} items, {sizes.campaigns} campaigns"
+            console.print(f"{made}: {took:.1f} s")
             yield Served(settings, sizes)
 
 

@@ -1,7 +1,7 @@
 """Where a process spends its time, by stage: functions wrapped in place, each charged with its own time only.
 
-A stage's time is exclusive: what it calls of another stage is that one's. Coroutines are timed step by step,
-so that what a stage waits for costs it nothing. One thread only.
+A stage's time is the thread's processor time, and exclusive: what it calls of another stage is that one's.
+Coroutines are timed step by step, so that what a stage waits for costs it nothing. One thread only.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
-from time import perf_counter
+from time import thread_time
 from types import TracebackType
 from typing import Any, Self
 
@@ -67,11 +67,11 @@ class Stopwatch:
     def step(self, stage: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call it, and charge the stage."""
         self._open.append(0.0)
-        began = perf_counter()
+        began = thread_time()
         try:
             return function(*args, **kwargs)
         finally:
-            took = perf_counter() - began
+            took = thread_time() - began
             self.seconds[stage] += took - self._open.pop()
             if self._open:
                 self._open[-1] += took
