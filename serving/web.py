@@ -16,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 from features.log import LogFull
 from features.store import StoreUnavailable
+from serving import heap
 from serving.asgi import (
     Disconnected,
     Receive,
@@ -100,6 +101,7 @@ class App:
                     LOG.exception("the service did not start")
                     await send({"type": "lifespan.startup.failed", "message": str(problem)})
                     return
+                heap.settle()
                 await send({"type": "lifespan.startup.complete"})
             else:
                 await self.shutdown()

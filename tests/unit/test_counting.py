@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from serving.counting import counts_of, tagged_of
+from serving.counting import counts_of, counts_of_pages, tagged_of
 from serving.decide import decide
 from serving.page import RULE, RULES
 from serving.prices import Prices
@@ -31,6 +31,21 @@ from tests.worlds import (
 
 DEAR = {"click": 100.0}
 ONCE = {"most": 1, "window": "1d"}
+
+
+def test_pages_counted_together_are_the_pages_counted_one_by_one():
+    live = market_live(
+        *(sold(number, f"i{2 + 6 * number}", values=DEAR, caps=[ONCE]) for number in range(1, 4))
+    )
+    some = [
+        decide(query(live, customer(contact=contacts(*entries))), live)
+        for entries in ((), (shown("i8", 60, campaign="c1"),), (shown("i20", 60, campaign="c3"),))
+    ]
+    pages = [*some, settle(some[0], {0: "cap"}), settle(some[1], {0: "quota"}), replace(some[0], met=None)]
+    alone = [plain_counts(page, live) for page in pages]
+    for ours, *theirs in zip(counts_of_pages(pages, live), *alone, strict=True):
+        assert ours.tolist() == [one for column in theirs for one in column.tolist()]
+    assert counts_of_pages([], live) == PageCounts()
 
 
 def named(live, column):

@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> Result:
 
 async def measured(served: Served, together: int, pages: int, turns: int, console: Console) -> Measured:
     """The least disturbed of several turns; timed and untimed ones by turns over the same pages."""
+    from serving import heap
     from serving.front import Front
     from serving.service import Service
     from training.bench.stopwatch import Stopwatch
@@ -87,6 +88,7 @@ async def measured(served: Served, together: int, pages: int, turns: int, consol
     try:
         asks = served.requests_asgi(pages)
         await asked(app, asks[:400], together)
+        heap.settle()
         whole = shell = least = float("inf")
         best: dict[str, float] = {}
         calls: dict[str, float] = {}
