@@ -100,7 +100,7 @@ def routes(service: Service) -> tuple[dict[str, Route], tuple[Below, ...]]:
 
 
 async def _recommend(service: Service, kind: PageKind, request: Request) -> Answer:
-    ask = wire.parse(wire.RecommendAsk, parse_json(request.body))
+    ask = wire.parse_page(request.body)
     if ask.options.explain and request.governed:
         needs(request.who, *EXPLAINED_TO)
     return Answer(200, await service.recommender.page(ask, kind, request.request_id, request.arrived))

@@ -106,6 +106,7 @@ class Recommender:
         self._clock, self._monotonic, self._decide = clock, monotonic, decide
         self._ladder = Ladder()
         self._in_flight = 0
+        metrics.in_flight.set_function(lambda: self._in_flight)
         self._running: dict[tuple[str, str], tuple[_Ask, asyncio.Task[bytes]]] = {}
         self._last: OrderedDict[tuple[str, str], bytes] = OrderedDict()  # key64s of the last page
         self._links = Links(stores.live, publisher, metrics)
@@ -123,14 +124,12 @@ class Recommender:
                 "overloaded", f"{self._in_flight} page requests are being answered; try again shortly"
             )
         self._in_flight += 1
-        self._metrics.in_flight.set(self._in_flight)
         try:
             if who.retried and not asked.dry:
                 return await self._once(asked)
             return await self._answer(asked)
         finally:
             self._in_flight -= 1
-            self._metrics.in_flight.set(self._in_flight)
 
     async def _once(self, asked: _Ask) -> bytes:
         """Requests of one id that overlap are one: the later ones wait for the first one's page.

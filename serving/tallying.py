@@ -60,15 +60,15 @@ class Tallying:
         stream = (live.plan.called(query.surface)[-1], org)
         self._views[stream] = self._views.get(stream, 0) + 1
         if self._live is None or live.plan is not self._live.plan:
-            self._fold()
+            self.fold()
             self._live = live
         self._pages.append(decision)
         if len(self._pages) >= TOGETHER:
-            self._fold()
+            self.fold()
         if tells_tags(query.decision_id):
             self.tags.add([_weighted(one) for one in tagged_of(decision, live)])
 
-    def _fold(self) -> None:
+    def fold(self) -> None:
         """What pages did to campaigns, of many pages at once: alone each would cost ten times as much."""
         pages, self._pages = self._pages, []
         if pages and self._live is not None:
@@ -97,7 +97,7 @@ class Tallying:
             self._waiting.popleft()
 
     def _drained(self) -> list[Count]:
-        self._fold()
+        self.fold()
         now = self._clock()
         views, self._views = self._views, {}
         self._batch += 1

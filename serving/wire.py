@@ -6,7 +6,9 @@ Requests are Pydantic models without leniency: unknown fields are refused, and "
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from math import isfinite
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -152,6 +154,20 @@ def parse(model: type[M], raw: Any) -> M:
         raise _problem(bad) from None
 
 
+def parse_page(body: bytes) -> RecommendAsk:
+    """As `parse(RecommendAsk, parse_json(body))`. A context seen before (and good) is not checked again."""
+    raw = parse_json(body)
+    if isinstance(raw, dict) and type(context := raw.get("context")) is dict:
+        with suppress(TypeError, ValidationError):  # what is wrong is said by the whole check below
+            raw["context"] = _known_context(tuple(context.items()))
+    return parse(RecommendAsk, raw)
+
+
+@lru_cache(4096)
+def _known_context(items: tuple[tuple[str, Any], ...]) -> ContextAsk:
+    return ContextAsk.model_validate(dict(items))
+
+
 _CODE_OF: Final = {
     "extra_forbidden": "unknown_field",
     "missing": "missing_field",
@@ -182,6 +198,7 @@ def check_path_id(text: str, what: str) -> str:
         raise Problem("bad_id", str(bad)) from None
 
 
+@lru_cache(4096)  # customers of one city with one version of the app send the same
 def context_of(ask: ContextAsk) -> Context:
     """The context as decisions read it."""
     return Context(
