@@ -26,6 +26,7 @@ from features.stores import Stores
 from features.token import TokenSigner
 from serving import remembered, wire
 from serving.asked import Identity, PageKind, identity_of, surface_of
+from serving.breaker import Breakers
 from serving.decide import decide
 from serving.domain import Decision, Effort, Query, SlotRequest
 from serving.errors import Problem
@@ -99,13 +100,15 @@ class Recommender:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         decide: Decide = decide,
+        breakers: Breakers | None = None,
     ) -> None:
+        self._breakers = breakers or Breakers(monotonic, metrics.breaker)
         self._granting, self._tallying = granting, tallying
         self._holder, self._stores, self._intake, self._publisher = holder, stores, intake, publisher
         self._signer, self._metrics, self._settings = signer, metrics, settings
         self._clock, self._monotonic, self._decide = clock, monotonic, decide
         self._ladder = Ladder()
-        self._in_flight = 0
+        self._in_flight = self._waiting = 0  # being answered; of these, not decided yet
         metrics.in_flight.set_function(lambda: self._in_flight)
         self._running: dict[tuple[str, str], tuple[_Ask, asyncio.Task[bytes]]] = {}
         self._last: OrderedDict[tuple[str, str], bytes] = OrderedDict()  # key64s of the last page
@@ -118,7 +121,8 @@ class Recommender:
         surface, slots, owner = surface_of(live.plan, ask, kind)
         deadline_s = (ask.options.deadline_ms or self._settings.deadline_ms) / 1000
         asked = _Ask(live, ask, who, surface, slots, owner, self._clock(), arrived + deadline_s)
-        if self._in_flight >= self._settings.max_in_flight:
+        full = self._in_flight >= self._settings.max_in_flight
+        if full or not self._ladder.admits(self._waiting, deadline_s):
             self._metrics.shed.inc()
             raise Problem(
                 "overloaded", f"{self._in_flight} page requests are being answered; try again shortly"
@@ -150,19 +154,20 @@ class Recommender:
             task.exception()  # seen: whoever waited has it, and nobody may wait any more
 
     async def _answer(self, asked: _Ask) -> bytes:
-        taken = await self._events(asked)
-        customer_blobs, stands, reserved = await self._read(asked, taken)
-        query = self._query(asked, customer_blobs, reserved)
-        again = 0
-        if stands is not None and not asked.dry:
-            if (body := self._replayed(asked, query, stands)) is not None:
-                return body
-            again = 1
-        decision = self._decided(asked, query)
+        self._waiting += 1
+        try:
+            made = await self._made(asked)
+        finally:
+            self._waiting -= 1
+        if isinstance(made, bytes):
+            return made
+        decision, taken, blobs, again = made
         if not asked.dry:
             decision = await self._granted(asked, decision, again)
+        began = self._monotonic()
         columns = Columns.of(decision.placements)
         body = self._body(asked, decision, columns, taken)
+        self._ladder.answered(self._monotonic() - began)
         if asked.dry:
             return body
         if asked.who.retried:
@@ -170,8 +175,22 @@ class Recommender:
             body, again = await self._remember(asked, decision, own, body, again)
             if again < 0:
                 return body
-        self._note(asked, decision, columns, customer_blobs, again)
+        self._note(asked, decision, columns, blobs, again)
         return body
+
+    async def _made(self, asked: _Ask) -> bytes | tuple[Decision, Taken | None, Blobs, int]:
+        """The page decided before under this id; or a decision, what was taken of the events, what was read,
+        and how often a page was decided afresh under the id.
+        """
+        taken = await self._events(asked)
+        blobs, stands, reserved = await self._read(asked, taken)
+        query = self._query(asked, blobs, reserved)
+        again = 0
+        if stands is not None and not asked.dry:
+            if (body := self._replayed(asked, query, stands)) is not None:
+                return body
+            again = 1
+        return self._decided(asked, query), taken, blobs, again
 
     # --- before the decision
 
@@ -194,16 +213,20 @@ class Recommender:
         """The customer's bytes with everything that is known to have happened, the remembered page, and what
         pages hold.
         """
-        who = asked.who
+        who, skipped = asked.who, self._breakers.skipped()
         found = await self._stores.fetch_customer(
             who.subject,
             who.visitor,
             asked.live.features_version,
             who.decision_id if who.retried and not asked.dry else None,
             timeout_s=min(self._settings.read_timeout_s, self._left(asked)),
+            skip=skipped,
         )
+        for role in ("features", "live"):
+            if role not in skipped:
+                self._breakers.of(role).told(role not in found.late)
         for role in found.late:
-            self._metrics.store_error(f"late_{role}")
+            self._metrics.store_error(f"{'skipped' if role in skipped else 'late'}_{role}")
         blobs = found.blobs
         if found.visitor is not None and who.visitor is not None:
             blobs = await self._links.joined(
@@ -272,6 +295,8 @@ class Recommender:
         lost = decision.degraded
         if asked.ask.context.anchor_item is not None and query.anchor_row is None:
             lost = (*lost, "anchor_item")
+        if self._breakers.any_open:
+            lost = (*lost, "store")
         if self._holder.stale:
             lost = (*lost, "control")
         if self._holder.prices_stale:
@@ -284,7 +309,9 @@ class Recommender:
         last = self._last.get((asked.who.subject, asked.surface)) if query.profiling else None
         load = self._in_flight / self._settings.max_in_flight
         left_s = asked.due - self._monotonic() - ANSWER_S
-        effort: Effort | None = self._ladder.choose(left_s, load, cached=last is not None)
+        effort: Effort | None = self._ladder.choose(
+            left_s, load, cached=last is not None, waiting=self._waiting
+        )
         failed: tuple[str, ...] = ()
         while effort is not None:
             started = self._monotonic()
@@ -358,6 +385,8 @@ class Recommender:
         self, asked: _Ask, decision: Decision, own: bytes, body: bytes, again: int
     ) -> tuple[bytes, int]:
         """The body that stands under this id, and `again`; -1 when another replica's page stands."""
+        if self._breakers.live.open:
+            return body, again
         for turn in range(again, MOST_AGAIN + 1):
             name = asked.who.decision_id + (f"#{turn}" if turn else "")
             try:

@@ -12,6 +12,7 @@ from features.log import Entry
 from features.outcomes import Outcome, live_entries, outcome_to_log, parse_outcome, parse_outcomes
 from features.stores import MEMORY, Stores, StoreUrls
 from features.token import TokenSigner
+from serving.breaker import Breakers
 from serving.campaign_metrics import CampaignCollector
 from serving.changes import Changes
 from serving.control import Control, MemoryControl
@@ -109,9 +110,11 @@ class Service:
         link = stores.control_link
         control = self._given[1] or (MemoryControl(self._clock) if link is None else RedisControl(link))
         publisher = Publisher(stores.log, metrics, settings.served_queue)
+        breakers = Breakers(time.monotonic, metrics.breaker)
         granting = Granting(
-            stores.ledger, control, self.holder, metrics, clock=self._clock, monotonic=time.monotonic
-        )
+            stores.ledger, control, self.holder, metrics,
+            clock=self._clock, monotonic=time.monotonic, breaker=breakers.live,
+        )  # fmt: skip
         delivered = Delivered(stores.ledger, stores.meters, granting, self.holder, publisher, metrics)
         intake = Intake(
             stores.log,
@@ -125,7 +128,7 @@ class Service:
         tallying = Tallying(stores.meters, metrics, clock=self._clock)
         recommender = Recommender(
             self.holder, stores, intake, publisher, self.signer, metrics, settings, granting, tallying,
-            clock=self._clock, decide=self._decide,
+            clock=self._clock, decide=self._decide, breakers=breakers,
         )  # fmt: skip
         pacing = Pacing(lambda: self.holder.current, Priors(settings.registry_url))
         pacer = Pacer(

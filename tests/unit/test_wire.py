@@ -61,7 +61,8 @@ def test_the_whole_contract_of_a_request_is_read() -> None:
     "context",
     [
         None, [], 7, {}, {"channel": "app", "city": "310000"}, {"channel": "fax"}, {"city": ["x"]},
-        {"new": 1}, {"channel": 1}, {"city": True}, {"app_version": "9.2.0", "locale": "en-GB"}, {"locale": {}},
+        {"new": 1}, {"channel": 1}, {"city": True},
+        {"app_version": "9.2.0", "locale": "en-GB"}, {"locale": {}},
     ],
 )  # fmt: skip
 def test_a_context_seen_before_is_read_as_it_was_the_first_time(context: Any) -> None:

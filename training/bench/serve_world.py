@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,16 +61,17 @@ class Served:
     settings: Settings
     sizes: Sizes
 
-    def bodies(self, count: int) -> list[bytes]:
+    def bodies(self, count: int, deadline_ms: int | None = None) -> list[bytes]:
         """Page requests of `count` different customers (or of all), without a request id."""
         rng = np.random.default_rng([self.sizes.seed, 9])
         rows = rng.permutation(self.sizes.customers)[: min(count, self.sizes.customers)]
-        return [orjson.dumps(_ask(row)) for row in rows.tolist()]
+        more = {} if deadline_ms is None else {"options": {"deadline_ms": deadline_ms}}
+        return [orjson.dumps(_ask(row) | more) for row in rows.tolist()]
 
-    def requests(self, count: int, path: str = HOMEPAGE) -> list[bytes]:
+    def requests(self, count: int, path: str = HOMEPAGE, deadline_ms: int | None = None) -> list[bytes]:
         """The same as bytes on the wire."""
         where = f"{self.settings.host}:{self.settings.port}"
-        return [load.post(path, body, where, self.headers) for body in self.bodies(count)]
+        return [load.post(path, body, where, self.headers) for body in self.bodies(count, deadline_ms)]
 
     def requests_asgi(self, count: int, path: str = HOMEPAGE) -> list[tuple[dict[str, Any], bytes]]:
         """The same as an ASGI server hands them over: scope and body."""
@@ -81,6 +83,19 @@ class Served:
                      "query_string": b"", "headers": headers}  # fmt: skip
             made.append((scope, body))
         return made
+
+    def get(self, path: str) -> bytes:
+        """One GET. RuntimeError for any answer but 200."""
+        http = HTTPConnection(self.settings.host, self.settings.port, timeout=10.0)
+        try:
+            http.request("GET", path, None, self.headers)
+            answer = http.getresponse()
+            said = answer.read()
+        finally:
+            http.close()
+        if answer.status != 200:
+            raise RuntimeError(f"GET {path} was answered {answer.status}: {said[:300]!r}")
+        return said
 
     @property
     def headers(self) -> dict[str, str]:
