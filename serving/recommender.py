@@ -135,6 +135,20 @@ class Recommender:
         finally:
             self._in_flight -= 1
 
+    @property
+    def load(self) -> float:
+        """The share of places taken by pages that somebody waits for."""
+        return self._in_flight / self._settings.max_in_flight
+
+    async def unhurried(self, ask: RecommendAsk, request_id: str | None, due: float) -> bytes:
+        """As `page`, of a list that nobody waits for: it takes no place, is not refused. `due`: monotonic."""
+        live = self._holder.live
+        who = identity_of(ask, request_id)
+        asked = _Ask(live, ask, who, *surface_of(live.plan, ask, "page"), self._clock(), due)
+        if who.retried and not asked.dry:
+            return await self._once(asked)
+        return await self._answer(asked)
+
     async def _once(self, asked: _Ask) -> bytes:
         """Requests of one id that overlap are one: the later ones wait for the first one's page.
 
@@ -307,10 +321,9 @@ class Recommender:
         """The best rung that the time allows; a rung that fails is left for the one below it."""
         # Keys of the customer's last page, which was made of what they did: not without profiling.
         last = self._last.get((asked.who.subject, asked.surface)) if query.profiling else None
-        load = self._in_flight / self._settings.max_in_flight
         left_s = asked.due - self._monotonic() - ANSWER_S
         effort: Effort | None = self._ladder.choose(
-            left_s, load, cached=last is not None, waiting=self._waiting
+            left_s, self.load, cached=last is not None, waiting=self._waiting
         )
         failed: tuple[str, ...] = ()
         while effort is not None:

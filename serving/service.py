@@ -12,6 +12,7 @@ from features.log import Entry
 from features.outcomes import Outcome, live_entries, outcome_to_log, parse_outcome, parse_outcomes
 from features.stores import MEMORY, Stores, StoreUrls
 from features.token import TokenSigner
+from serving.batching import Batching
 from serving.breaker import Breakers
 from serving.campaign_metrics import CampaignCollector
 from serving.changes import Changes
@@ -49,6 +50,7 @@ class _Parts:
     granting: Granting
     tallying: Tallying
     recommender: Recommender
+    batching: Batching
     changes: Changes
     reloader: Reloader
     pacer: Pacer
@@ -139,7 +141,17 @@ class Service:
         changes = Changes(control, stores.live, settings.write_timeout_s, self._clock)
         reloader = Reloader(control, self.holder, settings, metrics, self._bundles, clock=self._clock)
         return _Parts(
-            stores, control, publisher, intake, granting, tallying, recommender, changes, reloader, pacer
+            stores,
+            control,
+            publisher,
+            intake,
+            granting,
+            tallying,
+            recommender,
+            Batching(self.holder, recommender),
+            changes,
+            reloader,
+            pacer,
         )
 
     def _stopped_slots(self) -> frozenset[str]:
@@ -155,6 +167,10 @@ class Service:
     @property
     def recommender(self) -> Recommender:
         return self._started.recommender
+
+    @property
+    def batching(self) -> Batching:
+        return self._started.batching
 
     @property
     def changes(self) -> Changes:

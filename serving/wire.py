@@ -31,6 +31,7 @@ MAX_INLINE_EVENTS: Final = 50
 MAX_OUTCOMES: Final = 500
 MAX_ITEMS: Final = 500
 MAX_SIMILAR: Final = 50
+MAX_BATCH: Final = 5_000
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -108,6 +109,17 @@ class RecommendAsk(_Model):
     slots: Annotated[list[SlotAsk], Field(min_length=1, max_length=MAX_SLOTS)] | None = None
     context: ContextAsk = ContextAsk()
     events: Annotated[list[dict[str, Any]], Field(max_length=MAX_INLINE_EVENTS)] = []
+    options: OptionsAsk = OptionsAsk()
+
+
+class BatchAsk(_Model):
+    """`POST /v1/recommend:batch`: the same page for many customers. `request_id` makes each one's a retry."""
+
+    request_id: Id | None = None
+    user_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_BATCH)]
+    surface: Annotated[Id | None, Field(examples=["home"])] = None
+    slots: Annotated[list[SlotAsk], Field(min_length=1, max_length=MAX_SLOTS)] | None = None
+    context: ContextAsk = ContextAsk()
     options: OptionsAsk = OptionsAsk()
 
 
