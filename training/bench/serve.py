@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 
-from training.bench.harness import Result
+from training.bench.harness import Bar, Result
 from training.bench.serve_rounds import CONNECTIONS, EMPTY, LIGHT, NAIVE, OURS, Rounds
 from training.bench.tally import Tally
 
@@ -132,7 +132,7 @@ def _closed(
             told = ", ".join(f"{name} {rounds.rates[name, connections][-1]:,.0f}/s" for name in order)
             console.print(f"round {number + 1}, {connections:2d} connections: {told}")
     for connections in CONNECTIONS:
-        bar = (">=", 0.5) if connections > 1 else None
+        bar: Bar | None = (">=", 0.5) if connections > 1 else None
         tally.put(f"ratio_{connections}", rounds.ratio(connections), "ours/empty", "closed loop", bar)
     for connections in CONNECTIONS:
         bar = (">=", 0.6) if connections > 1 else None
