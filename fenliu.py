@@ -94,6 +94,10 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, help="port to listen on (FENLIU_PORT, 8000)")
     serve.add_argument("--replicas", type=int, default=1, help="replicas on Ray Serve")
 
+    from training import decide_arguments as lists
+
+    lists.add_decide(verb("decide", "the pages of a list of customers, offline", _decide, lists.EXAMPLES))
+
     _operators(verb)
 
     work.add_bundle(verb("bundle", "list, show, promote or roll back bundles", None, work.BUNDLE_EXAMPLES))
@@ -178,6 +182,16 @@ def _serve(args: argparse.Namespace) -> int:
         over.wait()
         print("stopping", flush=True)
     return 0
+
+
+def _decide(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from serving.app import spread
+    from serving.settings import Settings
+    from training.decide_commands import run
+
+    return run(args, Settings.from_env(), spread, Console(stderr=True))
 
 
 def _bench(args: argparse.Namespace) -> int:

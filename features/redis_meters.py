@@ -151,28 +151,36 @@ class RedisMeters(Meters):
         await _EXPECT.run(self._link, tuple(keys), _packed(told), FLIGHT_KEPT_S + FLIGHT_SLICE_S)
 
     async def read(self, meters: Sequence[str], *, days: int = 1) -> dict[str, dict[str, Reading]]:
-        seconds, _ = await self._link.command(b"TIME")
-        now = int(seconds)
+        now = await self._now()
         slices = range((now - FLIGHT_KEPT_S) // FLIGHT_SLICE_S + 1, now // FLIGHT_SLICE_S + 2)
-        today = now // DAY_S
         flights = await self._hashes([_flight(at) for at in slices])
         totals = await self._hashes([_total(meter) for meter in meters])
-        of_days = await self._hashes(
-            [_hours(meter, day) for meter in meters for day in range(today - days + 1, today + 1)]
-        )
+        hours = await self.hours(meters, days=days)
         found: dict[str, dict[str, Reading]] = {}
         for row, meter in enumerate(meters):
-            hours = _by_unit(of_days[row * days : (row + 1) * days])
+            of_units = hours.get(meter, {})
             for unit in UNITS:
                 name = f"{meter}\0{unit}\0".encode()
                 flight = flying(flights, name + b"e", name + b"a")
                 total = totals[row].get(unit.encode())
                 if total is not None or flight:
-                    found.setdefault(meter, {})[unit] = Reading(total or 0.0, flight, hours.get(unit, {}))
+                    found.setdefault(meter, {})[unit] = Reading(total or 0.0, flight, of_units.get(unit, {}))
         return found
 
+    async def hours(self, meters: Sequence[str], *, days: int = 1) -> dict[str, dict[str, dict[int, float]]]:
+        today = await self._now() // DAY_S
+        of_days = await self._hashes(
+            [_hours(meter, day) for meter in meters for day in range(today - days + 1, today + 1)]
+        )
+        told = {meter: _by_unit(of_days[row * days : (row + 1) * days]) for row, meter in enumerate(meters)}
+        return {meter: units for meter, units in told.items() if units}
+
+    async def _now(self) -> int:
+        seconds, _ = await self._link.command(b"TIME")
+        return int(seconds)
+
     async def _hashes(self, keys: Sequence[str]) -> list[dict[bytes, float]]:
-        flat = await asyncio.gather(*(self._link.command(b"HGETALL", key.encode()) for key in keys))
+        flat = await self._link.commands([(b"HGETALL", key.encode()) for key in keys])
         return [dict(zip(one[::2], map(float, one[1::2]), strict=True)) for one in flat]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from hashlib import sha1
@@ -109,6 +109,27 @@ class RespLink:
         future = asyncio.get_running_loop().create_future()
         self.send(parts, partial(settle, future))
         return await future
+
+    async def commands(self, many: Sequence[tuple[Part, ...]]) -> list[Any]:
+        """The replies of many commands, in order: one future and not one each. Raises as `command` does."""
+        if not many:
+            return []
+        if self._protocol is None:
+            await self.connected()
+        future = asyncio.get_running_loop().create_future()
+        replies: list[Any] = []
+
+        def collect(reply: Any) -> None:
+            replies.append(reply)
+            if isinstance(reply, StoreUnavailable):  # Refused among them: the first says it for all
+                settle(future, reply)
+            elif len(replies) == len(many):
+                settle(future, replies)
+
+        for parts in many:
+            self.send(parts, collect)
+        answered: list[Any] = await future
+        return answered
 
     def send(self, parts: tuple[Part, ...], sink: Sink) -> None:
         """Queue a command; it leaves at the end of this tick. The sink is called once, with the outcome."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+from features.patience import Limit
 from features.redis_address import parse_address
 from features.redis_resp import RespLink, settle
 from features.store import FeatureStore, StoreUnavailable
@@ -73,9 +74,8 @@ class Fetcher:
 
     def _mget(self, keys: list[bytes], batch: list[_Waiter]) -> None:
         self.commands += 1
-        loop = asyncio.get_running_loop()
         limits = {waiter.timeout_s for waiter in batch if waiter.timeout_s is not None}
-        timers = [loop.call_later(limit, _expire, batch, limit) for limit in limits]
+        timers = [Limit(limit, partial(_expire, batch, limit)) for limit in limits]
         self.link.send((b"MGET", *keys), partial(_share, batch, timers))
 
 
@@ -85,7 +85,7 @@ def _expire(batch: list[_Waiter], limit: float) -> None:
             settle(waiter.future, StoreUnavailable(_LATE))
 
 
-def _share(batch: list[_Waiter], timers: list[asyncio.TimerHandle], reply: Any) -> None:
+def _share(batch: list[_Waiter], timers: list[Limit], reply: Any) -> None:
     """Give each waiter its part of the reply, or what came in its place."""
     for timer in timers:
         timer.cancel()

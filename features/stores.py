@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Self
 
@@ -125,12 +125,13 @@ class Stores:
         decision_id: str | None = None,
         *,
         timeout_s: float | None = None,
+        skip: Collection[str] = (),
     ) -> Fetched:
         """Everything a decision reads, in one MGET per distinct server, in parallel.
 
         `visitor` is a subject beside a user's; `version` None: no key space yet. A role that fails or takes
-        longer than `timeout_s` is late, and the other role's answer stands. Only users have batch records.
-        Raises nothing.
+        longer than `timeout_s` is late, and the other role's answer stands; those in `skip` (features, live)
+        are not asked, and late at once. Only users have batch records. Raises nothing.
         """
         is_user = subject.startswith("u:") and version is not None
         batch = [feature_key(version or "", name, subject[2:]) for name in _BATCH] if is_user else []
@@ -141,7 +142,15 @@ class Stores:
             live.append(decision_key(subject, decision_id))
         known: Found | None
         recent: Found | None
-        if self._together or not batch:
+        if skip and batch and (len(skip) > 1 or self._together):
+            known = recent = None  # of one server either may say that it does not answer
+        elif skip:
+            known = recent = None
+            if batch and "features" not in skip:
+                known = await _in_time(self.features, batch, timeout_s)
+            if "live" not in skip:
+                recent = await _in_time(self.live, live, timeout_s)
+        elif self._together or not batch:
             found = await _in_time(self.live, batch + live, timeout_s)
             known, recent = (None, None) if found is None else (found[: len(batch)], found[len(batch) :])
         else:

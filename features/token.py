@@ -175,21 +175,43 @@ class TokenSigner:
         `creatives` u4; `flags` u1. Times in POSIX seconds, kept to the millisecond.
         ValueError when something does not fit.
         """
-        of = np.asarray(place_slot, np.uint8).tobytes()
         columns = (
             np.asarray(items, "<u8").tobytes(),
             np.asarray(campaigns, "<u4").tobytes(),
             np.asarray(creatives, "<u4").tobytes(),
             np.asarray(flags, np.uint8).tobytes(),
         )
+        of = np.asarray(place_slot, np.uint8).tobytes()
+        times = decided_at, valid_until
+        return self.sign_packed(
+            decision_id, subject, times, channel, slots, of, columns, device=device, org=org
+        )
+
+    def sign_packed(
+        self,
+        decision_id: str,
+        subject: str,
+        times: tuple[float, float],
+        channel: int,
+        slots: Sequence[int],
+        of: bytes,
+        columns: tuple[bytes, bytes, bytes, bytes],
+        *,
+        device: str = "",
+        org: int = 0,
+    ) -> str:
+        """As `sign`, from columns that are bytes already: `of` the place_slot, then items to flags.
+
+        `times`: decided_at and valid_until.
+        """
         n = len(of)
         if n > MAX_PLACES or len(slots) > 255 or tuple(map(len, columns)) != (8 * n, 4 * n, 4 * n, n):
             raise ValueError("a page has at most 255 slots and 1,000 places, its columns one entry a place")
         if of and max(of) >= len(slots):
             raise ValueError("a place names a slot that the page does not have")
         packing, parts = _pack(of, len(slots), columns)
-        start = round(decided_at * 1000)
-        validity = round(valid_until * 1000) - start
+        start = round(times[0] * 1000)
+        validity = round(times[1] * 1000) - start
         if not (0 <= start < 1 << 48 and 0 <= validity < 1 << 32):
             raise ValueError("decided_at must lie after 1970 and valid_until at most 49 days after it")
         body = b"".join(
@@ -200,7 +222,7 @@ class TokenSigner:
                 _short(device, _MAX_SUBJECT_BYTES, "device"),
                 _ORG.pack(org),
                 _TIMES.pack(start & 0xFFFFFFFF, start >> 32, validity, channel, packing, len(slots)),
-                np.asarray(slots, "<u4").tobytes(),
+                struct.pack(f"<{len(slots)}I", *slots),
                 _COUNT.pack(n),
                 *parts,
             )
@@ -242,7 +264,7 @@ class TokenSigner:
 def _pack(of: bytes, slots: int, columns: tuple[bytes, ...]) -> tuple[int, list[bytes]]:
     """The packing bits and the columns that are kept."""
     counts = [of.count(slot) for slot in range(slots)]
-    in_order = b"".join([bytes((slot,)) * count for slot, count in enumerate(counts)]) == of
+    in_order = b"".join([_BYTES[slot] * count for slot, count in enumerate(counts)]) == of
     if in_order and slots <= len(of) and max(counts, default=0) <= 255:
         packing, parts = _SLOTS_AS_COUNTS, [bytes(counts)]
     else:

@@ -14,11 +14,12 @@ import secrets
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from serving.asgi import Receive, Scope, Send
 from serving.backing import backed
@@ -29,6 +30,7 @@ from serving.security import check_binding, token_keys
 from serving.settings import Settings
 from serving.web import REQUEST_ID_KEY
 
+T = TypeVar("T")
 NAME: Final = "pages"
 CPUS: Final = 0.5
 REQUEST_TIMEOUT_S: Final = 10.0  # more than four times the longest deadline: else Serve answers 408
@@ -160,6 +162,42 @@ def _ray(settings: Settings) -> Iterator[None]:
                 serve.shutdown()  # type: ignore[no-untyped-call]  # ray is typed in part
             finally:
                 ray.shutdown()
+
+
+@contextmanager
+def spread(processes: int) -> Iterator[Callable[[Callable[..., T], Iterable[tuple[Any, ...]]], Iterator[T]]]:
+    """Calls spread over processes: of the cluster that RAY_ADDRESS names, else of this machine.
+
+    The value takes a function of a module and the arguments of each call; it yields the results in order,
+    with two calls a process under way. An error of a call is raised here.
+    """
+    with _flags({name: os.environ.get(name, value) for name, value in _workers().items()}):
+        import ray
+
+        cluster = os.environ.get("RAY_ADDRESS")
+        own: dict[str, Any] = {"num_cpus": processes, "include_dashboard": False}
+        ray.init(address=cluster, log_to_driver=False, configure_logging=False, **({} if cluster else own))
+
+        def mapped(function: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> Iterator[T]:
+            remote = ray.remote(num_cpus=1)(function)
+            under_way: deque[Any] = deque()
+            for call in calls:
+                under_way.append(remote.remote(*call))
+                if len(under_way) >= 2 * processes:
+                    yield ray.get(under_way.popleft())
+            while under_way:
+                yield ray.get(under_way.popleft())
+
+        try:
+            yield mapped
+        finally:
+            ray.shutdown()
+
+
+def _workers() -> dict[str, str]:
+    """Flags for a cluster of this machine that serves nothing."""
+    flags = {name: value for name, value in UNLESS_SET.items() if not name.startswith("RAY_SERVE")}
+    return flags if "RAY_ADDRESS" in os.environ else {**flags, **LOOPBACK, "RAY_AUTH_TOKEN": _token()}
 
 
 def _serve(settings: Settings, pages: type) -> None:

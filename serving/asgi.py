@@ -8,7 +8,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from serving.errors import Header, Problem
-from serving.handlers import JSON, Answer
+from serving.handlers import JSON, Answer, Streamed
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -79,6 +79,22 @@ async def _body(length: bytes | None, receive: Receive, limit: int) -> bytes:
         if not message.get("more_body", False):
             return b"".join((*parts, part)) if parts else part
         parts.append(part)
+
+
+async def stream(send: Send, receive: Receive, answer: Streamed) -> None:
+    """An answer of unknown length, part by part; ends early when the client has gone."""
+    headers = [(b"content-type", answer.content_type), (b"cache-control", b"no-store")]
+    gone = asyncio.ensure_future(receive())  # after the body only a disconnect comes
+    try:
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        async for part in answer.parts:
+            if gone.done():
+                return
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    finally:
+        gone.cancel()
+        await answer.parts.aclose()
 
 
 async def reply(send: Send, answer: Answer, extra: tuple[Header, ...]) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 from features.leases import Leases
 from features.ledger import NO_EPOCH, Ledger, Reserving
 from features.store import StoreUnavailable
+from serving.breaker import Breaker
 from serving.control import Control
 from serving.domain import Decision
 from serving.holder import Holder
@@ -41,7 +42,10 @@ class Granting:
         *,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
+        breaker: Breaker | None = None,
     ) -> None:
+        """`breaker`: of the ledger's store; while it is open nothing capped is shown, and nothing asked."""
+        self._breaker = breaker or Breaker(monotonic)
         self._ledger, self._control, self._holder, self._metrics = ledger, control, holder, metrics
         self._clock, self._monotonic = clock, monotonic
         self._leases = Leases(ledger, clock=clock, monotonic=monotonic)
@@ -159,9 +163,12 @@ class Granting:
         self, decision: Decision, places: tuple[int, ...], reserving: Reserving, timeout_s: float
     ) -> dict[int, str]:
         query = decision.query
+        if self._breaker.open:  # pages that read it are its probes
+            return dict.fromkeys(places, "ledger")
         try:
             answer = await in_time(self._ledger.reserve(query.subject, reserving, query.device), timeout_s)
         except StoreUnavailable:
+            self._breaker.told(False)
             return dict.fromkeys(places, "ledger")
         if not answer.current:
             return dict.fromkeys(places, "ledger")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
 
@@ -19,6 +19,7 @@ from serving.service import Service
 from serving.wire import check_path_id, parse_json
 
 JSON: Final = b"application/json"
+NDJSON: Final = b"application/x-ndjson"
 BODY_LIMIT: Final = 256 * 1024
 CATALOGUE_LIMIT: Final = 4 * 1024 * 1024
 EXPLAINED_TO: Final = ("engineer", "admin", "approver", "operator")
@@ -45,7 +46,20 @@ class Answer(NamedTuple):
     content_type: bytes = JSON
 
 
-Handler = Callable[[Request], Awaitable[Answer]]
+class Parts(Protocol):
+    """What is sent part by part, each when it is made; closed by whoever sends it, come what may."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+    async def aclose(self) -> None: ...
+
+
+class Streamed(NamedTuple):
+    parts: Parts
+    content_type: bytes
+    status: int = 200
+
+
+Handler = Callable[[Request], Awaitable[Answer | Streamed]]
 
 
 class Route(NamedTuple):
@@ -67,7 +81,7 @@ class Below(NamedTuple):
 def routes(service: Service) -> tuple[dict[str, Route], tuple[Below, ...]]:
     """All paths there are: exact ones, and those with an id."""
 
-    def on(handler: Callable[[Service, Request], Awaitable[Answer]]) -> Handler:
+    def on(handler: Callable[[Service, Request], Awaitable[Answer | Streamed]]) -> Handler:
         return partial(handler, service)
 
     def page(kind: PageKind) -> Mapping[str, Handler]:
@@ -78,6 +92,7 @@ def routes(service: Service) -> tuple[dict[str, Route], tuple[Below, ...]]:
         Route("/v1/recommend/homepage", page("homepage")),
         Route("/v1/recommend/banner", page("banner")),
         Route("/v1/recommend/product", page("product")),
+        Route("/v1/recommend:batch", {"POST": on(_batch)}, CATALOGUE_LIMIT),
         Route("/v1/events", {"POST": on(_events)}),
         Route("/v1/outcomes", {"POST": on(_outcomes)}),
         Route("/v1/items:batch", {"PUT": on(_items)}, CATALOGUE_LIMIT),
@@ -100,10 +115,17 @@ def routes(service: Service) -> tuple[dict[str, Route], tuple[Below, ...]]:
 
 
 async def _recommend(service: Service, kind: PageKind, request: Request) -> Answer:
-    ask = wire.parse(wire.RecommendAsk, parse_json(request.body))
+    ask = wire.parse_page(request.body)
     if ask.options.explain and request.governed:
         needs(request.who, *EXPLAINED_TO)
     return Answer(200, await service.recommender.page(ask, kind, request.request_id, request.arrived))
+
+
+async def _batch(service: Service, request: Request) -> Streamed:
+    ask = wire.parse(wire.BatchAsk, parse_json(request.body))
+    if ask.options.explain and request.governed:
+        needs(request.who, *EXPLAINED_TO)
+    return Streamed(service.batching.lines(ask, request.request_id), NDJSON)
 
 
 async def _events(service: Service, request: Request) -> Answer:

@@ -6,7 +6,7 @@ Calendar windows are the customer's (`tz` of the profile, else UTC); a session e
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -30,15 +30,30 @@ class Headroom:
     """One customer at one moment: what reached them, and what other pages may still show them."""
 
     def __init__(self, query: Query) -> None:
-        contact = query.customer.contact
-        self._contact = _EMPTY if contact is None else contact
-        self._now = query.now
-        self._zone = zone_of(bytes(query.customer.get("tz")).decode("ascii", "replace"))
-        self._session_at = session_start(self._contact, query.now)
-        if query.reserved:
-            self._contact = np.concatenate([self._contact, held_elsewhere(query)])
+        """Nothing is worked out before it is asked for: most pages have one cap, and many none."""
+        self._query, self._now = query, query.now
         self._checks: dict[CapSpec, CapCheck] = {}
-        self.campaigns = frozenset(self._contact["campaign"].tolist()) - {0}
+
+    @cached_property
+    def _reached(self) -> NDArray[np.void]:
+        """What reached the customer, oldest first."""
+        contact = self._query.customer.contact
+        return _EMPTY if contact is None else contact
+
+    @cached_property
+    def _contact(self) -> NDArray[np.void]:
+        """The same, and behind it what other pages hold."""
+        held = held_elsewhere(self._query) if self._query.reserved else _EMPTY
+        return np.concatenate([self._reached, held]) if len(held) else self._reached
+
+    @cached_property
+    def _zone(self) -> ZoneInfo:
+        return zone_of(bytes(self._query.customer.get("tz")).decode("ascii", "replace"))
+
+    @cached_property
+    def campaigns(self) -> frozenset[int]:
+        """key32s of those that reached the customer or are held."""
+        return frozenset(self._contact["campaign"].tolist()) - {0}
 
     def __bool__(self) -> bool:
         return len(self._contact) > 0
@@ -47,7 +62,9 @@ class Headroom:
         """The cap at this moment."""
         found = self._checks.get(cap)
         if found is None:
-            found = self._checks[cap] = check_of(cap, self._now, self._zone, self._session_at)
+            session = session_start(self._reached, self._now) if cap.calendar == "session" else None
+            zone = self._zone if cap.calendar else _UTC
+            found = self._checks[cap] = check_of(cap, self._now, zone, session)
         return found
 
     def full(self, cap: CapSpec) -> frozenset[int]:

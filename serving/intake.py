@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from features.events import Event, Rejected, live_entries, parse_event, to_log
 from features.live_store import LiveStore
 from features.log import Entry, EventLog, LogFull
+from features.patience import patience
 from features.store import StoreUnavailable
 from features.token import PageToken
 from serving.observe import Metrics
@@ -178,7 +179,7 @@ class Intake:
 async def in_time(work: Awaitable[T], timeout_s: float) -> T:
     """What `work` gives. Raises StoreUnavailable as well when it takes longer."""
     try:
-        async with asyncio.timeout(timeout_s):
+        async with patience(timeout_s):
             return await work
     except TimeoutError:
         raise StoreUnavailable("the store did not answer in time") from None

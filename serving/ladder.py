@@ -1,5 +1,8 @@
-"""The degradation ladder: which rung the time left and the load allow. A page is late or poor, never
-blank.
+"""The degradation ladder: which rung the time left and the queue allow. A page is late or poor, never blank.
+
+The time that is left is not one page's alone: whoever waits behind it waits for it. So a page may take its
+share of it, and as the queue grows the work per page shrinks, rung by rung, before anything is refused. What
+cannot be answered in time even on the last rung is refused at once, while that is cheap.
 """
 
 from __future__ import annotations
@@ -9,6 +12,8 @@ from typing import Final
 from serving.domain import EFFORTS, Effort
 
 MARGIN: Final = 2.0  # a rung is taken when the time left is this many times what it has been costing
+PATIENCE: Final = 0.5  # of a deadline to be waited in this queue: as much may be waited before, unread
+AROUND: Final = 2.5  # a page's whole cost beside its decision, of what follows the decision
 _START_S: Final[dict[Effort, float]] = {
     "full": 0.003,
     "light": 0.002,
@@ -30,21 +35,32 @@ class Ladder:
 
     def __init__(self) -> None:
         self._cost = dict(_START_S)
+        self._around = 0.0
 
-    def choose(self, left_s: float, load: float, *, cached: bool) -> Effort:
+    def choose(self, left_s: float, load: float, *, cached: bool, waiting: int = 1) -> Effort:
         """`left_s`: time until the deadline, less what the answer still needs; `load`: share of places
-        taken.
+        taken; `waiting`: pages that are to be decided in this time, this one among them.
         """
+        share_s = PATIENCE * left_s / waiting if waiting > 1 else left_s
         for effort in EFFORTS[:-1]:
             if effort == "cached" and not cached:
                 continue
-            if left_s >= MARGIN * self._cost[effort] and load <= _MOST_LOAD[effort]:
+            cost = self._cost[effort]
+            if left_s >= MARGIN * cost and load <= _MOST_LOAD[effort] and share_s >= cost + self._around:
                 return effort
             self._cost[effort] *= 0.98
         return "fallback"
 
+    def admits(self, waiting: int, deadline_s: float) -> bool:
+        """Whether a page that comes behind `waiting` others can be answered in time on the last rung."""
+        return waiting * (self._cost["fallback"] + self._around) <= PATIENCE * deadline_s
+
     def took(self, effort: Effort, seconds: float) -> None:
         self._cost[effort] += 0.1 * (min(seconds, 0.25) - self._cost[effort])
+
+    def answered(self, seconds: float) -> None:
+        """How long token, bytes and notes of a page took after its decision."""
+        self._around += 0.1 * (AROUND * min(seconds, 0.02) - self._around)
 
 
 def below(effort: Effort, *, cached: bool) -> Effort | None:

@@ -43,6 +43,8 @@ class Metrics:
         self._drops = counter("drops_total", "candidates dropped, by rule", "rule")
         self._events = counter("events_total", "client events, by what became of them", "result")
         self._stores = counter("store_errors_total", "store calls that failed or were late", "what")
+        self._breakers = gauge("breaker_open", "1 while a store that did not answer is not asked", "role")
+        self._breaks = counter("breaker_changes_total", "times a breaker opened or closed", "role", "to")
         self.replayed = counter("replayed_total", "requests answered with the page decided before")
         self.shed = counter("shed_total", "requests refused because too many were in flight")
         self.failures = counter("failures_total", "unforeseen errors, by place", "where")
@@ -92,6 +94,10 @@ class Metrics:
 
     def store_error(self, what: str) -> None:
         self._child(("stores", what), lambda: self._stores.labels(what)).inc()
+
+    def breaker(self, role: str, opened: bool) -> None:
+        self._breakers.labels(role).set(opened)
+        self._breaks.labels(role, "open" if opened else "closed").inc()
 
     def running(self, bundle: str, plan: str, features: str, overlay: int) -> None:
         self._running.clear()

@@ -16,7 +16,7 @@ from features.views import AGGREGATED_FIELDS, ATTRIBUTES_KEPT, CONSENTS, HOLDING
 from serving.admin_openapi import ADMIN_MODELS, ADMIN_SCHEMAS, admin_paths
 from serving.catalogue import Creative, Item
 from serving.errors import CODES
-from serving.wire import ID_SCHEMA, LOCALE, EventsAsk, ItemsAsk, OutcomesAsk, RecommendAsk, UserAsk
+from serving.wire import ID_SCHEMA, LOCALE, BatchAsk, EventsAsk, ItemsAsk, OutcomesAsk, RecommendAsk, UserAsk
 
 VERSION: Final = "1"
 _REF: Final = "#/components/schemas/{model}"
@@ -26,6 +26,7 @@ _MODELS: Final[tuple[type[BaseModel], ...]] = (
     OutcomesAsk,
     UserAsk,
     ItemsAsk,
+    BatchAsk,
     Item,
     Creative,
     *ADMIN_MODELS,
@@ -117,6 +118,7 @@ def _paths() -> dict[str, Any]:
         "/v1/recommend/product": {
             "post": _page("recommendProduct", "The shelf and feed slots of a surface", "NamedPageAsk")
         },
+        "/v1/recommend:batch": {"post": _batch()},
         "/v1/events": {
             "post": _write(
                 "sendEvents", "What was displayed, clicked, dismissed, done", "EventsAsk", "Taken", 202
@@ -184,6 +186,14 @@ def _page(name: str, summary: str, ask: str = "RecommendAsk") -> dict[str, Any]:
     operation = _write(name, summary, ask, "Page")
     operation["responses"] = {"200": _answer("Page"), **_problems(*_RECOMMEND)}
     return {**operation, "parameters": [header]}
+
+
+def _batch() -> dict[str, Any]:
+    """Pages of many customers, streamed."""
+    operation = _page("recommendBatch", "The page of each of many customers, a line each", "BatchAsk")
+    line = _object({"user_id": _ID, "page": _ref("Page"), "problem": _ref("Problem")}, ("page", "problem"))
+    streamed = {"description": "BatchLine by line", "content": {"application/x-ndjson": {"schema": line}}}
+    return {**operation, "responses": {**operation["responses"], "200": streamed}}
 
 
 def _similar(item: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.ids import key32
-from features.meters import Count, Meters, Reading, ShareMeter, share_meter
+from features.meters import Count, Meters, ShareMeter, share_meter
 from serving.campaigns import Campaigns, GoalSpec
 from serving.tag_sums import DrainedTags
 from serving.tallies import ROWS, Drained, What
@@ -146,14 +146,14 @@ class Book:
         for some, back in ((young, changed), (old, CHANGING_DAYS), (new, days)):
             for at in range(0, len(some), PART):
                 part = some[at : at + PART]
-                self._take(await self._meters.read(part, days=back))
+                self._take(await self._meters.hours(part, days=back))
                 if some is not young:
                     self._since.update(dict.fromkeys(part, now))
 
-    def _take(self, found: Mapping[str, Mapping[str, Reading]]) -> None:
+    def _take(self, found: Mapping[str, Mapping[str, Mapping[int, float]]]) -> None:
         for name, units in found.items():
-            for unit, reading in units.items():
-                self._held.setdefault((name, unit), {}).update(reading.hours)
+            for unit, hours in units.items():
+                self._held.setdefault((name, unit), {}).update(hours)
 
     def total(self, meter: Meter, since: int = 0, until: int = 1 << 40) -> float:
         """Of the hours since <= h < until."""

@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from features.customer import Blobs, decode_customer
 from features.ids import key32
@@ -27,6 +26,7 @@ from features.stores import Stores
 from features.token import TokenSigner
 from serving import remembered, wire
 from serving.asked import Identity, PageKind, identity_of, surface_of
+from serving.breaker import Breakers
 from serving.decide import decide
 from serving.domain import Decision, Effort, Query, SlotRequest
 from serving.errors import Problem
@@ -37,6 +37,7 @@ from serving.joining import Links, with_entries
 from serving.ladder import Ladder, below
 from serving.live import Live
 from serving.observe import Metrics
+from serving.placed import Columns, packed
 from serving.publisher import Publisher
 from serving.remembered import Remembered
 from serving.served import served_entry
@@ -44,6 +45,7 @@ from serving.settings import Settings
 from serving.standing import categories_of, may_stand
 from serving.tallying import Tallying, tells_tags
 from serving.wire import RecommendAsk
+from serving.writing import page_bytes
 
 LOG: Final = logging.getLogger("fenliu.recommender")
 ANSWER_S: Final = 0.001  # what is left to do after deciding: bytes, token, remembering
@@ -98,15 +100,18 @@ class Recommender:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         decide: Decide = decide,
+        breakers: Breakers | None = None,
     ) -> None:
+        self._breakers = breakers or Breakers(monotonic, metrics.breaker)
         self._granting, self._tallying = granting, tallying
         self._holder, self._stores, self._intake, self._publisher = holder, stores, intake, publisher
         self._signer, self._metrics, self._settings = signer, metrics, settings
         self._clock, self._monotonic, self._decide = clock, monotonic, decide
         self._ladder = Ladder()
-        self._in_flight = 0
+        self._in_flight = self._waiting = 0  # being answered; of these, not decided yet
+        metrics.in_flight.set_function(lambda: self._in_flight)
         self._running: dict[tuple[str, str], tuple[_Ask, asyncio.Task[bytes]]] = {}
-        self._last: OrderedDict[tuple[str, str], NDArray[np.uint64]] = OrderedDict()
+        self._last: OrderedDict[tuple[str, str], bytes] = OrderedDict()  # key64s of the last page
         self._links = Links(stores.live, publisher, metrics)
 
     async def page(self, ask: RecommendAsk, kind: PageKind, request_id: str | None, arrived: float) -> bytes:
@@ -116,20 +121,33 @@ class Recommender:
         surface, slots, owner = surface_of(live.plan, ask, kind)
         deadline_s = (ask.options.deadline_ms or self._settings.deadline_ms) / 1000
         asked = _Ask(live, ask, who, surface, slots, owner, self._clock(), arrived + deadline_s)
-        if self._in_flight >= self._settings.max_in_flight:
+        full = self._in_flight >= self._settings.max_in_flight
+        if full or not self._ladder.admits(self._waiting, deadline_s):
             self._metrics.shed.inc()
             raise Problem(
                 "overloaded", f"{self._in_flight} page requests are being answered; try again shortly"
             )
         self._in_flight += 1
-        self._metrics.in_flight.set(self._in_flight)
         try:
             if who.retried and not asked.dry:
                 return await self._once(asked)
             return await self._answer(asked)
         finally:
             self._in_flight -= 1
-            self._metrics.in_flight.set(self._in_flight)
+
+    @property
+    def load(self) -> float:
+        """The share of places taken by pages that somebody waits for."""
+        return self._in_flight / self._settings.max_in_flight
+
+    async def unhurried(self, ask: RecommendAsk, request_id: str | None, due: float) -> bytes:
+        """As `page`, of a list that nobody waits for: it takes no place, is not refused. `due`: monotonic."""
+        live = self._holder.live
+        who = identity_of(ask, request_id)
+        asked = _Ask(live, ask, who, *surface_of(live.plan, ask, "page"), self._clock(), due)
+        if who.retried and not asked.dry:
+            return await self._once(asked)
+        return await self._answer(asked)
 
     async def _once(self, asked: _Ask) -> bytes:
         """Requests of one id that overlap are one: the later ones wait for the first one's page.
@@ -150,26 +168,43 @@ class Recommender:
             task.exception()  # seen: whoever waited has it, and nobody may wait any more
 
     async def _answer(self, asked: _Ask) -> bytes:
+        self._waiting += 1
+        try:
+            made = await self._made(asked)
+        finally:
+            self._waiting -= 1
+        if isinstance(made, bytes):
+            return made
+        decision, taken, blobs, again = made
+        if not asked.dry:
+            decision = await self._granted(asked, decision, again)
+        began = self._monotonic()
+        columns = Columns.of(decision.placements)
+        body = self._body(asked, decision, columns, taken)
+        self._ladder.answered(self._monotonic() - began)
+        if asked.dry:
+            return body
+        if asked.who.retried:
+            own = Remembered.of(decision, body, columns).encode()
+            body, again = await self._remember(asked, decision, own, body, again)
+            if again < 0:
+                return body
+        self._note(asked, decision, columns, blobs, again)
+        return body
+
+    async def _made(self, asked: _Ask) -> bytes | tuple[Decision, Taken | None, Blobs, int]:
+        """The page decided before under this id; or a decision, what was taken of the events, what was read,
+        and how often a page was decided afresh under the id.
+        """
         taken = await self._events(asked)
-        customer_blobs, stands, reserved = await self._read(asked, taken)
-        query = self._query(asked, customer_blobs, reserved)
+        blobs, stands, reserved = await self._read(asked, taken)
+        query = self._query(asked, blobs, reserved)
         again = 0
         if stands is not None and not asked.dry:
             if (body := self._replayed(asked, query, stands)) is not None:
                 return body
             again = 1
-        decision = self._decided(asked, query)
-        if not asked.dry:
-            decision = await self._granted(asked, decision, again)
-        body = self._body(asked, decision, taken)
-        if asked.dry:
-            return body
-        if asked.who.retried:
-            body, again = await self._remember(asked, decision, body, again)
-            if again < 0:
-                return body
-        self._note(asked, decision, customer_blobs, again)
-        return body
+        return self._decided(asked, query), taken, blobs, again
 
     # --- before the decision
 
@@ -192,16 +227,20 @@ class Recommender:
         """The customer's bytes with everything that is known to have happened, the remembered page, and what
         pages hold.
         """
-        who = asked.who
+        who, skipped = asked.who, self._breakers.skipped()
         found = await self._stores.fetch_customer(
             who.subject,
             who.visitor,
             asked.live.features_version,
             who.decision_id if who.retried and not asked.dry else None,
             timeout_s=min(self._settings.read_timeout_s, self._left(asked)),
+            skip=skipped,
         )
+        for role in ("features", "live"):
+            if role not in skipped:
+                self._breakers.of(role).told(role not in found.late)
         for role in found.late:
-            self._metrics.store_error(f"late_{role}")
+            self._metrics.store_error(f"{'skipped' if role in skipped else 'late'}_{role}")
         blobs = found.blobs
         if found.visitor is not None and who.visitor is not None:
             blobs = await self._links.joined(
@@ -270,6 +309,8 @@ class Recommender:
         lost = decision.degraded
         if asked.ask.context.anchor_item is not None and query.anchor_row is None:
             lost = (*lost, "anchor_item")
+        if self._breakers.any_open:
+            lost = (*lost, "store")
         if self._holder.stale:
             lost = (*lost, "control")
         if self._holder.prices_stale:
@@ -280,15 +321,20 @@ class Recommender:
         """The best rung that the time allows; a rung that fails is left for the one below it."""
         # Keys of the customer's last page, which was made of what they did: not without profiling.
         last = self._last.get((asked.who.subject, asked.surface)) if query.profiling else None
-        load = self._in_flight / self._settings.max_in_flight
         left_s = asked.due - self._monotonic() - ANSWER_S
-        effort: Effort | None = self._ladder.choose(left_s, load, cached=last is not None)
+        effort: Effort | None = self._ladder.choose(
+            left_s, self.load, cached=last is not None, waiting=self._waiting
+        )
         failed: tuple[str, ...] = ()
         while effort is not None:
             started = self._monotonic()
             try:
                 cached = last if effort == "cached" else None
-                rows = None if cached is None else asked.live.items.rows_of_keys(cached)
+                rows = (
+                    None
+                    if cached is None
+                    else asked.live.items.rows_of_keys(np.frombuffer(cached, np.uint64))
+                )
                 decision = self._decide(query, asked.live, effort, rows)
             except Exception:
                 # Whatever is wrong on this rung, the customer gets the next one, and it is counted.
@@ -310,45 +356,50 @@ class Recommender:
 
     # --- after the decision
 
-    def _body(self, asked: _Ask, decision: Decision, taken: Taken | None) -> bytes:
+    def _body(self, asked: _Ask, decision: Decision, columns: Columns, taken: Taken | None) -> bytes:
         extra: dict[str, Any] = {}
         if taken is not None:
             extra["events"] = taken.answer()
         if asked.ask.options.explain:
             extra["effort"] = decision.effort
-        return wire.page_bytes(
+        return page_bytes(
             decision,
             asked.live.texts,
-            page_token=None if asked.dry else self._token(decision),
+            page_token=None if asked.dry else self._token(decision, columns),
             valid_until=decision.valid_until,
             campaigns=asked.live.plan.campaigns.ids,
             extra=extra,
             explained=wire.explained_slots(decision, asked.live.texts)
             if decision.explained is not None
             else None,
+            columns=columns,
         )
 
-    def _token(self, decision: Decision) -> str:
-        query, placed = decision.query, decision.placements
-        return self._signer.sign(
+    def _token(self, decision: Decision, columns: Columns) -> str:
+        query = decision.query
+        return self._signer.sign_packed(
             query.decision_id,
             query.subject,
-            query.now,
-            decision.valid_until,
+            (query.now, decision.valid_until),
             query.context.channel,
             [slot.spec.key for slot in query.slots],
-            np.array([place.slot for place in placed], np.uint8),
-            np.array([place.key for place in placed], np.uint64),
-            np.array([place.campaign_key for place in placed], np.uint32),
-            np.array([place.creative_key for place in placed], np.uint32),
-            np.array([place.flags for place in placed], np.uint8),
+            bytes(columns.slot),
+            (
+                packed("Q", columns.key),
+                packed("I", columns.campaign_key),
+                packed("I", columns.creative_key),
+                bytes(columns.flags),
+            ),
             device=query.device or "",
             org=int(query.customer.get("org")),
         )
 
-    async def _remember(self, asked: _Ask, decision: Decision, body: bytes, again: int) -> tuple[bytes, int]:
+    async def _remember(
+        self, asked: _Ask, decision: Decision, own: bytes, body: bytes, again: int
+    ) -> tuple[bytes, int]:
         """The body that stands under this id, and `again`; -1 when another replica's page stands."""
-        own = Remembered.of(decision, body).encode()
+        if self._breakers.live.open:
+            return body, again
         for turn in range(again, MOST_AGAIN + 1):
             name = asked.who.decision_id + (f"#{turn}" if turn else "")
             try:
@@ -363,21 +414,20 @@ class Recommender:
                 return theirs, -1
         return body, MOST_AGAIN
 
-    def _note(self, asked: _Ask, decision: Decision, blobs: Blobs, again: int) -> None:
+    def _note(self, asked: _Ask, decision: Decision, columns: Columns, blobs: Blobs, again: int) -> None:
         """Counted, kept for the cached rung, and queued for the log."""
         wanted = sum(slot.count for slot in asked.slots)
         self._metrics.decided(
             decision.effort, decision.degraded, wanted, len(decision.placements), decision.drops
         )
-        keys = np.array([place.key for place in decision.placements], np.uint64)
         if decision.effort in ("full", "light"):
-            _keep(self._last, (asked.who.subject, asked.surface), keys, LAST_PAGES)
-        self._publisher.put(partial(self._record, decision, blobs, asked, again))
+            _keep(self._last, (asked.who.subject, asked.surface), packed("Q", columns.key), LAST_PAGES)
+        self._publisher.put(partial(self._record, decision, columns, blobs, asked, again))
 
-    def _record(self, decision: Decision, blobs: Blobs, asked: _Ask, again: int) -> Entry:
+    def _record(self, decision: Decision, columns: Columns, blobs: Blobs, asked: _Ask, again: int) -> Entry:
         """Made when it is written, off the request's path: the tallies and the served record."""
         self._tallying.add(decision, asked.live)
-        return served_entry(decision, blobs, asked.ask, asked.live, again)
+        return served_entry(decision, blobs, asked.ask, asked.live, again, columns)
 
 
 def _keep(held: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:

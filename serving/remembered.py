@@ -18,6 +18,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from serving.domain import Decision, SlotRequest
+from serving.placed import Columns
 
 VERSION: Final = 2
 _MOST_BYTES: Final = 4 * 1024 * 1024
@@ -41,14 +42,14 @@ class Remembered:
         return _PACK.compress(msgpack.packb([VERSION, self.asked, self.profiling, *columns, self.body]))
 
     @classmethod
-    def of(cls, decision: Decision, body: bytes) -> Remembered:
-        placed = decision.placements
-        slots = [decision.query.slots[place.slot].spec.key for place in placed]
+    def of(cls, decision: Decision, body: bytes, columns: Columns | None = None) -> Remembered:
+        columns = Columns.of(decision.placements) if columns is None else columns
+        slots = [decision.query.slots[slot].spec.key for slot in columns.slot]
         return cls(
             asked_for(decision.query.surface, decision.query.slots),
             decision.query.profiling,
-            np.array([place.key for place in placed], np.uint64),
-            np.array([place.creative_key for place in placed], np.uint32),
+            np.array(columns.key, np.uint64),
+            np.array(columns.creative_key, np.uint32),
             np.array(slots, np.uint32),
             body,
         )

@@ -44,16 +44,14 @@ def reserving_of(
 ) -> Asking:
     """`without`: places that are refused already."""
     query = decision.query
-    headroom = Headroom(query)
+    check = Headroom(query).check
     checks: dict[CapCheck, int] = {}
     places: list[int] = []
     wishes: list[tuple[Wish, ...]] = []
     for index, place in enumerate(decision.placements):
         if not place.capped or index in without:
             continue
-        caps = tuple(
-            checks.setdefault(headroom.check(cap), len(checks)) for cap in _caps(place, decision, live)
-        )
+        caps = tuple([checks.setdefault(check(cap), len(checks)) for cap in _caps(place, decision, live)])
         if caps:
             places.append(index)
             wishes.append((_wish(place, decision, live, caps),))
@@ -77,16 +75,18 @@ def _caps(place: Placement, decision: Decision, live: Live) -> Iterator[CapSpec]
 
 def _own(rule: CapSpec, place: Placement, decision: Decision, live: Live) -> int:
     """The placement's key in the rule's scope; 0 where it has none."""
-    query = decision.query
-    of: Mapping[str, int] = {
-        "item": place.key,
-        "creative": place.creative_key,
-        "campaign": place.campaign_key,
-        "category": int(live.categories[place.row]),
-        "slot": query.slots[place.slot].spec.key,
-        "channel": query.context.channel,
-    }
-    return of.get(rule.scope, 0)
+    scope, query = rule.scope, decision.query
+    if scope == "item":
+        return place.key
+    if scope == "creative":
+        return place.creative_key
+    if scope == "campaign":
+        return place.campaign_key
+    if scope == "category":
+        return live.category_of[place.row]
+    if scope == "slot":
+        return query.slots[place.slot].spec.key
+    return query.context.channel if scope == "channel" else 0
 
 
 def _wish(place: Placement, decision: Decision, live: Live, caps: tuple[int, ...]) -> Wish:
@@ -94,7 +94,7 @@ def _wish(place: Placement, decision: Decision, live: Live, caps: tuple[int, ...
     return Wish(
         item=place.key,
         campaign=place.campaign_key,
-        category=int(live.categories[place.row]),
+        category=live.category_of[place.row],
         slot=query.slots[place.slot].spec.key,
         creative=place.creative_key,
         org=0,

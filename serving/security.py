@@ -67,6 +67,7 @@ class Access:
 
     def __init__(self, settings: Settings, ring: Keyring) -> None:
         self._app, self._settings, self._ring = AppKey(settings.app_key), settings, ring
+        self._alone = local_identity() if settings.loopback else APP
 
     def identify(self, path: str, authorization: bytes | None, api_key: bytes | None) -> Identity:
         """Raises Problem `unauthorized`; probes and the contract are open."""
@@ -74,7 +75,7 @@ class Access:
             return NOBODY
         if not self._ring:
             self._app.check(path, authorization, api_key)
-            return local_identity() if self._settings.loopback else APP
+            return self._alone
         token = token_of(authorization, api_key)
         if token is not None and (known := self._ring.identify(token)) is not None:
             return known

@@ -7,47 +7,41 @@ was sent, the versions in force, the places with their propensities.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Final
 
 from features.customer import Blobs
 from features.events import served_id, served_to_log
 from features.log import Entry
 from serving.domain import Decision, Lottery
 from serving.live import Live
+from serving.placed import Columns, packed
 from serving.wire import RecommendAsk
 
 
-def served_entry(decision: Decision, blobs: Blobs, ask: RecommendAsk, live: Live, again: int) -> Entry:
+def served_entry(
+    decision: Decision,
+    blobs: Blobs,
+    ask: RecommendAsk,
+    live: Live,
+    again: int,
+    columns: Columns | None = None,
+) -> Entry:
     """The log's entry. `again` counts how often a page was decided afresh under its id: 0 the first time."""
     query = decision.query
     identity = served_id(query.subject, query.decision_id) + (f"#{again}" if again else "")
-    return Entry(identity, query.subject, served_to_log(record(decision, blobs, ask, live)))
+    return Entry(identity, query.subject, served_to_log(record(decision, blobs, ask, live, columns)))
 
 
-def record(decision: Decision, blobs: Blobs, ask: RecommendAsk, live: Live) -> dict[str, Any]:
+def record(
+    decision: Decision, blobs: Blobs, ask: RecommendAsk, live: Live, columns: Columns | None = None
+) -> dict[str, Any]:
     """The record's fields (features.events.SERVED_FIELDS). `sizes` are the places asked for, slot by slot.
 
     `live`: what the decision was made by. `cached` holds the item keys of the page that its rung repeated.
+    `columns`: the decision's, where they are made already.
     """
-    query, placed = decision.query, decision.placements
-    columns: dict[str, NDArray[Any]] = {
-        "place_slot": np.array([place.slot for place in placed], np.uint8),
-        "items": np.array([place.key for place in placed], np.uint64),
-        "campaigns": np.array([place.campaign_key for place in placed], np.uint32),
-        "creatives": np.array([place.creative_key for place in placed], np.uint32),
-        "scores": np.array([place.score for place in placed], np.float32),
-        "propensity": np.array([place.propensity for place in placed], np.float32),
-        "origins": np.array([place.origin for place in placed], np.uint32),
-        "reasons": np.array([place.reason for place in placed], np.uint8),
-        "shown": np.array([place.shown for place in placed], np.float32),
-        "values": np.array([place.value for place in placed], np.float32),
-        "bases": np.array([place.base for place in placed], np.float32),
-        "tags": np.array([place.tag for place in placed], np.float32),
-        "rules": np.array([place.rule for place in placed], np.uint8),
-    }
+    query = decision.query
+    columns, texts = Columns.of(decision.placements) if columns is None else columns, live.texts
     return {
         "id": query.decision_id,
         "subject": query.subject,
@@ -75,13 +69,21 @@ def record(decision: Decision, blobs: Blobs, ask: RecommendAsk, live: Live) -> d
         "blobs": list(blobs),
         "slots": [slot.spec.name for slot in query.slots],
         "sizes": [slot.count for slot in query.slots],
-        "item_ids": [live.texts[place.row].id for place in placed],
+        "item_ids": [texts[row].id for row in columns.row],
         "effort": decision.effort,
         "degraded": list(decision.degraded),
         "arms": {},
         "profiling": query.profiling,
-        **{name: column.tobytes() for name, column in columns.items()},
+        **{name: packed(code, getattr(columns, field)) for name, code, field in _PACKED},
     }
+
+
+_PACKED: Final = (
+    ("place_slot", "B", "slot"), ("items", "Q", "key"), ("campaigns", "I", "campaign_key"),
+    ("creatives", "I", "creative_key"), ("scores", "f", "score"), ("propensity", "f", "propensity"),
+    ("origins", "I", "origin"), ("reasons", "B", "reason"), ("shown", "f", "shown"), ("values", "f", "value"),
+    ("bases", "f", "base"), ("tags", "f", "tag"), ("rules", "B", "rule"),
+)  # fmt: skip
 
 
 def _lottery(one: Lottery) -> tuple[int, list[int], list[float], int]:

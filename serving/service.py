@@ -12,6 +12,8 @@ from features.log import Entry
 from features.outcomes import Outcome, live_entries, outcome_to_log, parse_outcome, parse_outcomes
 from features.stores import MEMORY, Stores, StoreUrls
 from features.token import TokenSigner
+from serving.batching import Batching
+from serving.breaker import Breakers
 from serving.campaign_metrics import CampaignCollector
 from serving.changes import Changes
 from serving.control import Control, MemoryControl
@@ -48,6 +50,7 @@ class _Parts:
     granting: Granting
     tallying: Tallying
     recommender: Recommender
+    batching: Batching
     changes: Changes
     reloader: Reloader
     pacer: Pacer
@@ -109,9 +112,11 @@ class Service:
         link = stores.control_link
         control = self._given[1] or (MemoryControl(self._clock) if link is None else RedisControl(link))
         publisher = Publisher(stores.log, metrics, settings.served_queue)
+        breakers = Breakers(time.monotonic, metrics.breaker)
         granting = Granting(
-            stores.ledger, control, self.holder, metrics, clock=self._clock, monotonic=time.monotonic
-        )
+            stores.ledger, control, self.holder, metrics,
+            clock=self._clock, monotonic=time.monotonic, breaker=breakers.live,
+        )  # fmt: skip
         delivered = Delivered(stores.ledger, stores.meters, granting, self.holder, publisher, metrics)
         intake = Intake(
             stores.log,
@@ -125,7 +130,7 @@ class Service:
         tallying = Tallying(stores.meters, metrics, clock=self._clock)
         recommender = Recommender(
             self.holder, stores, intake, publisher, self.signer, metrics, settings, granting, tallying,
-            clock=self._clock, decide=self._decide,
+            clock=self._clock, decide=self._decide, breakers=breakers,
         )  # fmt: skip
         pacing = Pacing(lambda: self.holder.current, Priors(settings.registry_url))
         pacer = Pacer(
@@ -136,7 +141,17 @@ class Service:
         changes = Changes(control, stores.live, settings.write_timeout_s, self._clock)
         reloader = Reloader(control, self.holder, settings, metrics, self._bundles, clock=self._clock)
         return _Parts(
-            stores, control, publisher, intake, granting, tallying, recommender, changes, reloader, pacer
+            stores,
+            control,
+            publisher,
+            intake,
+            granting,
+            tallying,
+            recommender,
+            Batching(self.holder, recommender),
+            changes,
+            reloader,
+            pacer,
         )
 
     def _stopped_slots(self) -> frozenset[str]:
@@ -152,6 +167,10 @@ class Service:
     @property
     def recommender(self) -> Recommender:
         return self._started.recommender
+
+    @property
+    def batching(self) -> Batching:
+        return self._started.batching
 
     @property
     def changes(self) -> Changes:

@@ -51,7 +51,7 @@ _NO_WEIGHT: Final = np.empty(0, np.float32)
 
 
 class PageCounts(NamedTuple):
-    """One page. A campaign stands at most once in each column but `placed`, where it may repeat."""
+    """One page or some. A campaign stands at most once a page in each column but `placed`."""
 
     eligible: Which = _NONE
     potential: NDArray[np.float32] = _NO_WEIGHT  # of `eligible`: expected displays at its best place

@@ -7,7 +7,7 @@ items costs nothing until one of them is placed on a page.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +45,6 @@ class ItemText:
     category: str
     action: str
     creatives: tuple[CreativeText, ...] = ()
-    _json: dict[tuple[int, bool], bytes] = field(default_factory=dict, repr=False, compare=False)
 
     def title(self, locale: str) -> str:
         return self.en if locale.startswith("en") else self.zh
@@ -72,10 +71,7 @@ class ItemText:
 
     def json(self, creative: int, locale: str) -> bytes:
         """`"item_id":…,"kind":…,"creative":{…},"action":…` without braces, to be joined into a response."""
-        at = (creative, locale.startswith("en"))
-        if (made := self._json.get(at)) is None:
-            made = self._json[at] = orjson.dumps(self.shown(creative, locale))[1:-1]
-        return made
+        return orjson.dumps(self.shown(creative, locale))[1:-1]
 
     def shown(self, creative: int, locale: str) -> dict[str, Any]:
         """The same, as data."""
@@ -104,11 +100,12 @@ class ItemText:
 class Texts:
     """`texts[row]`: the ItemText of a row. Rows are decoded when first asked for and then kept."""
 
-    __slots__ = ("_blob", "_made", "_offsets")
+    __slots__ = ("_blob", "_made", "_offsets", "_shown")
 
     def __init__(self, blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:
         self._blob, self._offsets = blob, offsets
         self._made: dict[int, ItemText] = {}
+        self._shown: tuple[dict[tuple[int, int], bytes], ...] = ({}, {})  # in Chinese, in English
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -123,6 +120,16 @@ class Texts:
 
     def __iter__(self) -> Iterator[ItemText]:
         return (self[row] for row in range(len(self)))
+
+    def fragments(self, shown: Iterable[tuple[int, int]], english: bool) -> list[bytes]:
+        """`ItemText.json` of (row, creative) each; made when first shown and kept."""
+        kept = self._shown[english]
+        return [kept.get(one) or self._fragment(one, english) for one in shown]
+
+    def _fragment(self, shown: tuple[int, int], english: bool) -> bytes:
+        row, creative = shown
+        made = self._shown[english][shown] = self[row].json(creative, "en" if english else "zh")
+        return made
 
     @property
     def blob(self) -> NDArray[np.uint8]:

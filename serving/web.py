@@ -16,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 from features.log import LogFull
 from features.store import StoreUnavailable
+from serving import heap
 from serving.asgi import (
     Disconnected,
     Receive,
@@ -27,9 +28,10 @@ from serving.asgi import (
     headers_of,
     query_of,
     reply,
+    stream,
 )
 from serving.errors import PROBLEM_JSON, Header, Problem
-from serving.handlers import Answer, Request, Route, routes
+from serving.handlers import Answer, Request, Route, Streamed, routes
 from serving.keys import Ring
 from serving.principals import Identity
 from serving.scrape import Scraped
@@ -100,6 +102,7 @@ class App:
                     LOG.exception("the service did not start")
                     await send({"type": "lifespan.startup.failed", "message": str(problem)})
                     return
+                heap.settle()
                 await send({"type": "lifespan.startup.complete"})
             else:
                 await self.shutdown()
@@ -113,12 +116,15 @@ class App:
         try:
             route, identity = self._route(scope)
             name = route.name
-            answer = await self._handle(route, identity, scope, receive)
+            answer: Answer | Streamed = await self._handle(route, identity, scope, receive)
         except Problem as problem:
             answer, headers = Answer(problem.status, problem.body(), PROBLEM_JSON), problem.headers
         except Disconnected:
             return
-        await reply(send, answer, headers)
+        if isinstance(answer, Streamed):
+            await stream(send, receive, answer)
+        else:
+            await reply(send, answer, headers)
         self.service.metrics.request(name, answer.status, time.monotonic() - arrived)
 
     def _route(self, scope: Scope) -> tuple[Route, str]:
@@ -138,7 +144,7 @@ class App:
                 return below, parts[at]
         raise Problem("not_found", f"there is nothing at {path[:200]!r}; see /openapi.json")
 
-    async def _handle(self, route: Route, identity: str, scope: Scope, receive: Receive) -> Answer:
+    async def _handle(self, route: Route, identity: str, scope: Scope, receive: Receive) -> Answer | Streamed:
         headers = headers_of(scope)
         who = self._who(scope["path"], headers)
         handler = route.methods.get(scope["method"])

@@ -1,13 +1,14 @@
-"""The HTTP contract as data: requests read and checked once, responses joined from bytes made before.
+"""The HTTP contract as data: requests read and checked once. Pages are written in serving/writing.py.
 
-Requests are Pydantic models without leniency: unknown fields are refused, and "5" is not 5. Responses are
-written by hand from a Decision: the JSON of an item is made when it is first shown and then only copied.
+Requests are Pydantic models without leniency: unknown fields are refused, and "5" is not 5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from math import isfinite
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -20,7 +21,7 @@ from features.ids import CHANNEL_CODE, BadId, check_id, key32
 from serving.catalogue import AUTH_LEVELS, pack_version
 from serving.domain import Context, Decision
 from serving.errors import FieldError, Problem
-from serving.reasons import REASON_TEXTS, Drop
+from serving.reasons import Drop
 from serving.texts import Texts
 
 MAX_SLOTS: Final = 40
@@ -30,6 +31,7 @@ MAX_INLINE_EVENTS: Final = 50
 MAX_OUTCOMES: Final = 500
 MAX_ITEMS: Final = 500
 MAX_SIMILAR: Final = 50
+MAX_BATCH: Final = 5_000
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -110,6 +112,17 @@ class RecommendAsk(_Model):
     options: OptionsAsk = OptionsAsk()
 
 
+class BatchAsk(_Model):
+    """`POST /v1/recommend:batch`: the same page for many customers. `request_id` makes each one's a retry."""
+
+    request_id: Id | None = None
+    user_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_BATCH)]
+    surface: Annotated[Id | None, Field(examples=["home"])] = None
+    slots: Annotated[list[SlotAsk], Field(min_length=1, max_length=MAX_SLOTS)] | None = None
+    context: ContextAsk = ContextAsk()
+    options: OptionsAsk = OptionsAsk()
+
+
 class EventsAsk(_Model):
     """`POST /v1/events`. Each event is judged by itself: see `rejected` in the answer."""
 
@@ -153,6 +166,20 @@ def parse(model: type[M], raw: Any) -> M:
         raise _problem(bad) from None
 
 
+def parse_page(body: bytes) -> RecommendAsk:
+    """As `parse(RecommendAsk, parse_json(body))`. A context seen before (and good) is not checked again."""
+    raw = parse_json(body)
+    if isinstance(raw, dict) and type(context := raw.get("context")) is dict:
+        with suppress(TypeError, ValidationError):  # what is wrong is said by the whole check below
+            raw["context"] = _known_context(tuple(context.items()))
+    return parse(RecommendAsk, raw)
+
+
+@lru_cache(4096)
+def _known_context(items: tuple[tuple[str, Any], ...]) -> ContextAsk:
+    return ContextAsk.model_validate(dict(items))
+
+
 _CODE_OF: Final = {
     "extra_forbidden": "unknown_field",
     "missing": "missing_field",
@@ -183,6 +210,7 @@ def check_path_id(text: str, what: str) -> str:
         raise Problem("bad_id", str(bad)) from None
 
 
+@lru_cache(4096)  # customers of one city with one version of the app send the same
 def context_of(ask: ContextAsk) -> Context:
     """The context as decisions read it."""
     return Context(
@@ -200,67 +228,6 @@ def context_of(ask: ContextAsk) -> Context:
 def rfc3339(at: float) -> str:
     """POSIX seconds as "2026-03-01T08:00:00.123Z"."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-_REASON: Final = {
-    (reason.value, english): b',"reason":' + orjson.dumps({"code": reason.code, "text": texts[english]})
-    for reason, texts in REASON_TEXTS.items()
-    for english in (False, True)
-}
-_SURE: Final = b',"propensity":1.0}'
-_ORGANIC: Final = b"null"
-
-
-def page_bytes(
-    decision: Decision,
-    texts: Texts,
-    *,
-    page_token: str | None,
-    valid_until: float,
-    campaigns: Sequence[str] = (),
-    extra: Mapping[str, Any] | None = None,
-    explained: Sequence[Mapping[str, Any]] | None = None,
-) -> bytes:
-    """The body of a page. `texts[row]` is a serving.texts.ItemText; `campaigns` are the ids of the plan's, in
-    its order; `explained` adds one object to each slot.
-    """
-    query = decision.query
-    english = query.context.locale.startswith("en")
-    head = {
-        "decision_id": query.decision_id,
-        "page_token": page_token,
-        "valid_until": rfc3339(valid_until),
-        "bundle": decision.bundle,
-        "plan": decision.plan,
-        "arms": {},
-        "degraded": decision.degraded,
-        **(extra or {}),
-    }
-    groups: list[list[bytes]] = [[] for _ in query.slots]
-    locale = query.context.locale
-    for index, place in enumerate(decision.placements):
-        slot, position, row, _, score, _, reason, creative, _, _, propensity, campaign, *_ = place
-        sure = _SURE if propensity == 1.0 else b',"propensity":%.6f}' % propensity
-        of = _ORGANIC if campaign < 0 else orjson.dumps(campaigns[campaign])
-        groups[slot].append(
-            b'{"index":%d,%b,"position":%d,"score":%.4f,"campaign_id":%b%b%b'
-            % (
-                index,
-                texts[row].json(creative, locale),
-                position,
-                score if isfinite(score) else 0.0,
-                of,
-                _REASON[reason, english],
-                sure,
-            )
-        )
-    slots = []
-    for number, (asked, items) in enumerate(zip(query.slots, groups, strict=True)):
-        told = b'{"slot":%b,"items":[%b]' % (orjson.dumps(asked.spec.name), b",".join(items))
-        if explained is not None:
-            told += b',"explained":' + orjson.dumps(explained[number], option=orjson.OPT_SERIALIZE_NUMPY)
-        slots.append(told + b"}")
-    return b'%b,"slots":[%b]}' % (orjson.dumps(head)[:-1], b",".join(slots))
 
 
 def drop_texts(drops: Mapping[int, int] | Mapping[str, int]) -> list[dict[str, Any]]:

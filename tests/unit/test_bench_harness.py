@@ -21,7 +21,7 @@ from features.views import PROFILE
 from training.bench import harness
 from training.bench.harness import BENCHES, Bar, Result, meets, report
 from training.bench.load import Outcome
-from training.bench.serve import EMPTY, OURS, Rounds
+from training.bench.serve_rounds import EMPTY, OURS, Rounds
 from training.bench.store_load import PIPELINED, _commands
 from training.bench.tally import Tally
 

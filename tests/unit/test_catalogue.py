@@ -188,7 +188,9 @@ def test_an_item_without_creatives_shows_its_own_title():
         b'"item_id":"i3","kind":"content","creative":{"id":null,"title":"Item 3","text":"",'
         b'"image":"","disclosure":""},"action":"app://i/3"'
     )
-    assert text.json(-1, "zh-CN") is text.json(-1, "zh-CN")  # made once
+    kept = Texts.of([text])
+    assert kept.fragments([(0, -1)], False) == [text.json(-1, "zh-CN")]
+    assert kept.fragments([(0, -1)], False)[0] is kept.fragments([(0, -1)], False)[0]  # made once
 
 
 def test_texts_are_decoded_as_they_were_and_can_be_changed_in_a_copy():

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from serving.counting import counts_of, tagged_of
+from serving.counting import counts_of, counts_of_pages, tagged_of
 from serving.decide import decide
 from serving.page import RULE, RULES
 from serving.prices import Prices
 from serving.reasons import Drop
 from serving.reserving import settle
 from serving.tallies import PageCounts
+from tests.plain_counts import plain_counts
 from tests.worlds import (
     NOW,
     contacts,
@@ -32,13 +33,36 @@ DEAR = {"click": 100.0}
 ONCE = {"most": 1, "window": "1d"}
 
 
+def test_pages_counted_together_are_the_pages_counted_one_by_one():
+    live = market_live(
+        *(sold(number, f"i{2 + 6 * number}", values=DEAR, caps=[ONCE]) for number in range(1, 4))
+    )
+    some = [
+        decide(query(live, customer(contact=contacts(*entries))), live)
+        for entries in ((), (shown("i8", 60, campaign="c1"),), (shown("i20", 60, campaign="c3"),))
+    ]
+    pages = [*some, settle(some[0], {0: "cap"}), settle(some[1], {0: "quota"}), replace(some[0], met=None)]
+    alone = [plain_counts(page, live) for page in pages]
+    for ours, *theirs in zip(counts_of_pages(pages, live), *alone, strict=True):
+        assert ours.tolist() == [one for column in theirs for one in column.tolist()]
+    assert counts_of_pages([], live) == PageCounts()
+
+
 def named(live, column):
     return sorted(live.plan.campaigns.ids[c] for c in column.tolist())
 
 
 def told(live, *entries, **asked):
     decision = decide(query(live, customer(contact=contacts(*entries)), **asked), live)
-    return decision, counts_of(decision, live)
+    return decision, both(decision, live)
+
+
+def both(decision, live):
+    """As it serves, after comparing it with its plain twin column by column."""
+    counts, plain = counts_of(decision, live), plain_counts(decision, live)
+    for ours, theirs in zip(counts, plain, strict=True):
+        assert ours.tolist() == theirs.tolist()
+    return counts
 
 
 def adds_up(counts):
@@ -91,7 +115,7 @@ def test_what_the_ledger_and_the_leases_refused_is_told_apart():
         if one.campaign >= 0
     }
     page = settle(decision, {at["c1"]: "cap", at["c2"]: "quota"})
-    counts = counts_of(page, live)
+    counts = both(page, live)
     assert named(live, counts.refused_cap) == ["c1"] and named(live, counts.refused_quota) == ["c2"]
     assert not len(counts.placed) and not len(counts.offered)
     adds_up(counts)
@@ -102,7 +126,7 @@ def test_of_a_campaign_that_stands_elsewhere_on_the_page_a_refusal_is_not_counte
     live = market_live(two | {"caps": [{"most": 5, "window": "1d"}]})
     decision, _ = told(live)
     index = next(i for i, one in enumerate(decision.placements) if one.campaign >= 0)
-    counts = counts_of(settle(decision, {index: "cap"}), live)
+    counts = both(settle(decision, {index: "cap"}), live)
     assert named(live, counts.placed) == ["c1"] and not len(counts.refused_cap)
     adds_up(counts)
 
@@ -111,7 +135,7 @@ def test_slots_that_were_not_asked_for_are_no_chance():
     live = market_live(sold(1, "i2"), sold(2, "i8", "home.popup"))
     asked = query(live)
     only = replace(asked, slots=asked.slots[3:4])
-    counts = counts_of(decide(only, live), live)
+    counts = both(decide(only, live), live)
     assert named(live, counts.eligible) == ["c2"]
 
 

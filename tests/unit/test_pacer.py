@@ -233,13 +233,13 @@ def test_what_is_away_is_counted_and_the_last_prices_hold():
         async def away(meters, *, days=1):
             raise StoreUnavailable("away")
 
-        world.meters.read = away
+        world.meters.hours = away
         assert not await pacer.step()
 
         async def wrong(meters, *, days=1):
             raise KeyError("a bug")
 
-        world.meters.read = wrong
+        world.meters.hours = wrong
         assert not await pacer.step()
         return held, await world.control.poll("")
 
@@ -336,11 +336,11 @@ def test_a_slow_read_goes_on_where_a_deadline_cut_it_off():
     asked: list[tuple[int, int]] = []
 
     class Slow(MemoryMeters):
-        async def read(self, meters, *, days=1):
+        async def hours(self, meters, *, days=1):
             asked.append((len(meters), days))
             if len(asked) == 2:
                 raise TimeoutError
-            return await super().read(meters, days=days)
+            return await super().hours(meters, days=days)
 
     async def steps():
         book = Book(Slow(lambda: START + 7200.0))

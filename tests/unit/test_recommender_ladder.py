@@ -44,6 +44,24 @@ def test_a_rung_that_was_slow_is_left_and_forgiven() -> None:
     assert chosen[-1] == "full"
 
 
+@pytest.mark.parametrize(
+    ("waiting", "expected"), [(1, "full"), (10, "full"), (14, "light"), (25, "cached"), (400, "fallback")]
+)
+def test_work_shrinks_as_the_queue_grows(waiting: int, expected: Effort) -> None:
+    """80 ms are left: half of them, shared by all who wait, must be enough for the rung."""
+    assert Ladder().choose(0.08, 0.1, cached=True, waiting=waiting) == expected
+
+
+def test_who_cannot_be_answered_in_time_on_any_rung_is_refused_at_once() -> None:
+    ladder = Ladder()
+    assert ladder.admits(1000, 0.08)  # nothing is known yet of what a page costs
+    for _ in range(50):
+        ladder.took("fallback", 0.0001)
+        ladder.answered(0.0002)
+    assert ladder.admits(60, 0.08) and not ladder.admits(100, 0.08) and ladder.admits(100, 0.2)
+    assert ladder.choose(0.08, 0.1, cached=True, waiting=12) == "light"  # what is around a page counts too
+
+
 def test_below_skips_the_cached_rung_where_there_is_no_page() -> None:
     assert [below(effort, cached=True) for effort in EFFORTS] == [
         "light",
@@ -140,6 +158,28 @@ def test_too_many_in_flight_are_refused_with_retry_after() -> None:
             assert all(answer.json()["code"] == "overloaded" for answer in refused)
             assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
             assert (await shell.post("/v1/recommend", {"user_id": "u"})).status_code == 200
+
+    run(story)
+
+
+def test_a_queue_that_cannot_be_answered_in_time_is_shed_before_it_is_full() -> None:
+    async def story() -> None:
+        gate = asyncio.Event()
+        async with running(settings={"read_timeout_s": 1.0, "max_in_flight": 50}) as shell:
+            await hold_reads(shell, gate)
+            shell.service.recommender._ladder._around = 0.3  # of two seconds' deadline
+            waiting = [
+                asyncio.create_task(shell.post("/v1/recommend", {"user_id": f"u{n}"})) for n in range(3)
+            ]
+            await asyncio.sleep(0.02)
+            late = asyncio.create_task(shell.post("/v1/recommend", {"user_id": "u9"}))
+            await asyncio.sleep(0.02)
+            refused = await shell.post("/v1/recommend", {"user_id": "u8"})
+            assert refused.status_code == 503 and refused.json()["code"] == "overloaded"
+            gate.set()
+            answers = await asyncio.gather(*waiting, late)
+            assert [answer.status_code for answer in answers] == [200] * 4
+            assert (await shell.post("/v1/recommend", {"user_id": "u8"})).status_code == 200
 
     run(story)
 

@@ -22,12 +22,13 @@ from serving.wire import (
     RecommendAsk,
     context_of,
     drop_texts,
-    page_bytes,
     parse,
     parse_json,
+    parse_page,
     parse_similar,
     rfc3339,
 )
+from serving.writing import page_bytes
 from tests.worlds import NOW, query, tiny_live, tiny_plan
 
 LIVE = tiny_live()
@@ -54,6 +55,28 @@ def test_the_whole_contract_of_a_request_is_read() -> None:
     context = context_of(read.context)
     assert (context.channel, context.app_version, context.city) == (1, 9_002_000, key32("310000"))
     assert (context.auth_level, context.location, context.entry) == (3, "wtw3s", None)
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        None, [], 7, {}, {"channel": "app", "city": "310000"}, {"channel": "fax"}, {"city": ["x"]},
+        {"new": 1}, {"channel": 1}, {"city": True},
+        {"app_version": "9.2.0", "locale": "en-GB"}, {"locale": {}},
+    ],
+)  # fmt: skip
+def test_a_context_seen_before_is_read_as_it_was_the_first_time(context: Any) -> None:
+    body = orjson.dumps({"user_id": "u1", "context": context})
+    try:
+        plain: Any = parse(RecommendAsk, parse_json(body))
+    except Problem as problem:
+        plain = problem.body()
+    for _ in range(3):
+        try:
+            read: Any = parse_page(body)
+        except Problem as problem:
+            read = problem.body()
+        assert read == plain
 
 
 def test_what_is_not_said_is_not_known() -> None:

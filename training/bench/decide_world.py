@@ -43,8 +43,8 @@ SLOTS: Final = ("home.banner", "home.shelf", "home.popup", "home.benefits", "hom
 
 def live_of(items: int, campaigns: int, slots: int, seed: int) -> Live:
     """A Live of so many items, campaigns and slots (copies of the canonical six), priced."""
-    bundle = _bundle(items, seed)
-    live = build_live(bundle, (), check_plan(_plan(bundle, campaigns, slots, seed)))
+    bundle = bundle_of(items, seed)
+    live = build_live(bundle, (), check_plan(plan_of(bundle, campaigns, slots, seed)))
     live.plan.audiences.warm()
     rng = np.random.default_rng([seed, 3])
     price = rng.normal(0.0, 0.02, campaigns)
@@ -101,7 +101,7 @@ def _customer(keys: NDArray[np.uint64], history: int, rng: np.random.Generator) 
     )
 
 
-def _bundle(many: int, seed: int) -> Bundle:
+def bundle_of(many: int, seed: int) -> Bundle:
     rng = np.random.default_rng([seed, 1])
     compiled = compile_items(_items(many, rng))
     kinds = np.ascontiguousarray(compiled.table["kind"])
@@ -165,7 +165,7 @@ def _neighbours(topic: NDArray[np.int64], rng: np.random.Generator) -> Neighbour
     return Neighbours(indptr, rows.reshape(-1), np.ascontiguousarray(weights).reshape(-1))
 
 
-def _plan(bundle: Bundle, campaigns: int, slots: int, seed: int) -> dict[str, Any]:
+def plan_of(bundle: Bundle, campaigns: int, slots: int, seed: int, year: int = 2026) -> dict[str, Any]:
     rng = np.random.default_rng([seed, 2])
     declared = [
         {
@@ -184,7 +184,8 @@ def _plan(bundle: Bundle, campaigns: int, slots: int, seed: int) -> dict[str, An
     }
     kinds_of = {name: kinds for name, _, _, kinds in CANONICAL}
     pool = _rules(rng)
-    made = [_campaign(number, rng, by_kind, kinds_of, len(pool)) for number in range(campaigns)]
+    flight = {"from": f"{year}-01-01", "until": f"{year + 1}-01-01"}
+    made = [_campaign(number, rng, by_kind, kinds_of, len(pool), flight) for number in range(campaigns)]
     used = {one["audience"] for one in made if "audience" in one}
     return {
         "name": "bench",
@@ -221,6 +222,7 @@ def _campaign(
     items: dict[str, list[str]],
     kinds_of: dict[str, tuple[str, ...]],
     audiences: int,
+    flight: dict[str, str],
 ) -> dict[str, Any]:
     slot = SLOTS[number % len(SLOTS)]
     kind = kinds_of[slot][int(rng.integers(0, len(kinds_of[slot])))]
@@ -228,7 +230,7 @@ def _campaign(
         "id": f"c{number}",
         "items": sorted({str(rng.choice(items[kind])) for _ in range(int(rng.integers(1, 4)))}),
         "slots": [slot],
-        "flight": {"from": "2026-01-01", "until": "2027-01-01"},
+        "flight": flight,
     }
     if rng.random() < 0.8:
         made["audience"] = f"a{int(rng.integers(0, audiences))}"
@@ -237,5 +239,10 @@ def _campaign(
     if rng.random() < 0.3:
         made["caps"] = [{"event": "displayed", "most": 3, "window": "1d"}]
     if rng.random() < 0.05:
-        made["lever"] = {"factor": 1.5, "owner": "b", "reason": "bench", "until": "2026-12-31T00:00:00Z"}
+        made["lever"] = {
+            "factor": 1.5,
+            "owner": "b",
+            "reason": "bench",
+            "until": f"{flight['until']}T00:00:00Z",
+        }
     return made

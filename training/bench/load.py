@@ -141,28 +141,33 @@ async def open_loop(
 ) -> Outcome:
     """Latency: constant arrivals at `rate` a second, timed from the intended moment of sending.
 
+    A request takes a connection that waits for nothing; where there is none it stands in line behind another.
     A broken connection is opened again for the next request; what was on it counts as failed (status 0).
     """
     outcome = Outcome()
     clock = time.perf_counter
+    idle: deque[int] = deque(range(connections))
 
-    def done(status: int, intended: float) -> None:
+    def done(slot: int, status: int, intended: float) -> None:
         outcome.latencies.append(clock() - intended)
         outcome.statuses[status] += 1
+        idle.append(slot)
 
-    clients = [await _connect(host, port, done) for _ in range(connections)]
+    clients = [await _connect(host, port, partial(done, slot)) for slot in range(connections)]
     begin = clock() + 0.05
     total = max(1, int(rate * seconds))
     for n in range(total):
         intended = begin + n / rate
         if (wait := intended - clock()) > 0:
             await asyncio.sleep(wait)
-        slot = n % connections
+        elif n % 16 == 0:  # late: answers must be read all the same
+            await asyncio.sleep(0)
+        slot = idle.popleft() if idle else n % connections
         if clients[slot].broken:
             try:
-                clients[slot] = await _connect(host, port, done)
+                clients[slot] = await _connect(host, port, partial(done, slot))
             except OSError:
-                done(0, intended)
+                done(slot, 0, intended)
                 continue
         clients[slot].ask(requests[n % len(requests)], intended)
     patience = clock() + 10

@@ -1,7 +1,11 @@
-"""`fenliu bench serve`: our deployment beside an empty one on the same Ray Serve, behind the same HAProxy.
+"""`fenliu bench serve`: whole pages on Ray Serve, beside an empty deployment and what one would write else.
 
-Both are asked with the same bodies by the same generator, in turns. A closed loop says how much each can
-take, an open loop how long an answer takes at half of what ours can.
+All run in one Ray Serve behind one HAProxy with the same flags and replicas, asked with the same bodies by
+the same generator in turns: (a) an empty ASGI application; (b) ours, 6 slots, 40 places, 3,000 items, 200
+campaigns with caps on some, 100,000 customers with live history in the embedded store, served events logged,
+and the same on the rung `light`; (c) FastAPI with implicit, one GET and a list of campaigns; (d) ours under
+`--local`. A closed loop says how much each can take; open loops at 50, 80 and 120 % of the knee how long an
+answer takes, timed from the moment it was meant to be sent.
 """
 
 from __future__ import annotations
@@ -12,206 +16,216 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 
-from training.bench.harness import Result
+from training.bench.harness import Bar, Result
+from training.bench.serve_rounds import CONNECTIONS, EMPTY, LIGHT, NAIVE, OURS, Rounds
 from training.bench.tally import Tally
 
 if TYPE_CHECKING:
-    from training.bench.bank import Bank
     from training.bench.load import Outcome
+    from training.bench.serve_world import Served
     from training.bench.volley import Volley
 
-ABOUT = "throughput and latency of pages on Ray Serve, beside an empty ASGI deployment"
+ABOUT = "whole pages on Ray Serve: throughput and latency beside an empty deployment and a naive one"
 
-CONNECTIONS: Final = (1, 16, 64)
-OURS, EMPTY = "ours", "empty"
-PREFIX: Final = "/empty"
-FULL = {"customers": 100_000, "days": 2, "rounds": 5, "seconds": 8, "open_seconds": 60}
-QUICK = {"customers": 5_000, "days": 6, "rounds": 2, "seconds": 3, "open_seconds": 10}
+FULL = {"customers": 100_000, "rounds": 5, "seconds": 6.0, "open_seconds": 40.0}
+QUICK = {"customers": 100_000, "rounds": 2, "seconds": 1.5, "open_seconds": 5.0}
 ABOUT_SIZES = {
     "customers": "customers in the store",
-    "days": "days of their history",
-    "rounds": "rounds of closed loop, each asking both deployments",
-    "seconds": "seconds of each closed loop, after one of warming up",
-    "open_seconds": "seconds of the open loop",
+    "rounds": "rounds of closed loop, each asking every deployment",
+    "seconds": "seconds of each closed loop, after a half of warming up",
+    "open_seconds": "seconds of each open loop",
 }
-FULL_ENOUGH: Final = 0.95
+SHARES: Final = (0.5, 0.8, 1.2)  # of the knee
+OVERLOADED_CONNECTIONS: Final = 256
+UNHURRIED_MS: Final = 1_000  # in closed loops: how many whole pages there are, not how many in 80 ms
+IN_TIME: Final = " in time"  # the same requests with the service's own deadline
 DISTINCT: Final = 20_000  # requests that differ, at most
+RECOVER_S: Final = 10
+NAIVE_PREFIX, EMPTY_PREFIX, LIGHT_PREFIX = "/naive", "/empty", "/light"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     for name, about in ABOUT_SIZES.items():
         flag = f"--{name.replace('_', '-')}"
+        kind = type(FULL[name])
         said = f"{about} ({FULL[name]:,}; with --quick {QUICK[name]:,})"
-        parser.add_argument(flag, type=int, default=argparse.SUPPRESS, help=said)
-    parser.add_argument("--items", type=int, default=3_000, help="items of the synthetic bank")
+        parser.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=said)
+    parser.add_argument("--items", type=int, default=3_000, help="items of the catalogue")
+    parser.add_argument("--campaigns", type=int, default=200, help="live campaigns")
     parser.add_argument("--replicas", type=int, default=1, help="replicas of each deployment")
-
-
-@dataclass(slots=True)
-class Rounds:
-    """What the closed loops saw, by deployment and connections."""
-
-    rates: dict[tuple[str, int], list[float]] = field(default_factory=dict)
-    latencies: dict[tuple[str, int], list[float]] = field(default_factory=dict)
-    efforts: dict[int, Counter[str]] = field(default_factory=dict)  # our pages by rung of the ladder
-    asked: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-
-    def add(self, name: str, connections: int, outcome: Outcome) -> None:
-        key = name, connections
-        self.rates.setdefault(key, []).append(outcome.rate)
-        self.latencies.setdefault(key, []).extend(outcome.latencies)
-        self.count(name, outcome)
-
-    def count(self, name: str, outcome: Outcome) -> None:
-        self.asked += sum(outcome.statuses.values())
-        self.failed[name] += outcome.failed
-
-    def rate(self, name: str, connections: int) -> float:
-        return median(self.rates[name, connections])
-
-    def p50_ms(self, name: str, connections: int) -> float:
-        return median(self.latencies[name, connections]) * 1e3
-
-    def full(self, connections: int) -> float:
-        """The share of our pages that was made with full effort."""
-        made = self.efforts[connections]
-        return made["full"] / made.total() if made.total() else float("nan")
-
-    def knee(self) -> float:
-        """The most pages a second that ours makes with full effort: faster but poorer does not count."""
-        rates = {one: self.rate(OURS, one) for one in CONNECTIONS}
-        whole = [rate for one, rate in rates.items() if self.full(one) >= FULL_ENOUGH]
-        return max(whole or rates.values())
-
-    def ratio(self, connections: int) -> float:
-        """The median of the rounds' own ratios: what disturbs a round disturbs both."""
-        pairs = zip(self.rates[OURS, connections], self.rates[EMPTY, connections], strict=True)
-        return median(ours / empty for ours, empty in pairs)
+    parser.add_argument("--plot", type=Path, default=None, metavar="FILE", help="a PNG of the outcome")
 
 
 def run(args: argparse.Namespace) -> Result:
     from serving.app import add_application, serve_ray
     from serving.local import serve_local
-    from training.bench import bank as banks
     from training.bench.empty import Empty
+    from training.bench.light import LightPages
+    from training.bench.naive import Naive, write_profiles
+    from training.bench.serve_world import HOMEPAGE, Sizes, opened
     from training.bench.volley import Target, Volley
 
     size = {name: getattr(args, name, default) for name, default in (QUICK if args.quick else FULL).items()}
     console, tally, rounds = Console(), Tally(), Rounds()
+    sizes = Sizes(customers=int(size["customers"]), items=args.items, campaigns=args.campaigns)
     began = time.perf_counter()
-    with banks.opened(
-        console,
-        customers=size["customers"],
-        items=args.items,
-        days=size["days"],
-        replicas=args.replicas,
-    ) as bank:
-        where = bank.settings.host, bank.settings.port
+    looked: dict[str, list[float]] = {}
+    with opened(console, sizes, replicas=args.replicas) as served:
+        write_profiles(served.settings.features_url or "", sizes.customers)
+        where = served.settings.host, served.settings.port
+        prefixes = {OURS: "", EMPTY: EMPTY_PREFIX, LIGHT: LIGHT_PREFIX, NAIVE: NAIVE_PREFIX}
         targets = {
-            OURS: Target(*where, bank.requests(DISTINCT)),
-            EMPTY: Target(*where, bank.requests(DISTINCT, PREFIX)),
+            name: Target(*where, served.requests(DISTINCT, prefix + HOMEPAGE, UNHURRIED_MS))
+            for name, prefix in prefixes.items()
+        }
+        targets |= {
+            name + IN_TIME: Target(*where, served.requests(DISTINCT, prefixes[name] + HOMEPAGE))
+            for name in (OURS, EMPTY)
         }
         with Volley(targets) as volley:
-            with serve_ray(bank.settings) as url:
-                add_application(Empty, EMPTY, PREFIX, bank.settings)
-                console.print(f"Ray Serve with both on {url}, {time.perf_counter() - began:.0f} s")
-                _closed(bank, volley, size, rounds, tally, console)
-                _open(volley, size, rounds, tally, console)
-                if note := _wrk(bank, targets[EMPTY].requests[0]):
+            with serve_ray(served.settings) as url:
+                add_application(Empty, EMPTY, EMPTY_PREFIX, served.settings)
+                add_application(Naive, NAIVE, NAIVE_PREFIX, served.settings)
+                add_application(LightPages, LIGHT, LIGHT_PREFIX, served.settings)
+                console.print(f"Ray Serve with all four on {url}, {time.perf_counter() - began:.0f} s")
+                _closed(served, volley, size, rounds, tally, console)
+                _open(served, volley, size, rounds, tally, looked, console)
+                if note := _wrk(served, targets[EMPTY].requests[0]):
                     tally.notes["empty_16_per_s"] = note
-            with serve_local(bank.settings):
+            with serve_local(served.settings):
                 outcome = volley.closed(OURS, connections=16, seconds=size["seconds"])
                 rounds.count(OURS, outcome)
                 tally.put("local_16_per_s", outcome.rate, "pages/s", "ours under --local: no proxy, no Ray")
-    note = f"of {rounds.asked:,} requests; ours {rounds.failed[OURS]}, empty {rounds.failed[EMPTY]}"
+    if args.plot is not None:
+        from training.bench.serve_plot import plot
+
+        console.print(f"plotted: {plot(args.plot, rounds, looked, served.settings.deadline_ms)}")
+    note = f"of {rounds.asked:,} requests, those at 120 % not among them: {dict(rounds.failed)}"
     tally.put("failed", sum(rounds.failed.values()), "requests", note, ("<=", 0.0))
     console.print(f"the whole benchmark took {time.perf_counter() - began:.0f} s")
     return tally.result()
 
 
 def _closed(
-    bank: Bank, volley: Volley, size: dict[str, int], rounds: Rounds, tally: Tally, console: Console
+    served: Served, volley: Volley, size: dict[str, float], rounds: Rounds, tally: Tally, console: Console
 ) -> None:
-    """Saturation, in turns; which of the two begins changes from round to round."""
-    for name in (OURS, EMPTY):
-        outcome = volley.closed(name, connections=4, seconds=0.5, warm_up=0.5)
+    """Saturation, in turns; who begins changes from round to round."""
+    order = [OURS, EMPTY, LIGHT, NAIVE]
+    for name in order:
+        outcome = volley.closed(name, connections=4, seconds=0.5, warm_up=1.0)
         if not outcome.rate:
             raise RuntimeError(f"nothing was answered by {name}: {dict(outcome.statuses)}")
-    for number in range(size["rounds"]):
+    for number in range(int(size["rounds"])):
         for connections in CONNECTIONS:
-            for name in (OURS, EMPTY) if number % 2 == 0 else (EMPTY, OURS):
-                before = _efforts(bank)
-                outcome = volley.closed(name, connections=connections, seconds=size["seconds"])
+            for name in order if number % 2 == 0 else order[::-1]:
+                before = _efforts(served)
+                seconds = size["seconds"]
+                outcome = volley.closed(name, connections=connections, seconds=seconds, warm_up=seconds / 3)
                 rounds.add(name, connections, outcome)
                 if name == OURS:
-                    rounds.efforts.setdefault(connections, Counter()).update(_efforts(bank) - before)
-            console.print(
-                f"round {number + 1}, {connections:2d} connections: ours"
-                f" {rounds.rates[OURS, connections][-1]:,.0f}/s, empty"
-                f" {rounds.rates[EMPTY, connections][-1]:,.0f}/s"
-            )
+                    rounds.efforts.setdefault(connections, Counter()).update(_efforts(served) - before)
+            told = ", ".join(f"{name} {rounds.rates[name, connections][-1]:,.0f}/s" for name in order)
+            console.print(f"round {number + 1}, {connections:2d} connections: {told}")
     for connections in CONNECTIONS:
-        tally.put(f"ratio_{connections}", rounds.ratio(connections), "ours/empty", "closed loop")
+        bar: Bar | None = (">=", 0.5) if connections > 1 else None
+        tally.put(f"ratio_{connections}", rounds.ratio(connections), "ours/empty", "closed loop", bar)
     for connections in CONNECTIONS:
-        tally.put(f"ours_{connections}_per_s", rounds.rate(OURS, connections), "pages/s")
+        bar = (">=", 0.6) if connections > 1 else None
+        tally.put(f"light_ratio_{connections}", rounds.ratio(connections, name=LIGHT), "light/empty", "", bar)
+    for connections in CONNECTIONS[1:]:
+        ratio = rounds.ratio(connections, over=NAIVE)
+        tally.put(f"over_naive_{connections}", ratio, "ours/naive", "closed loop", (">=", 2.3))
     for connections in CONNECTIONS:
         note = "of the pages, made with full effort; the others with less, for lack of time or room"
         tally.put(f"full_{connections}_share", rounds.full(connections), "", note)
-    for connections in CONNECTIONS:
-        tally.put(f"empty_{connections}_per_s", rounds.rate(EMPTY, connections), "requests/s")
-    ours, empty = rounds.p50_ms(OURS, 1), rounds.p50_ms(EMPTY, 1)
-    tally.put("p50_ours_1_ms", ours, "ms", "one connection")
-    tally.put("p50_empty_1_ms", empty, "ms", "one connection")
-    tally.put("added_p50_ms", ours - empty, "ms", "what deciding a page of 40 places adds")
+    for name in order:
+        for connections in CONNECTIONS:
+            tally.put(f"{name}_{connections}_per_s", rounds.rate(name, connections), "answers/s")
+    for name in order:
+        tally.put(f"p50_{name}_1_ms", rounds.p50_ms(name, 1), "ms", "one connection")
+    added = rounds.p50_ms(OURS, 1) - rounds.p50_ms(EMPTY, 1)
+    tally.put("added_p50_ms", added, "ms", "what a page of 40 places adds to an empty answer", ("<=", 0.6))
 
 
-def _open(volley: Volley, size: dict[str, int], rounds: Rounds, tally: Tally, console: Console) -> None:
-    """Latency at half of our knee, from the moment each request was meant to be sent."""
-    rate = rounds.knee() / 2
-    seconds = float(size["open_seconds"])
-    outcome = volley.open(OURS, rate=rate, seconds=seconds).result()
-    rounds.count(OURS, outcome)
-    console.print(f"open loop at {rate:,.0f} pages a second for {seconds:g} s")
-    tally.put("open_rate_per_s", rate, "pages/s", "half of the most that ours made with full effort")
-    for q in (0.5, 0.95, 0.99):
-        tally.put(
-            f"open_p{q * 100:.0f}_ms", outcome.quantile(q) * 1e3, "ms", "timed from the intended moment"
-        )
+def _open(
+    served: Served, volley: Volley, size: dict[str, float], rounds: Rounds, tally: Tally,
+    looked: dict[str, list[float]], console: Console,
+) -> None:  # fmt: skip
+    """Latency at shares of our knee, from the moment each request was meant to be sent."""
+    knee, seconds = rounds.knee(), float(size["open_seconds"])
+    tally.put("knee_per_s", knee, "pages/s", "the most that ours made with full effort")
+    p99: dict[str, float] = {}
+    for name, share in ((EMPTY, 0.5), *((OURS, share) for share in SHARES)):
+        connections = OVERLOADED_CONNECTIONS if share > 1 else 64
+        before = _efforts(served)
+        outcome = volley.open(
+            name + IN_TIME, rate=knee * share, seconds=seconds, connections=connections
+        ).result()
+        label = f"{name}_{share * 100:.0f}"
+        looked[f"{name}, {share:.0%} of the knee"] = outcome.latencies
+        console.print(f"open loop, {name} at {knee * share:,.0f}/s: {dict(outcome.statuses)}")
+        for q in (0.5, 0.95, 0.99, 0.999):
+            tally.put(f"{label}_p{q * 100:g}_ms", outcome.quantile(q) * 1e3, "ms")
+        p99[label] = outcome.quantile(0.99) * 1e3
+        if share <= 1:
+            rounds.count(name, outcome)
+            continue
+        efforts = _efforts(served) - before
+        tally.notes[f"{label}_p99_ms"] = f"deadline {served.settings.deadline_ms} ms; by rung {dict(efforts)}"
+        tally.put(f"{label}_per_s", outcome.rate, "pages/s", f"answered 200 of {knee * share:,.0f}/s offered")
+        tally.put(f"{label}_shed_share", outcome.statuses[503] / max(1, sum(outcome.statuses.values())), "")
+        _others(outcome, tally)
+    tally.bars["ours_50_p99_ms"] = ("<=", 15.0)
+    tally.bars["ours_120_p99_ms"] = ("<=", float(served.settings.deadline_ms))
+    tally.put("open_p99_over_empty", p99["ours_50"] / p99["empty_50"], "", "at 50 % of the knee", ("<=", 3.0))
+    recovered = _recovered(served, volley, knee / 2)
+    tally.put("recovery_s", recovered, "s", "until all pages are full and in time again", ("<=", RECOVER_S))
 
 
-def _efforts(bank: Bank) -> Counter[str]:
+def _others(outcome: Outcome, tally: Tally) -> None:
+    others = sum(count for status, count in outcome.statuses.items() if status not in (200, 503))
+    tally.put("overload_other_statuses", others, "answers", "neither 200 nor 503", ("<=", 0.0))
+
+
+def _recovered(served: Served, volley: Volley, rate: float) -> float:
+    """Seconds after the overload until a whole second was answered in time and with full effort."""
+    for second in range(1, 2 * RECOVER_S + 1):
+        before = _efforts(served)
+        outcome = volley.open(OURS + IN_TIME, rate=rate, seconds=1.0).result()
+        made = _efforts(served) - before
+        poor = sum(made.values()) - made["full"]
+        if not outcome.failed and outcome.quantile(0.99) * 1e3 <= served.settings.deadline_ms and not poor:
+            return float(second)
+    return float("inf")
+
+
+def _efforts(served: Served) -> Counter[str]:
     """Pages by rung of the ladder, as the replica that answers counts them."""
-    from training.bench.bank import Till
-
-    with Till(bank) as till:
-        lines = till.get("/metrics").decode().splitlines()
+    lines = served.get("/metrics").decode().splitlines()
     name = "fenliu_decisions_total{effort="
     told = (line.removeprefix(name).split('"} ', 1) for line in lines if line.startswith(name))
     return Counter({rung.strip('"'): int(float(count)) for rung, count in told})
 
 
-def _wrk(bank: Bank, request: bytes) -> str:
+def _wrk(served: Served, request: bytes) -> str:
     """What wrk, where there is one, says of the empty deployment: a check of our own generator."""
     program = shutil.which("wrk")
     if program is None:
         return ""
     head, _, content = request.partition(b"\r\n\r\n")
     path = head.split(b" ")[1].decode()
-    headers = {"content-type": "application/json", **bank.headers}
+    headers = {"content-type": "application/json", **served.headers}
     lines = [f'wrk.headers["{name}"] = "{value}"' for name, value in headers.items()]
     script = "\n".join(['wrk.method = "POST"', f"wrk.body = [==[{content.decode()}]==]", *lines])
     with tempfile.TemporaryDirectory(prefix="fenliu-bench-") as folder:
         file = Path(folder) / "post.lua"
         file.write_text(script)
-        url = f"http://{bank.settings.host}:{bank.settings.port}{path}"
+        url = f"http://{served.settings.host}:{served.settings.port}{path}"
         command = [program, "-t1", "-c16", "-d3s", "-s", str(file), url]
         said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
     rates = [line.split()[-1] for line in said.splitlines() if line.startswith("Requests/sec")]
