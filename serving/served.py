@@ -6,7 +6,7 @@ was sent, the versions in force, the places with their propensities.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from features.customer import Blobs
 from features.events import served_id, served_to_log
 from features.log import Entry
-from serving.domain import Decision, Lottery
+from serving.domain import Decision, Lottery, Placement
 from serving.live import Live
 from serving.wire import RecommendAsk
 
@@ -33,21 +33,6 @@ def record(decision: Decision, blobs: Blobs, ask: RecommendAsk, live: Live) -> d
     `live`: what the decision was made by. `cached` holds the item keys of the page that its rung repeated.
     """
     query, placed = decision.query, decision.placements
-    columns: dict[str, NDArray[Any]] = {
-        "place_slot": np.array([place.slot for place in placed], np.uint8),
-        "items": np.array([place.key for place in placed], np.uint64),
-        "campaigns": np.array([place.campaign_key for place in placed], np.uint32),
-        "creatives": np.array([place.creative_key for place in placed], np.uint32),
-        "scores": np.array([place.score for place in placed], np.float32),
-        "propensity": np.array([place.propensity for place in placed], np.float32),
-        "origins": np.array([place.origin for place in placed], np.uint32),
-        "reasons": np.array([place.reason for place in placed], np.uint8),
-        "shown": np.array([place.shown for place in placed], np.float32),
-        "values": np.array([place.value for place in placed], np.float32),
-        "bases": np.array([place.base for place in placed], np.float32),
-        "tags": np.array([place.tag for place in placed], np.float32),
-        "rules": np.array([place.rule for place in placed], np.uint8),
-    }
     return {
         "id": query.decision_id,
         "subject": query.subject,
@@ -56,6 +41,7 @@ def record(decision: Decision, blobs: Blobs, ask: RecommendAsk, live: Live) -> d
         "bundle": decision.bundle,
         "plan": decision.plan,
         "overlay": decision.overlay_seq,
+        "content": live.content,
         "prices": decision.prices,
         "reserved": query.reserved,
         "spent": sorted(query.spent),
@@ -64,7 +50,7 @@ def record(decision: Decision, blobs: Blobs, ask: RecommendAsk, live: Live) -> d
         "owner": query.owner,
         "tagged": query.tagged,
         "refused": [list(one) for one in decision.refused],
-        "lotteries": [list(one) for one in map(_lottery, decision.lotteries)],
+        "lotteries": lotteries_of(decision),
         "stats": decision.bundle,  # item statistics travel with the bundle
         "features": live.features_version or "",
         "views": sorted(live.materialised),
@@ -80,8 +66,32 @@ def record(decision: Decision, blobs: Blobs, ask: RecommendAsk, live: Live) -> d
         "degraded": list(decision.degraded),
         "arms": {},
         "profiling": query.profiling,
-        **{name: column.tobytes() for name, column in columns.items()},
+        **placed_columns(placed),
     }
+
+
+def placed_columns(placed: Sequence[Placement]) -> dict[str, bytes]:
+    """The choice, column by column, little-endian: what a replay must make again byte for byte."""
+    columns: dict[str, NDArray[Any]] = {
+        "place_slot": np.array([place.slot for place in placed], np.uint8),
+        "items": np.array([place.key for place in placed], np.uint64),
+        "campaigns": np.array([place.campaign_key for place in placed], np.uint32),
+        "creatives": np.array([place.creative_key for place in placed], np.uint32),
+        "scores": np.array([place.score for place in placed], np.float32),
+        "propensity": np.array([place.propensity for place in placed], np.float32),
+        "origins": np.array([place.origin for place in placed], np.uint32),
+        "reasons": np.array([place.reason for place in placed], np.uint8),
+        "shown": np.array([place.shown for place in placed], np.float32),
+        "values": np.array([place.value for place in placed], np.float32),
+        "bases": np.array([place.base for place in placed], np.float32),
+        "tags": np.array([place.tag for place in placed], np.float32),
+        "rules": np.array([place.rule for place in placed], np.uint8),
+    }
+    return {name: column.tobytes() for name, column in columns.items()}
+
+
+def lotteries_of(decision: Decision) -> list[list[Any]]:
+    return [list(one) for one in map(_lottery, decision.lotteries)]
 
 
 def _lottery(one: Lottery) -> tuple[int, list[int], list[float], int]:
