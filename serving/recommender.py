@@ -108,7 +108,7 @@ class Recommender:
         self._in_flight = 0
         self._running: dict[tuple[str, str], tuple[_Ask, asyncio.Task[bytes]]] = {}
         self._last: OrderedDict[tuple[str, str], NDArray[np.uint64]] = OrderedDict()
-        self._keeping = Keeping(publisher.put)
+        self.keeping = Keeping(publisher.put)
         self._links = Links(stores.live, publisher, metrics)
 
     async def page(self, ask: RecommendAsk, kind: PageKind, request_id: str | None, arrived: float) -> bytes:
@@ -374,7 +374,7 @@ class Recommender:
         keys = np.array([place.key for place in decision.placements], np.uint64)
         if decision.effort in ("full", "light"):
             _keep(self._last, (asked.who.subject, asked.surface), keys, LAST_PAGES)
-        self._keeping.note(asked.live, asked.now)
+        self.keeping.note(asked.live, asked.now)
         self._publisher.put(partial(self._record, decision, blobs, asked, again))
 
     def _record(self, decision: Decision, blobs: Blobs, asked: _Ask, again: int) -> Entry:

@@ -60,7 +60,9 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Lived:
             await customers_known(shell)
             holder = shell.service.holder
             for part, price in enumerate((0.5, -0.25, 0.125)):
-                prices = Prices(version_of((1 << 31) - 1, part + 1), shell.clock.now, {"c2": price}, {"c1": 0.75})
+                prices = Prices(
+                    version_of((1 << 31) - 1, part + 1), shell.clock.now, {"c2": price}, {"c1": 0.75}
+                )
                 holder.take_prices(prices, shell.clock.now)
                 await pages(shell, 12, start=16 * part)
                 with pytest.MonkeyPatch.context() as cut:
