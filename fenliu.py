@@ -102,6 +102,11 @@ def _parser() -> argparse.ArgumentParser:
 
     work.add_bundle(verb("bundle", "list, show, promote or roll back bundles", None, work.BUNDLE_EXAMPLES))
     work.add_events(verb("events", "move events from the log into the lake", None, work.EVENTS_EXAMPLES))
+    from training import replay_arguments as replays
+
+    replays.add_replay(
+        verb("replay", "why a page was as it was, and would be", None, replays.REPLAY_EXAMPLES)
+    )
     work.add_report(verb("report", "where the latest training report is, and its main figures", None))
 
     bench = verb("bench", "the benchmarks", None, "  fenliu bench loop --quick\n  fenliu bench serve\n")

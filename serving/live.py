@@ -14,7 +14,7 @@ from features.ids import key32
 from serving.bundle import Bundle
 from serving.domain import Drops, Effort, Rows
 from serving.filters import rules_of
-from serving.items import Entry, Items, items_in_effect
+from serving.items import Entry, Items, content_digest, items_in_effect
 from serving.market import Stalls
 from serving.page import Slots
 from serving.pipeline import Pipeline
@@ -94,6 +94,9 @@ class Live:
     features_version: str | None = None
     materialised: frozenset[str] = frozenset()
     watermark: float = inf  # POSIX seconds: no profile of the key space holds anything newer
+    changes: tuple[Entry, ...] = ()  # the overlay in force
+    lists: Mapping[str, int] = field(default_factory=dict)  # numbers by name
+    content: str = ""  # digest of both, by which a record names them
     thrown: tuple[tuple[str, str], ...] = ()  # the kills as control says them: scope and id
     problems: tuple[str, ...] = ()  # of the overlay and of the plan over it; nothing unsafe
     # Memos, the same on every replica: by layout and language, per row; and the slots of pages as columns.
@@ -220,6 +223,9 @@ def build_live(
         features_version=features_version,
         materialised=frozenset(materialised),
         watermark=watermark,
+        changes=tuple(overlay),
+        lists=dict(lists or {}),
+        content=content_digest(overlay, lists or {}),
         thrown=tuple((one.scope, one.id) for one in kills),
         problems=(*items.problems, *(str(problem) for problem in compiled.problems)),
     )

@@ -114,12 +114,7 @@ def variant(pi: I8, mix: I8, ti: I8, tf: F8, i: int, s: int, house: bool) -> tup
         if may and tf[WORTH, o] > worth and allowed(mix, ti, o):
             best, worth = o, tf[WORTH, o]
         o = ti[FOLLOWING, o]
-    if (
-        only < 0
-        and tf[ORGANIC, i] > worth
-        and suits(ti[ORGANICALLY, i], s)
-        and allowed_alone(mix, ti, i)
-    ):
+    if only < 0 and tf[ORGANIC, i] > worth and suits(ti[ORGANICALLY, i], s) and allowed_alone(mix, ti, i):
         best, worth = -1, tf[ORGANIC, i]
     return best, worth
 

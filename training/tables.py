@@ -78,7 +78,23 @@ OUTCOME_COLUMNS: Final = arrow.schema(
     ]
 )
 
-COLUMNS: Final = {"events": EVENT_COLUMNS, "served": SERVED_COLUMNS, "outcomes": OUTCOME_COLUMNS}
+INPUT_COLUMNS: Final = arrow.schema(
+    [
+        ("kind", pa.string()),
+        ("version", pa.string()),
+        ("at", pa.float64()),
+        ("received_at", pa.float64()),
+        ("body", pa.binary()),
+    ]
+)
+"""What served records name by version (`serving.kept`), each kind and version once; `body` is compressed."""
+
+COLUMNS: Final = {
+    "events": EVENT_COLUMNS,
+    "served": SERVED_COLUMNS,
+    "outcomes": OUTCOME_COLUMNS,
+    "inputs": INPUT_COLUMNS,
+}
 REQUIRED: Final = ("event_id", "type", "received_at", "at", "subject")
 DAY_S: Final = 86_400.0
 MANY_DAYS: Final = 62  # a batch that spans more is filed by month: thousands of tiny files help nobody
