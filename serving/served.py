@@ -78,7 +78,9 @@ def record(decision: Decision, blobs: Blobs, ask: RecommendAsk, live: Live) -> d
         "item_ids": [live.texts[place.row].id for place in placed],
         "effort": decision.effort,
         "degraded": list(decision.degraded),
-        "arms": {},
+        "arms": {one.layer: one.name for one in decision.arms},
+        "forced": [one.layer for one in decision.arms if one.forced],
+        "unit": query.customer.unit or query.subject,
         "profiling": query.profiling,
         **{name: column.tobytes() for name, column in columns.items()},
     }
