@@ -23,7 +23,7 @@ from training.tables import COLUMNS, EVENT_COLUMNS, OUTCOME_COLUMNS, SERVED_COLU
 
 SOURCE: Final = "online"
 _TABLE_OF: Final = dict.fromkeys(WHAT, "events") | {"served": "served", "outcome": "outcomes"}
-_SERVED_KEPT: Final = frozenset(SERVED_COLUMNS.names)
+_SERVED_KEPT: Final = frozenset((*SERVED_COLUMNS.names, "forced"))
 _LATEST: Final = 250_000_000_000.0  # the year 9892: dates end soon after
 
 Row = dict[str, Any]
@@ -184,12 +184,22 @@ def event_table(rows: list[Row]) -> pa.Table:
 def served_table(rows: list[Row]) -> pa.Table:
     times = _times(rows, "at")
     columns: dict[str, Any] = {"at": times, "received_at": times}
+    columns["unit"] = _texts(rows, "unit")
+    columns["arms"] = pa.array([_arms(row) for row in rows], pa.list_(pa.string()))
     columns["record"] = pa.array([row["record"] for row in rows], pa.binary())
     for name in ("id", "subject", "surface", "bundle", "plan", "effort"):
         columns[name] = pa.array(
             [None if (value := row.get(name)) is None else str(value) for row in rows], pa.string()
         )
     return pa.table(columns).select(SERVED_COLUMNS.names).cast(SERVED_COLUMNS)
+
+
+def _arms(row: Row) -> list[str] | None:
+    """Those that count: a tester's are left out."""
+    if "unit" not in row:
+        return None
+    forced = row.get("forced", ())
+    return [name for layer, name in row["arms"].items() if layer not in forced]
 
 
 def outcome_table(rows: list[Row]) -> pa.Table:
