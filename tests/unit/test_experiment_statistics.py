@@ -44,10 +44,10 @@ def test_a_difference_is_welchs_with_a_normal_tail():
 
 def test_a_ratios_error_is_that_of_many_samples():
     """The delta method against the spread of the ratio itself; a unit's displays and clicks go along."""
-    values, errors = [], []
-    for _ in range(200):
-        shown = RNG.poisson(RNG.gamma(2, 5, 500)) + 1
-        clicks = RNG.binomial(shown, RNG.beta(2, 18, 500))
+    rng, values, errors = np.random.default_rng(6), [], []
+    for _ in range(500):
+        shown = rng.poisson(rng.gamma(2, 5, 500)) + 1
+        clicks = rng.binomial(shown, rng.beta(2, 18, 500))
         found = ratio_of(moments(clicks, shown))
         values.append(found.value)
         errors.append(found.error)
