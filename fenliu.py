@@ -128,6 +128,9 @@ def _operators(verb: Callable[..., argparse.ArgumentParser]) -> None:
     experiments.add_experiment(
         verb("experiment", "assignment, planning, reports", None, experiments.EXPERIMENT_EXAMPLES)
     )
+    experiments.add_ope(
+        verb("ope", "what another plan or bundle would have earned", None, experiments.OPE_EXAMPLES)
+    )
     ledger.add_ledger(verb("ledger", "caps, quotas and what was delivered", None, ledger.LEDGER_EXAMPLES))
 
 

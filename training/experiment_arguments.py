@@ -16,6 +16,28 @@ EXPERIMENT_EXAMPLES: Final = """\
 """
 
 
+OPE_EXAMPLES: Final = """\
+  fenliu ope --plan candidate.yaml --days 14       another plan, on the pages of two weeks
+  fenliu ope --bundle 20261122-101500-3f2a1b       another bundle under the live plan
+  fenliu ope --open-bandit random-bts              Bernoulli-TS from the uniform-random log of the public data
+"""
+
+
+def add_ope(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--plan", type=Path, metavar="FILE", help="the candidate's plan (the live one)")
+    parser.add_argument("--bundle", metavar="V", help="the candidate's bundle (the live one)")
+    parser.add_argument("--days", type=float, default=14.0, help="of logged pages, up to now (14)")
+    parser.add_argument("--pages", type=int, default=100_000, help="at most so many (100,000)")
+    parser.add_argument("--value", action="store_true", help="CNY of conversions instead of clicks")
+    both = ("random-bts", "bts-random")
+    parser.add_argument("--open-bandit", choices=both, help="the public data under $FENLIU_DATA instead")
+    parser.add_argument("--bootstrap", type=int, default=1_000, metavar="N", help="rounds (1,000)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="for plot and JSON ($FENLIU_HOME/ope)")
+    parser.add_argument("--json", action="store_true", help="print the verdict for machines")
+    parser.set_defaults(run=_lazy("ope", "training.ope.commands"))
+
+
 def add_experiment(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="experiment_verb", metavar="VERB", required=True)
 
@@ -72,12 +94,11 @@ def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
 
 
-def _lazy(function: str) -> Callable[[argparse.Namespace], int]:
+def _lazy(function: str, module: str = "training.experiment.commands") -> Callable[[argparse.Namespace], int]:
     def run(args: argparse.Namespace) -> int:
         from serving.settings import Settings
 
-        module = import_module("training.experiment.commands")
-        done: int = getattr(module, function)(args, Settings.from_env())
+        done: int = getattr(import_module(module), function)(args, Settings.from_env())
         return done
 
     return run

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -105,30 +106,35 @@ def _write_day(root: Path, day: int, events: int, units: int, seed: int) -> None
             n = min(CHUNK, count - first)
             unit = np.minimum(np.searchsorted(ladder, rng.random(n)), units - 1)
             at = begins + rng.random(n) * 86_400
-            made = (_pages if table == "served" else _events)(rng, unit, at, day)
+            served = table == "served"
+            made = _pages(unit, at, units) if served else _events(rng, unit, at, day, units)
             writer = writer or pq.ParquetWriter(root / table / date / PART, made.schema, compression="zstd")
             writer.write_table(made)
         if writer is not None:
             writer.close()
 
 
-def _subjects(unit: NDArray[np.int64]) -> Any:
-    return arrow.array(np.char.add("u:", unit.astype(str)))
+@lru_cache(1)
+def _subjects(units: int) -> Any:
+    """The subjects of all units: rows of events take from them."""
+    return arrow.array([f"u:{unit}" for unit in range(units)])
 
 
-def _pages(rng: np.random.Generator, unit: NDArray[np.int64], at: NDArray[np.float64], day: int) -> Any:  # noqa: ARG001
+def _pages(unit: NDArray[np.int64], at: NDArray[np.float64], units: int) -> Any:
     names = arrow.array(["load/control", "load/treatment"])
     arms = arrow.ListArray.from_arrays(
         arrow.array(np.arange(len(unit) + 1), pa.int32()), names.take(arrow.array(unit % 2, pa.int32()))
     )
-    subject = _subjects(unit)
+    subject = _subjects(units).take(arrow.array(unit))
     effort = arrow.array(["full"] * len(unit))
     return arrow.table(
         {"subject": subject, "unit": subject, "at": arrow.array(at), "effort": effort, "arms": arms}
     )
 
 
-def _events(rng: np.random.Generator, unit: NDArray[np.int64], at: NDArray[np.float64], day: int) -> Any:
+def _events(
+    rng: np.random.Generator, unit: NDArray[np.int64], at: NDArray[np.float64], day: int, units: int
+) -> Any:
     """The treatment turns some displays into clicks, once the experiment runs."""
     kind = rng.choice(len(TYPES), len(unit), p=CHANCES)
     if day >= PRE_DAYS:
@@ -137,7 +143,7 @@ def _events(rng: np.random.Generator, unit: NDArray[np.int64], at: NDArray[np.fl
     amount = np.where(kind == 2, rng.gamma(2.0, 40.0, len(unit)), np.nan)
     return arrow.table(
         {
-            "subject": _subjects(unit),
+            "subject": _subjects(units).take(arrow.array(unit)),
             "type": arrow.DictionaryArray.from_arrays(arrow.array(kind, pa.int32()), arrow.array(TYPES)),
             "at": arrow.array(at),
             "amount": arrow.array(amount, mask=np.isnan(amount)),
