@@ -119,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _operators(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """What operators and whoever approves their changes do."""
+    from training import experiment_arguments as experiments
     from training import governance_arguments as governance
     from training import ledger_arguments as ledger
     from training import work_arguments as work
@@ -133,6 +134,12 @@ def _operators(verb: Callable[..., argparse.ArgumentParser]) -> None:
     governance.add_keys(verb("keys", "principals and their API keys", None, governance.KEYS_EXAMPLES))
     governance.add_audit(verb("audit", "the log of who did what", None, governance.AUDIT_EXAMPLES))
     ledger.add_list(verb("list", "lists of customers that audiences name", None, ledger.LIST_EXAMPLES))
+    experiments.add_experiment(
+        verb("experiment", "assignment, planning, reports", None, experiments.EXPERIMENT_EXAMPLES)
+    )
+    experiments.add_ope(
+        verb("ope", "what another plan or bundle would have earned", None, experiments.OPE_EXAMPLES)
+    )
     ledger.add_ledger(verb("ledger", "caps, quotas and what was delivered", None, ledger.LEDGER_EXAMPLES))
 
 

@@ -7,6 +7,7 @@ customer's records) stands in the query; which rung to run is the shell's choice
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
@@ -26,7 +27,9 @@ from serving.domain import (
     Placement,
     Query,
     Rows,
+    SlotRequest,
 )
+from serving.experiments import Assigned
 from serving.exploring import Draw
 from serving.filling import Chosen
 from serving.live import Live
@@ -55,6 +58,7 @@ def decide(
     stage timings where it has a timer; the decision does not depend on it.
     """
     trace = trace if trace is not None else Trace()
+    query, live, arms = _under_arms(query, live)
     page = page_of(query, live, effort, cached)
     ranked, found, drops = live.pipelines[effort].run(page, trace)
     start = trace.start()
@@ -82,9 +86,29 @@ def decide(
         spares=spares,
         lotteries=lotteries,
         met=_met(page, live, market, found, drops),
+        arms=arms,
     )
     trace.note("assemble", len(ranked), start)
     return decision
+
+
+def _under_arms(query: Query, live: Live) -> tuple[Query, Live, tuple[Assigned, ...]]:
+    """The arms of the page's unit, and the question as they have it. None where profiling is off."""
+    if not live.experiments.layers or not query.profiling:
+        return query, live, ()
+    slots = sum(asked.spec.bit for asked in query.slots)
+    arms = live.experiments.assigned(query.subject, query.device, query.customer, query.now, slots)
+    mine = live.under(one.arm for one in arms)
+    if mine is not live:
+        query = replace(query, slots=tuple(_asked(asked, mine) for asked in query.slots))
+    return query, mine, arms
+
+
+def _asked(asked: SlotRequest, live: Live) -> SlotRequest:
+    """The same slot in another view; who asked for all of it asks for all of it there."""
+    spec = live.plan.slots[asked.spec.name]
+    count = spec.size if asked.count == asked.spec.size else min(asked.count, spec.size)
+    return replace(asked, spec=spec, count=count)
 
 
 def page_of(query: Query, live: Live, effort: Effort = "full", cached: Rows | None = None) -> Page:

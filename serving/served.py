@@ -73,7 +73,9 @@ def record(
         "item_ids": [live.texts[row].id for row in columns.row],
         "effort": decision.effort,
         "degraded": list(decision.degraded),
-        "arms": {},
+        "arms": {one.layer: one.name for one in decision.arms},
+        "forced": [one.layer for one in decision.arms if one.forced],
+        "unit": query.customer.unit or query.subject,
         "profiling": query.profiling,
         **placed_columns(columns),
     }

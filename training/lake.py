@@ -303,7 +303,7 @@ class Lake:
         for file in self.manifest().files[name]:
             if (since is None or file["high"] >= since) and (until is None or file["low"] < until):
                 whole = (since is None or file["low"] >= since) and (until is None or file["high"] < until)
-                part = self._part(file["path"], list(needed)).cast(asked)
+                part = _widened(self._part(file["path"], list(needed)), asked)
                 if sources is not None:
                     part = part.filter(pc.is_in(part["source"], pa.array(sources, pa.string())))
                 parts.append(part if whole else between(part, time, since, until))
@@ -320,6 +320,14 @@ class Lake:
 
     def _damaged(self, path: str, error: Exception, remedy: str) -> LakeError:
         return LakeError(f"{self.path(path)} is damaged ({str(error)[:120]}): {remedy}")
+
+
+def _widened(part: pa.Table, asked: pa.Schema) -> pa.Table:
+    """With the columns that came after the file was written, null."""
+    for name in asked.names:
+        if name not in part.column_names:
+            part = part.append_column(name, pa.nulls(part.num_rows, asked.field(name).type))
+    return part.select(asked.names).cast(asked)
 
 
 def digest(text: str) -> str:

@@ -35,7 +35,7 @@ _TABLE_OF: Final = dict.fromkeys(WHAT, "events") | {
     "outcome": "outcomes",
     "input": "inputs",
 }
-_SERVED_KEPT: Final = frozenset(SERVED_COLUMNS.names)
+_SERVED_KEPT: Final = frozenset((*SERVED_COLUMNS.names, "forced"))
 _LATEST: Final = 250_000_000_000.0  # the year 9892: dates end soon after
 
 Row = dict[str, Any]
@@ -198,6 +198,8 @@ def event_table(rows: list[Row]) -> pa.Table:
 def served_table(rows: list[Row]) -> pa.Table:
     times = _times(rows, "at")
     columns: dict[str, Any] = {"at": times, "received_at": times}
+    columns["unit"] = _texts(rows, "unit")
+    columns["arms"] = pa.array([_arms(row) for row in rows], pa.list_(pa.string()))
     columns["record"] = pa.array([row["record"] for row in rows], pa.binary())
     for name in ("id", "subject", "surface", "bundle", "plan", "effort"):
         columns[name] = pa.array(
@@ -214,6 +216,14 @@ def input_table(rows: list[Row]) -> pa.Table:
         if columns[name].null_count:
             raise ValueError(f"no {name}")
     return pa.table(columns).select(INPUT_COLUMNS.names).cast(INPUT_COLUMNS)
+
+
+def _arms(row: Row) -> list[str] | None:
+    """Those that count: a tester's are left out."""
+    if "unit" not in row:
+        return None
+    forced = row.get("forced", ())
+    return [name for layer, name in row["arms"].items() if layer not in forced]
 
 
 def outcome_table(rows: list[Row]) -> pa.Table:

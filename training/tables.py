@@ -56,10 +56,14 @@ SERVED_COLUMNS: Final = arrow.schema(
         ("bundle", pa.string()),
         ("plan", pa.string()),
         ("effort", pa.string()),
+        ("unit", pa.string()),
+        ("arms", pa.list_(pa.string())),
         ("record", pa.binary()),
     ]
 )
-"""`record` is the whole served record as the service wrote it (MessagePack): the inputs of a replay."""
+"""`record` is the whole served record as the service wrote it (MessagePack): the inputs of a replay. `unit`:
+the subject that experiments know the customer by; `arms`: EXPERIMENT/ARM of those that count. Both are null
+in what was written before there were experiments."""
 
 OUTCOME_COLUMNS: Final = arrow.schema(
     [
