@@ -15,15 +15,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
 from training.experiment.metrics import EVENT_COUNTS, PAGE_COUNTS, Metric, columns_of
 from training.experiment.statistics import Moments
 from training.usage import UsageError
+
+if TYPE_CHECKING:
+    import duckdb
 
 DAY_S: Final = 86_400.0
 Floats = NDArray[np.float64]
@@ -85,6 +87,8 @@ class Collected:
 
 def connect(memory_gb: float = 2.0, threads: int = 2) -> duckdb.DuckDBPyConnection:
     """An in-memory database that spills to disk before it takes more."""
+    import duckdb  # only here: every command that imported it would pay for it, and hear it at its end
+
     base = duckdb.connect()
     base.execute(f"SET memory_limit = '{memory_gb:g}GB'")
     base.execute(f"SET threads = {threads}")
