@@ -9,6 +9,7 @@ loopback as well.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import secrets
 import shlex
@@ -59,6 +60,7 @@ LONGEST_SCRATCH: Final = 36  # a node's folder and a socket's name still fit int
 LOOPBACK: Final = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"
 }  # Ray's name for "a cluster of this machine only"
+LOG: Final = logging.getLogger("fenliu.app")
 PORTS: Final = (
     "RAY_SERVE_HAPROXY_METRICS_PORT",
     "RAY_SERVE_HAPROXY_STATS_PORT",
@@ -202,10 +204,14 @@ def _workers() -> dict[str, str]:
 
 def _serve(settings: Settings, pages: type) -> None:
     from ray import serve
+    from ray.exceptions import ActorDiedError
     from ray.serve.config import HTTPOptions
 
     options = HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=REQUEST_TIMEOUT_S)
-    serve.start(http_options=options)
+    try:
+        serve.start(http_options=options)
+    except ActorDiedError:  # a proxy that was slow to start, on a busy machine: the controller made another
+        LOG.warning("the proxy was slow to start and has been replaced")
     serve.run(application(settings, pages), name=NAME, route_prefix="/")
 
 
