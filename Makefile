@@ -24,8 +24,13 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP)  ## the whole loop on a synthetic bank; stays up until Ctrl-C (ARGS=--once ends by itself)
 	@$(BIN)/fenliu demo $(ARGS)
 
-test: $(STAMP)  ## every test: unit, contract, property, golden, parity, integration
+test: $(STAMP)  ## every test: unit, contract, property, golden, parity, integration (ARGS=FILE: only those)
+ifdef ARGS
 	@$(BIN)/python -m pytest -q $(ARGS)
+else
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not integration and not ray"
+	@$(BIN)/python -m pytest -q -m "integration or ray"  # one at a time: they start servers
+endif
 
 check: $(STAMP)  ## ruff, mypy --strict, the direction of imports
 	@$(BIN)/ruff check .

@@ -102,6 +102,11 @@ def _parser() -> argparse.ArgumentParser:
 
     work.add_bundle(verb("bundle", "list, show, promote or roll back bundles", None, work.BUNDLE_EXAMPLES))
     work.add_events(verb("events", "move events from the log into the lake", None, work.EVENTS_EXAMPLES))
+    from training import replay_arguments as replays
+
+    replays.add_replay(
+        verb("replay", "why a page was as it was, and would be", None, replays.REPLAY_EXAMPLES)
+    )
     work.add_report(verb("report", "where the latest training report is, and its main figures", None))
 
     bench = verb("bench", "the benchmarks", None, "  fenliu bench loop --quick\n  fenliu bench serve\n")
@@ -114,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _operators(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """What operators and whoever approves their changes do."""
+    from training import experiment_arguments as experiments
     from training import governance_arguments as governance
     from training import ledger_arguments as ledger
     from training import work_arguments as work
@@ -128,6 +134,12 @@ def _operators(verb: Callable[..., argparse.ArgumentParser]) -> None:
     governance.add_keys(verb("keys", "principals and their API keys", None, governance.KEYS_EXAMPLES))
     governance.add_audit(verb("audit", "the log of who did what", None, governance.AUDIT_EXAMPLES))
     ledger.add_list(verb("list", "lists of customers that audiences name", None, ledger.LIST_EXAMPLES))
+    experiments.add_experiment(
+        verb("experiment", "assignment, planning, reports", None, experiments.EXPERIMENT_EXAMPLES)
+    )
+    experiments.add_ope(
+        verb("ope", "what another plan or bundle would have earned", None, experiments.OPE_EXAMPLES)
+    )
     ledger.add_ledger(verb("ledger", "caps, quotas and what was delivered", None, ledger.LEDGER_EXAMPLES))
 
 
@@ -141,29 +153,26 @@ SERVE_EXAMPLES = """  fenliu serve --local                     laptop, debugging
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from training.demo import run_demo
+    from training.progress import console
 
-    return run_demo(args, Console())
+    return run_demo(args, console())
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from serving.settings import Settings
+    from training.progress import console
     from training.study_commands import run
 
-    return run(args, os.environ, Path(__file__).parent, Settings.from_env().home, Console())
+    return run(args, os.environ, Path(__file__).parent, Settings.from_env().home, console())
 
 
 def _tune(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from serving.settings import Settings
+    from training.progress import console
     from training.tune_commands import tune
 
-    return tune(args, os.environ, Path(__file__).parent, Settings.from_env().home, Console())
+    return tune(args, os.environ, Path(__file__).parent, Settings.from_env().home, console())
 
 
 def _serve(args: argparse.Namespace) -> int:
@@ -198,11 +207,10 @@ def _decide(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from training.bench.harness import load, report
+    from training.progress import console
 
-    return report(args.bench, load(args.bench).run(args), Console())
+    return report(args.bench, load(args.bench).run(args), console())
 
 
 if __name__ == "__main__":

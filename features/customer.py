@@ -1,4 +1,4 @@
-"""What is known about one customer at the moment of a decision: five stored blobs, decoded once.
+"""What is known about one customer at the moment of a decision: six stored blobs, decoded once.
 
 Unknown is not a value here: a view that was absent, expired, of another schema or late is named in `missing`,
 and its part is None. What the customer refused is blanked here, so that no later stage can see it.
@@ -26,13 +26,14 @@ class Blobs(NamedTuple):
     recent: bytes | None
     contact: bytes | None
     patch: bytes | None
+    unit: bytes | None = None
 
 
 # Told apart by value, not identity, so that a logged decision replays: no record or log is 5 bytes long.
 LATE_BLOB: Final = b"\0late"
 """Stands in Blobs for what a store did not answer in time (one role may be late and the other not)."""
 
-LATE: Final = Blobs(LATE_BLOB, LATE_BLOB, LATE_BLOB, LATE_BLOB, LATE_BLOB)
+LATE: Final = Blobs(LATE_BLOB, LATE_BLOB, LATE_BLOB, LATE_BLOB, LATE_BLOB, LATE_BLOB)
 NOTHING: Final = Blobs(None, None, None, None, None)
 
 _BITS: Final = {name: PROFILE.bit(name) for name in PROFILE.names}
@@ -48,6 +49,7 @@ class Customer:
 
     `recent` and `contact` hold entries of views.RECENT and CONTACT, oldest first; `audiences` sorted ids.
     `profiling` is false when personalisation is off: then `recent` is empty and no profiling field is known.
+    `unit`: the subject that experiments know the customer by; "" their own, None not known.
     """
 
     profile: Record | None
@@ -56,6 +58,7 @@ class Customer:
     contact: NDArray[np.void] | None
     missing: tuple[str, ...] = ()
     profiling: bool = True
+    unit: str | None = ""
 
     def knows(self, field: str) -> bool:
         """Whether a PROFILE field has a value that permission may rely on. KeyError for an unknown name."""
@@ -107,7 +110,8 @@ def decode_customer(
         missing += ("membership",)
     if recent is None or contact is None or not patch_readable:
         missing += ("live",)
-    return Customer(record, audiences, recent, contact, missing, allowed)
+    unit = None if blobs.unit == LATE_BLOB else (blobs.unit or b"").decode(errors="replace")
+    return Customer(record, audiences, recent, contact, missing, allowed, unit)
 
 
 _READABLE: Final = ("", "absent")

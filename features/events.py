@@ -325,6 +325,12 @@ def served_to_log(served: Mapping[str, Any]) -> bytes:
     return packed
 
 
+def input_to_log(kind: str, version: str, at: float, body: bytes) -> bytes:
+    """What served records name by version, itself: `body` is compressed JSON, `at` when it was met."""
+    packed: bytes = msgpack.packb({"t": "input", "kind": kind, "version": version, "at": at, "body": body})
+    return packed
+
+
 def served_id(subject: str, decision_id: str) -> str:
     """The identity of a decision's served record in the event log, where (subject, decision_id) keys it."""
     return f"s:{subject}:{decision_id}"

@@ -1,10 +1,11 @@
 """The live store port (role `live`): what a customer just did, and its memory twin.
 
 Per subject, under one key tag: the recent behaviour (entries of 32 bytes) and the contact history (of 40),
-each an append-only log, oldest first, the patch (fields put online), the ledger's reservations, and what
-users' pages showed on a device. A log keeps its last entries only. An entry's first bytes are its identity
-(item and event), so an event that arrives twice counts once. An entry of a display confirms its reservation
-in the same step; where the place was reserved and that has lapsed or was superseded, it is flagged late.
+each an append-only log, oldest first, the patch (fields put online), the ledger's reservations, what users'
+pages showed on a device, and the unit that experiments know the subject by, where that is another's. A log
+keeps its last entries only. An entry's first bytes are its identity (item and event), so an event that
+arrives twice counts once. An entry of a display confirms its reservation in the same step; where the place
+was reserved and that has lapsed or was superseded, it is flagged late.
 
 Appends keep the order of arrival; linking a visitor merges by time. A log whose length is not a whole
 number of entries is torn at its end: the next append keeps the whole entries.
@@ -35,6 +36,7 @@ RECENT_IDENTITY: Final = 16  # item u8, event u8
 RECENT_LAST: Final = 64
 CONTACT_LAST: Final = 256
 LIVE_TTL_S: Final = 180 * 86_400
+UNIT_TTL_S: Final = 400 * 86_400
 DECISION_TTL_S: Final = 600
 PATCH_TRIES: Final = 8
 
@@ -46,12 +48,14 @@ class LiveKeys(NamedTuple):
     contact: bytes
     patch: bytes
     reserved: bytes
+    unit: bytes
 
 
 def live_keys(subject: str) -> LiveKeys:
     """What a key holds comes first: an id may contain anything, and so could end like another's key."""
     tag = f"{{{subject}}}".encode()
-    return LiveKeys(b"lv:recent:" + tag, b"lv:met:" + tag, b"lv:patch:" + tag, b"lv:res:" + tag)
+    names = (b"lv:recent:", b"lv:met:", b"lv:patch:", b"lv:res:", b"lv:unit:")
+    return LiveKeys(*(name + tag for name in names))
 
 
 def device_key(subject: str) -> bytes:
@@ -92,7 +96,8 @@ class LiveStore(Protocol):
     async def link(self, visitor: str, user: str) -> None:
         """Add the visitor's logs and reservations to the user's, each identity once, by time. Idempotent.
 
-        Both are subjects (`v:…`, `u:…`). The visitor's own stay: a device keeps its scope.
+        Both are subjects (`v:…`, `u:…`). The visitor's own stay: a device keeps its scope. A user whose logs
+        were empty takes the visitor's unit over, for good: experiments treat the two as one.
         """
         ...
 
@@ -194,6 +199,9 @@ class MemoryLiveStore(LiveStore):
 
     async def link(self, visitor: str, user: str) -> None:
         theirs, ours = live_keys(visitor), live_keys(user)
+        known, seen = ((keys.recent, keys.contact) for keys in (ours, theirs))
+        if any(map(self.blobs.get, seen)) and not any(map(self.blobs.get, (*known, ours.unit))):
+            self.blobs.set(ours.unit, self.blobs.get(theirs.unit) or visitor.encode(), UNIT_TTL_S)
         self._link(theirs.recent, ours.recent, RECENT_FORM)
         self._link(theirs.contact, ours.contact, CONTACT_FORM)
         rows = linked(

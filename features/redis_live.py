@@ -19,6 +19,7 @@ from features.live_store import (
     RECENT_FORM,
     RECENT_IDENTITY,
     RECENT_LAST,
+    UNIT_TTL_S,
     LiveStore,
     check_entries,
     decision_key,
@@ -123,10 +124,16 @@ if changed then redis.call('SET', KEYS[3], rows, 'KEEPTTL') end
 """
 )
 
-# KEYS: the visitor's recent, contact, rows; the user's.
+# KEYS: the visitor's recent, contact, rows; the user's; the units of both. ARGV: the visitor.
 _LINK: Final = Script(
     _LOGS
     + f"""
+local function empty(first, second)
+  return redis.call('STRLEN', first) + redis.call('STRLEN', second) == 0
+end
+if not empty(KEYS[1], KEYS[2]) and empty(KEYS[4], KEYS[5]) then
+  redis.call('SET', KEYS[8], redis.call('GET', KEYS[7]) or ARGV[1], 'NX', 'EX', {UNIT_TTL_S})
+end
 local function merge(source, target, size, identity, last, form, offset)
   local other = whole(redis.call('GET', source) or '', size)
   if #other == 0 then
@@ -239,7 +246,7 @@ class RedisLiveStore(LiveStore):
     async def link(self, visitor: str, user: str) -> None:
         theirs, ours = live_keys(visitor), live_keys(user)
         keys = (theirs.recent, theirs.contact, theirs.reserved, ours.recent, ours.contact, ours.reserved)
-        await _LINK.run(self._link, keys)
+        await _LINK.run(self._link, (*keys, theirs.unit, ours.unit), visitor.encode())
 
     async def patch(self, subject: str, change: Callable[[bytes | None], bytes]) -> None:
         key = live_keys(subject).patch

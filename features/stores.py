@@ -177,10 +177,10 @@ async def _in_time(
 def _fetched(known: Found | None, recent: Found | None, visitor: bool, decision: bool) -> Fetched:
     late = tuple(role for role, found in (("features", known), ("live", recent)) if found is None)
     batch = [LATE_BLOB, LATE_BLOB] if known is None else known
-    live = [LATE_BLOB] * 8 if recent is None else recent
+    live = [LATE_BLOB] * 10 if recent is None else recent
     return Fetched(
-        Blobs(*batch, *live[:3]),
-        Blobs(None, None, *live[4:7]) if visitor else None,
+        Blobs(*batch, *live[:3])._replace(unit=live[4]),
+        Blobs(None, None, *live[5:8])._replace(unit=live[9]) if visitor else None,
         recent[-1] if decision and recent is not None else None,
         late,
         live[3],

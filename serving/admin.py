@@ -39,10 +39,12 @@ from serving.plan import Plan, PlanError
 from serving.plan_diff import differences
 from serving.principals import Identity
 from serving.proposals import check_part
+from serving.tracing import MOST_ITEMS, Tracer
 
 M = TypeVar("M", bound=BaseModel)
 PLAN_LIMIT: Final = 4 * 1024 * 1024
 MOST_RECORDS: Final = 1000
+DECISION: Final = "/v1/decisions/{id}"
 
 Preview = Callable[[PreviewAsk, Plan | None], Awaitable[Mapping[str, Any]]]
 """Decides the page of a customer under a plan (None: the one in force); reserves, logs and counts nothing."""
@@ -68,10 +70,11 @@ AdminHandler = Callable[[AdminRequest], Awaitable[AdminAnswer]]
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """What the handlers work on. `preview` is None where nothing can decide pages."""
+    """What the handlers work on. `preview` and `tracer` are None where nothing can decide pages."""
 
     office: Office
     preview: Preview | None = None
+    tracer: Tracer | None = None
 
     @property
     def governance(self) -> Governance:
@@ -91,7 +94,7 @@ def admin_routes(admin: Admin) -> dict[str, dict[str, AdminHandler]]:
         "/v1/plan:preview": _preview,
         "/v1/kill": _kill,
     }
-    gets = {"/v1/plan": _status, "/v1/plan:diff": _diff, "/v1/audit": _audit}
+    gets = {"/v1/plan": _status, "/v1/plan:diff": _diff, "/v1/audit": _audit, DECISION: _decision}
     made: dict[str, dict[str, AdminHandler]] = {
         path: {"POST": partial(handler, admin)} for path, handler in posts.items()
     }
@@ -268,6 +271,18 @@ def _differing(governance: Governance, who: Identity, query: Mapping[str, str]) 
         after = governance.books.content(state.at(part, to).content)
         head = {"part": part, "base": start, "stale": False, "content": state.at(part, to).content}
     return {**head, "changes": [change.document() for change in differences(before, after)]}
+
+
+async def _decision(admin: Admin, request: AdminRequest) -> AdminAnswer:
+    """The trace of a decision. `item` (several by commas): why it is not on the page."""
+    permits.may_trace(request.who)
+    if admin.tracer is None:
+        raise Problem("not_ready", "nothing here can decide pages: ask where the service runs")
+    decision_id = wire.check_path_id(request.query.get("id", ""), "decision")
+    items = [item for item in request.query.get("item", "").split(",") if item]
+    if len(items) > MOST_ITEMS:
+        raise Problem("bad_query", f"item: at most {MOST_ITEMS} at once")
+    return _json(await _thread(admin.tracer, decision_id, request.query.get("subject"), items))
 
 
 async def _audit(admin: Admin, request: AdminRequest) -> AdminAnswer:

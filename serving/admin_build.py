@@ -19,6 +19,7 @@ from serving.plan_fit import Booking, Fit, item_orgs, orgs_in
 from serving.proposals import FRAME
 from serving.security import Access
 from serving.settings import Settings
+from serving.tracing import Tracer
 
 
 def admin_app(
@@ -29,6 +30,7 @@ def admin_app(
     approvals: bool | None = None,
     preview: Preview | None = None,
     booking: Booking | None = None,
+    tracer: Tracer | None = None,
     below: str = "",
     clock: Callable[[], float] = time.time,
 ) -> AdminApp:
@@ -52,4 +54,4 @@ def admin_app(
     )
     ring = GovernedRing(settings.registry_url, Keys(settings.registry_url, governance.books), clock)
     access = Access(settings, ring)
-    return AdminApp(Admin(Office(governance, control), preview), access, ring, below)
+    return AdminApp(Admin(Office(governance, control), preview, tracer), access, ring, below)

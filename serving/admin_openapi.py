@@ -50,6 +50,7 @@ _CODES: Final = (
 _JSON: Final = "application/json"
 _WHOLE: Final = {"type": "integer", "minimum": 0}
 _TEXT: Final = {"type": "string"}
+_ID: Final = {"name": "id", "in": "path", "required": True, "schema": _TEXT}
 
 
 def admin_paths() -> dict[str, Any]:
@@ -60,6 +61,7 @@ def admin_paths() -> dict[str, Any]:
     }
     status = (("part", _TEXT), ("revision", _WHOLE))
     between = (("proposal", _TEXT), ("part", _TEXT), ("from", _WHOLE), ("to", _WHOLE))
+    trace = (("item", _TEXT), ("subject", _TEXT))
     log = (
         ("since", _WHOLE),
         ("most", {**_WHOLE, "maximum": 1000}),
@@ -71,6 +73,7 @@ def admin_paths() -> dict[str, Any]:
     return made | {
         "/v1/plan": {"get": _get("planStatus", "What is in force, what waits for whom; a part", status)},
         "/v1/plan:diff": {"get": _get("diffPlan", "What a proposal, or a revision, changes", between)},
+        "/v1/decisions/{id}": {"get": _get("trace", "How a page was decided; why not `item`", trace, _ID)},
         "/v1/audit": {"get": _get("audit", "The audit log; with `verify`, whether it holds", log)},
     }
 
@@ -90,8 +93,11 @@ def _post(name: str, summary: str, ask: type[BaseModel], conditional: bool) -> d
     return operation
 
 
-def _get(name: str, summary: str, query: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+def _get(
+    name: str, summary: str, query: tuple[tuple[str, Any], ...], *path: dict[str, Any]
+) -> dict[str, Any]:
     given = [{"name": one, "in": "query", "required": False, "schema": schema} for one, schema in query]
+    given += path
     return {
         "operationId": name,
         "summary": summary,

@@ -11,9 +11,10 @@ import contextlib
 import logging
 from collections.abc import MutableMapping
 from typing import Any, Final
+from urllib.parse import unquote
 
 from features.store import StoreUnavailable
-from serving.admin import PLAN_LIMIT, Admin, AdminAnswer, AdminRequest, admin_routes
+from serving.admin import DECISION, PLAN_LIMIT, Admin, AdminAnswer, AdminRequest, admin_routes
 from serving.asgi import (
     Disconnected,
     Receive,
@@ -34,6 +35,7 @@ from serving.security import Access
 LOG: Final = logging.getLogger("fenliu.admin")
 RING_S: Final = 1.0  # a revoked key is refused within this
 RECONCILE_EVERY: Final = 5  # rounds
+_DECISIONS: Final = DECISION.removesuffix("{id}")
 
 
 class AdminApp:
@@ -107,7 +109,9 @@ class AdminApp:
         path = scope["path"].removeprefix(self._below)
         headers = headers_of(scope)
         who = self._access.identify(path, headers.get(b"authorization"), headers.get(b"x-api-key"))
-        methods = self._routes.get(path)
+        methods, named = self._routes.get(path), {}
+        if methods is None and path.startswith(_DECISIONS):
+            methods, named = self._routes[DECISION], {"id": unquote(path[len(_DECISIONS) :])}
         if methods is None:
             raise Problem("not_found", f"there is nothing at {path[:200]!r}; see /openapi.json")
         handler = methods.get(scope["method"])
@@ -121,7 +125,7 @@ class AdminApp:
         if_match = headers.get(b"if-match")
         said = None if if_match is None else if_match.decode("latin-1")
         try:
-            return await handler(AdminRequest(who, query_of(scope), body, said))
+            return await handler(AdminRequest(who, {**query_of(scope), **named}, body, said))
         except StoreUnavailable as away:
             raise Problem("store_unavailable", f"control did not answer: {away}") from away
         except OSError as away:

@@ -6,7 +6,6 @@ creatives and stand-ins. What the market could not fill, `serving.backfill` does
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -27,6 +26,7 @@ from serving.surfaces import RECIPES
 
 MOST_SHAPES: Final = 256
 MOST_CATEGORIES: Final = 512  # of a catalogue that pages count one by one
+NOTHING_TO_SHOW: Final = -2  # instead of a creative
 MOST_TURNS: Final = 12  # solutions in which some chosen item turned out to have nothing to show
 _IN_ORDER: Final = frozenset({"cached", "fallback"})  # rungs whose values are only an order
 _BY_RULE: Final = frozenset({RULE["pin"], RULE["mandatory"]})
@@ -174,70 +174,74 @@ class Allocation:
         return made
 
     def _read(self, solution: Solution) -> tuple[list[tuple[int, Chosen]], list[tuple[int, int]]]:
-        """What was chosen (slot, place), and (slot, candidate) of what has nothing to show."""
-        chosen: list[tuple[int, Chosen]] = []
-        bare: list[tuple[int, int]] = []
-        places = _Places(self, solution.candidate, solution.offer)
-        slots, candidates = solution.slot.tolist(), solution.candidate.tolist()
-        stand = self._stand_ins(solution)
-        told = zip(
-            slots, places.row, *(column.tolist() for column in (solution.tag, solution.rule, solution.by)),
-            strict=True,
-        )  # fmt: skip
+        """What was chosen (slot, place), and (slot, candidate) of what has nothing to show.
+
+        Column by column: what stands by value alone, nearly all, is not looked at one by one.
+        """
+        found = (solution.spare_candidate >= 0).nonzero()[0]
+        every, offers, many = solution.candidate, solution.offer, len(solution.candidate)
+        if len(found):  # the stand-ins behind the places
+            every = np.concatenate([every, solution.spare_candidate.take(found)])
+            offers = np.concatenate([offers, solution.spare_offer.take(found)])
+        places = _Places(self, every, offers)
+        slots, candidates = solution.slot.tolist(), every.tolist()
         picks = [self._live.picks(slot.asked.spec.layout_code, self._english) for slot in self._slots]
         capped_slots = self.market.slot_capped
-        for at, (slot, row, tag, rule, by) in enumerate(told):
+        creatives: list[int] = []
+        bare: list[tuple[int, int]] = []
+        for slot, row, named, candidate in zip(slots, places.row, places.named, candidates, strict=False):
             creative = picks[slot][row]
-            if places.named[at] >= 0 or creative < OWN_TITLE:
-                asked = self.shown(slot, row, places.named[at])
+            if named >= 0 or creative < OWN_TITLE:
+                asked = self.shown(slot, row, named)
                 if asked is None:
-                    bare.append((slot, candidates[at]))
-                    continue
-                creative = asked
-            capped = bool(places.capped[at]) or capped_slots[slot]
-            pin, flags, spare = -1, RESERVED if capped else 0, None
-            if rule:
-                by = self._blamed(rule, by)
-                if rule in _BY_RULE:
-                    pin = self._pin(slot, places.offer[at])
-                    flags |= PINNED if pin >= 0 else 0
-            if stand is not None and capped and not capped_slots[slot]:
-                spare = stand(at, slot, (candidates[at], places.offer[at]))
-            one = Chosen(
-                row, places.score[at], places.origin[at], creative, flags, places.campaign[at],
-                places.value[at], places.base[at], tag, rule, by, capped, pin, spare,
-            )  # fmt: skip
-            chosen.append((slot, one))
-        return chosen, bare
+                    bare.append((slot, candidate))
+                creative = NOTHING_TO_SHOW if asked is None else asked
+            creatives.append(creative)
+        capped = [bool(own) or capped_slots[slot] for own, slot in zip(places.capped, slots, strict=False)]
+        flags = [RESERVED if one else 0 for one in capped]
+        rules, by, pins = solution.rule.tolist(), solution.by.tolist(), [-1] * many
+        for at in solution.rule.nonzero()[0].tolist():
+            by[at] = self._blamed(rules[at], by[at])
+            if rules[at] in _BY_RULE:
+                pins[at] = self._pin(slots[at], places.offer[at])
+                flags[at] |= PINNED if pins[at] >= 0 else 0
+        spares: list[Chosen | None] = [None] * many
+        if len(found):
+            self._stand_in(solution, places, found.tolist(), candidates, capped, spares)
+        columns = (
+            *(places.row, places.score, places.origin, creatives, flags, places.campaign, places.value),
+            *(places.base, solution.tag.tolist(), rules, by, capped, pins, spares),
+        )
+        chosen = list(zip(slots, map(Chosen._make, zip(*columns, strict=False)), strict=True))
+        return [one for one in chosen if one[1].creative != NOTHING_TO_SHOW] if bare else chosen, bare
 
-    def _stand_ins(self, solution: Solution) -> Callable[[int, int, tuple[int, int]], Chosen | None] | None:
-        """Tells of a capped place (number on the page, slot, its candidate and offer) what stands in; None:
-        no place has anything."""
-        found = (solution.spare_candidate >= 0).nonzero()[0]
-        if not len(found):
-            return None
-        candidate = solution.spare_candidate.take(found)
-        places = _Places(self, candidate, solution.spare_offer.take(found))
+    def _stand_in(
+        self,
+        solution: Solution,
+        places: _Places,
+        found: list[int],
+        candidates: list[int],
+        capped: list[bool],
+        spares: list[Chosen | None],
+    ) -> None:
+        """Into `spares`: what stands in for the places `found`, where the ledger refuses them. Their columns
+        follow those of the page's places in `places` and `candidates`."""
         standins = StandIns(self.market, self.offers, self._shape(), self.candidates)
         standins.count(solution)
-        candidates = candidate.tolist()
-        where = {place: at for at, place in enumerate(found.tolist())}
-
-        def stand(number: int, slot: int, place: tuple[int, int]) -> Chosen | None:
-            at = where.get(number, -1)
-            if at < 0:
-                return None
-            row = places.row[at]
-            creative = self.shown(slot, row, places.named[at])
-            if creative is None or not standins.take(slot, place, (candidates[at], places.offer[at])):
-                return None
+        slots = solution.slot.tolist()
+        for at, place in enumerate(found, start=len(slots)):
+            slot, row, named = slots[place], places.row[at], places.named[at]
+            if not capped[place] or self.market.slot_capped[slot]:
+                continue
+            creative = self.shown(slot, row, named)
+            stand, spare = ((candidates[i], places.offer[i]) for i in (place, at))
+            if creative is None or not standins.take(slot, stand, spare):
+                continue
             self._making.taken[row] = slot
-            return Chosen(
+            spares[place] = Chosen(
                 row, places.score[at], places.origin[at], creative, 0, places.campaign[at],
                 places.value[at], places.base[at], capped=bool(places.capped[at]),
             )  # fmt: skip
-
-        return stand
 
     def _pin(self, slot: int, offer: int) -> int:
         """The position that is the offer's own in the slot; -1 where it is placed like any other."""

@@ -7,6 +7,7 @@ customer's records) stands in the query; which rung to run is the shell's choice
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
@@ -26,7 +27,9 @@ from serving.domain import (
     Placement,
     Query,
     Rows,
+    SlotRequest,
 )
+from serving.experiments import Assigned
 from serving.exploring import Draw
 from serving.filling import Chosen
 from serving.live import Live
@@ -55,6 +58,7 @@ def decide(
     stage timings where it has a timer; the decision does not depend on it.
     """
     trace = trace if trace is not None else Trace()
+    query, live, arms = _under_arms(query, live)
     page = page_of(query, live, effort, cached)
     ranked, found, drops = live.pipelines[effort].run(page, trace)
     start = trace.start()
@@ -82,9 +86,29 @@ def decide(
         spares=spares,
         lotteries=lotteries,
         met=_met(page, live, market, found, drops),
+        arms=arms,
     )
     trace.note("assemble", len(ranked), start)
     return decision
+
+
+def _under_arms(query: Query, live: Live) -> tuple[Query, Live, tuple[Assigned, ...]]:
+    """The arms of the page's unit, and the question as they have it. None where profiling is off."""
+    if not live.experiments.layers or not query.profiling:
+        return query, live, ()
+    slots = sum(asked.spec.bit for asked in query.slots)
+    arms = live.experiments.assigned(query.subject, query.device, query.customer, query.now, slots)
+    mine = live.under(one.arm for one in arms)
+    if mine is not live:
+        query = replace(query, slots=tuple(_asked(asked, mine) for asked in query.slots))
+    return query, mine, arms
+
+
+def _asked(asked: SlotRequest, live: Live) -> SlotRequest:
+    """The same slot in another view; who asked for all of it asks for all of it there."""
+    spec = live.plan.slots[asked.spec.name]
+    count = spec.size if asked.count == asked.spec.size else min(asked.count, spec.size)
+    return replace(asked, spec=spec, count=count)
 
 
 def page_of(query: Query, live: Live, effort: Effort = "full", cached: Rows | None = None) -> Page:
@@ -126,43 +150,27 @@ def _made(
 ) -> tuple[Placement, ...]:
     if not chosen:
         return ()
-    rows = [one.row for one in chosen]
-    origins = [one.origin for one in chosen]
-    why = {origin: int(_reason(origin, page)) for origin in set(origins)}
-    texts, campaign_keys = live.texts, live.plan.campaigns.keys
+    row, score, origin, creative, flags, campaign, value, base, tag, rule, by, capped, _, _ = zip(
+        *chosen, strict=True
+    )
+    slot, position = zip(*at, strict=True)
+    why = {one: int(_reason(one, page)) for one in set(origin)}
     rates = [asked.spec.rates.tolist() for asked in page.query.slots]
-    keys = live.keys.take(rows).tolist()
-    cvr = live.stalls.cvr
-    made = []
-    for one, (slot, position), key in zip(chosen, at, keys, strict=True):
-        shown = rates[slot][position]
-        clicks = shown * one.score if one.campaign >= 0 else 0.0
-        made.append(
-            Placement(
-                slot,
-                position,
-                one.row,
-                key,
-                one.score,
-                one.origin,
-                why[one.origin],
-                one.creative,
-                texts[one.row].creative_key(one.creative) if one.creative >= 0 else 0,
-                one.flags,
-                1.0,
-                one.campaign,
-                int(campaign_keys[one.campaign]) if one.campaign >= 0 else 0,
-                one.value,
-                one.base,
-                one.tag,
-                one.rule,
-                one.by,
-                one.capped,
-                shown,
-                (shown, clicks, clicks * float(cvr[one.row])) if one.campaign >= 0 else NO_UNITS,
-            )
-        )
-    return tuple(made)
+    shown = [rates[s][k] for s, k in at]
+    texts = live.texts
+    creative_key = [texts[r].creative_key(c) if c >= 0 else 0 for r, c in zip(row, creative, strict=True)]
+    campaign_key, units = [0] * len(row), [NO_UNITS] * len(row)
+    keys, cvr = live.plan.campaigns.keys, live.stalls.cvr
+    for i, of in enumerate(campaign):
+        if of >= 0:
+            clicks = shown[i] * score[i]
+            campaign_key[i], units[i] = int(keys[of]), (shown[i], clicks, clicks * float(cvr[row[i]]))
+    columns = (
+        *(slot, position, row, live.keys.take(row).tolist(), score, origin, [why[one] for one in origin]),
+        *(creative, creative_key, flags, [1.0] * len(row), campaign, campaign_key, value, base, tag),
+        *(rule, by, capped, shown, units),
+    )
+    return tuple(map(Placement._make, zip(*columns, strict=True)))
 
 
 def _explored(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from features.customer import Customer
+    from serving.experiments import Assigned
     from serving.plan import CompiledSlot
 
 Rows = NDArray[np.int32]  # dense item numbers: the bundle's, then the overlay's; valid within one Live
@@ -229,6 +230,7 @@ class Decision:
     lotteries: tuple[Lottery, ...] = ()
     refused: tuple[Refused, ...] = ()  # what the ledger or a lease did not give
     met: Met | None = None
+    arms: tuple[Assigned, ...] = ()  # of experiments, by layer
 
     @property
     def valid_until(self) -> float:

@@ -20,8 +20,9 @@ from serving.web import App
 if TYPE_CHECKING:
     from serving.admin_web import AdminApp
     from serving.check_process import CheckProcess
+    from serving.tracing import TraceProcess
 
-GOVERNED: Final = ("/v1/plan", "/v1/kill", "/v1/audit")
+GOVERNED: Final = ("/v1/plan", "/v1/kill", "/v1/audit", "/v1/decisions/")
 PROBES: Final = frozenset({"/livez", "/readyz", "/metrics", "/openapi.json"})
 
 
@@ -35,7 +36,7 @@ class Front(App):
         super().__init__(settings, service)
         self._eager = settings.role == "admin" or (eager and settings.role == "all")
         self._admin: AdminApp | None = None
-        self._checking: CheckProcess | None = None
+        self._beside: list[CheckProcess | TraceProcess] = []
         self._making = asyncio.Lock()
 
     async def startup(self) -> None:
@@ -44,8 +45,8 @@ class Front(App):
             await self.admin()
 
     async def shutdown(self) -> None:
-        if self._checking is not None:
-            self._checking.close()
+        for process in self._beside:
+            process.close()
         admin, self._admin = self._admin, None
         if admin is not None:
             await admin.shutdown()
@@ -64,16 +65,19 @@ class Front(App):
         from serving.admin_build import admin_app
         from serving.check_process import CheckProcess
         from serving.previewing import Previewing
+        from serving.tracing import TraceProcess
 
         service, settings = self.service, self._settings
-        self._checking = CheckProcess(settings)
+        checking, tracing = CheckProcess(settings), TraceProcess(settings)
+        self._beside = [checking, tracing]
         return admin_app(
             settings,
             service.control,
             service.holder,
             approvals=settings.approvals,
             preview=Previewing(service, settings),
-            booking=self._checking,
+            booking=checking,
+            tracer=tracing,
         )
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:

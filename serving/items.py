@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Protocol
 
 import numpy as np
@@ -82,6 +83,19 @@ def items_in_effect(bundle: Bundle, overlay: Sequence[Entry]) -> Items:
             change.problems.append(str(error))
             change.distrust(entry)
     return change.done()
+
+
+def content_digest(changes: Sequence[Entry], lists: Mapping[str, int]) -> str:
+    """Sixteen hex digits; "" where nothing was changed and there are no lists."""
+    state = blake2b(digest_size=8)
+    some = False
+    for change in sorted(changes, key=lambda one: (one.seq, one.kind, one.id)):
+        some = True
+        state.update(orjson.dumps([change.seq, change.kind, change.id, change.payload]))
+    for name, number in sorted(lists.items()):
+        some = True
+        state.update(f"\0{name}\0{number}".encode())
+    return state.hexdigest() if some else ""
 
 
 class _Change:

@@ -53,7 +53,7 @@ class Links:
             self._told[pair] = state if told else None
             if len(self._told) > PAIRS_KEPT:
                 self._told.popitem(last=False)
-        return with_device(own, device)
+        return with_device(own, device, visitor)
 
     async def _tell(self, visitor: str, user: str, timeout_s: float) -> bool:
         try:
@@ -81,8 +81,11 @@ def with_entries(blobs: Blobs, entries: LiveBytes | None) -> Blobs:
     )
 
 
-def with_device(own: Blobs, device: Blobs) -> Blobs:
-    """What linking writes: each entry once, by time. What is late stays unknown."""
+def with_device(own: Blobs, device: Blobs, visitor: str) -> Blobs:
+    """What linking writes: each entry once, by time; a user without entries takes the visitor's unit over.
+
+    What is late stays unknown.
+    """
     if LATE_BLOB in (own.recent, own.contact, device.recent, device.contact):
         return own
     recent, contact = own.recent, own.contact
@@ -90,6 +93,8 @@ def with_device(own: Blobs, device: Blobs) -> Blobs:
         recent = merged(recent or b"", device.recent, RECENT_FORM)
     if device.contact:
         contact = merged(contact or b"", device.contact, CONTACT_FORM)
+    if (device.recent or device.contact) and not (own.recent or own.contact or own.unit):
+        own = own._replace(unit=device.unit or visitor.encode())
     return own._replace(recent=recent, contact=contact)
 
 

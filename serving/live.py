@@ -11,14 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.ids import key32
+from serving.arm_plans import AS_PLANNED, Tuning, combined
+from serving.audience_facts import lookups_of
 from serving.bundle import Bundle
 from serving.domain import Drops, Effort, Rows
+from serving.experiments import NO_EXPERIMENTS, CompiledExperiments, compile_experiments
 from serving.filters import rules_of
-from serving.items import Entry, Items, items_in_effect
+from serving.items import Entry, Items, content_digest, items_in_effect
 from serving.market import Stalls
 from serving.page import Slots
 from serving.pipeline import Pipeline
-from serving.plan import CompiledPlan, Plan, Stock, compile_plan
+from serving.plan import CompiledPlan, Plan, PlanError, Stock, compile_plan
 from serving.prices import NO_PRICES, PriceColumns, Prices
 from serving.running import OfferTable
 from serving.surfaces import pipelines
@@ -94,8 +97,13 @@ class Live:
     features_version: str | None = None
     materialised: frozenset[str] = frozenset()
     watermark: float = inf  # POSIX seconds: no profile of the key space holds anything newer
+    changes: tuple[Entry, ...] = ()  # the overlay in force
+    lists: Mapping[str, int] = field(default_factory=dict)  # numbers by name
+    content: str = ""  # digest of both, by which a record names them
     thrown: tuple[tuple[str, str], ...] = ()  # the kills as control says them: scope and id
     problems: tuple[str, ...] = ()  # of the overlay and of the plan over it; nothing unsafe
+    experiments: CompiledExperiments = NO_EXPERIMENTS
+    variants: Mapping[frozenset[int], Live] = field(default_factory=dict)  # by numbers of arms with changes
     # Memos, the same on every replica: by layout and language, per row; and the slots of pages as columns.
     _picks: dict[tuple[int, bool], list[int]] = field(default_factory=dict, repr=False)
     _bare: dict[tuple[int, bool], list[int]] = field(default_factory=dict, repr=False)
@@ -104,7 +112,13 @@ class Live:
     def priced(self, prices: Prices) -> Live:
         """The same view by other prices; nothing is built anew."""
         price = prices.columns(self.plan.campaigns)
-        return replace(self, prices=prices, price=price, price_table=_table(price))
+        variants = {arms: one.priced(prices) for arms, one in self.variants.items()}
+        return replace(self, prices=prices, price=price, price_table=_table(price), variants=variants)
+
+    def under(self, arms: Iterable[int]) -> Live:
+        """The same view as arms of experiments have it, by their numbers; −1 changes nothing."""
+        changed = frozenset(arm for arm in arms if arm >= 0)
+        return self.variants[changed] if changed else self
 
     @property
     def texts(self) -> Texts:
@@ -174,6 +188,7 @@ def build_live(
     prices: Prices = NO_PRICES,
     lists: Mapping[str, int] | None = None,
     strict: bool = True,
+    tuning: Tuning = AS_PLANNED,
 ) -> Live:
     """Build a view aside; nothing is touched when it fails. Milliseconds for 3,000 items.
 
@@ -195,8 +210,9 @@ def build_live(
         compiled.values, bundle.stats, stock.kinds, np.ascontiguousarray(table["key"]), costs=table["cost"]
     )
     offered, price = worth.bound(campaigns), prices.columns(campaigns)
-    killed = np.array([name in stopped.campaigns for name in campaigns.ids], np.bool_)
-    return Live(
+    held = stopped.campaigns | tuning.paused
+    killed = np.array([name in held for name in campaigns.ids], np.bool_)
+    live = Live(
         bundle=bundle,
         plan=compiled,
         items=items,
@@ -210,7 +226,7 @@ def build_live(
         kind_of=stock.kinds.tolist(),
         dense_categories=_dense(table["category"]),
         named_creatives=[campaigns.offer_creatives[offer] for offer in offers.offer.tolist()],
-        pipelines=pipelines(items, compiled, stock.rules, stock.ranked, offers, offered, killed),
+        pipelines=pipelines(items, compiled, stock.rules, stock.ranked, offers, offered, killed, tuning),
         offers=offers,
         stalls=Stalls(campaigns, offers, worth, offered, compiled.slots.values(), table),
         price=price,
@@ -220,9 +236,62 @@ def build_live(
         features_version=features_version,
         materialised=frozenset(materialised),
         watermark=watermark,
+        changes=tuple(overlay),
+        lists=dict(lists or {}),
+        content=content_digest(overlay, lists or {}),
         thrown=tuple((one.scope, one.id) for one in kills),
         problems=(*items.problems, *(str(problem) for problem in compiled.problems)),
     )
+    if plan.experiments is None or not plan.experiments.layers:
+        return live
+    experiments = compile_experiments(
+        plan,
+        {slot.name: slot.bit for slot in compiled.slots.values()},
+        lookups_of(items.rows_of_keys, table),
+        lists=lists,
+        tags=stock.tags,
+    )
+    variants = _variants(
+        live, experiments, overlay, kills, lists=lists, strict=strict and not compiled.problems
+    )
+    told = {problem for one in variants.values() for problem in one.problems} - set(live.problems)
+    problems = (*live.problems, *(f"experiments: {problem}" for problem in sorted(told)))
+    return replace(live, experiments=experiments, variants=variants, problems=problems)
+
+
+def _variants(
+    live: Live,
+    experiments: CompiledExperiments,
+    overlay: Sequence[Entry],
+    kills: tuple[Switch, ...],
+    *,
+    lists: Mapping[str, int] | None,
+    strict: bool,
+) -> dict[frozenset[int], Live]:
+    """The view under every set of arms that a unit can be in. Raises PlanError as `build_live` does."""
+    number = {name: at for at, name in enumerate(experiments.arms)}
+    made = {}
+    for names, plan, tuning in combined(live.plan.plan):
+        if not all(name in number for name in names):
+            continue  # of an experiment that is paused
+        try:
+            made[frozenset(number[name] for name in names)] = build_live(
+                live.bundle,
+                overlay,
+                plan,
+                kills,
+                overlay_seq=live.overlay_seq,
+                features_version=live.features_version,
+                materialised=live.materialised,
+                watermark=live.watermark,
+                prices=live.prices,
+                lists=lists,
+                strict=strict,
+                tuning=tuning,
+            )
+        except PlanError as error:
+            raise error.within(f"experiments ({', '.join(names)})") from None
+    return made
 
 
 def compile_for(plan: Plan, bundle: Bundle, lists: Mapping[str, int] | None = None) -> CompiledPlan:

@@ -36,6 +36,7 @@ from serving.page_state import (
     LEAST,
     LEAST_KIND,
     LENGTH,
+    MINIMA,
     MOST,
     NEXT,
     NEXT_EACH,
@@ -70,12 +71,21 @@ from serving.page_state import (
 
 
 @loops
-def allowed(mix: I8, ti: I8, uses: int, many: int, at: int) -> bool:
-    """Whether the counters in some rows of ti have room for one more."""
+def allowed(mix: I8, ti: I8, o: int) -> bool:
+    """Whether an offer's counters have room for one more; the first -1 ends them."""
     room = True
-    for j in range(uses, uses + many):
-        room = room and (ti[j, at] < 0 or mix[ROOM, ti[j, at]] > 0)
+    for j in range(USES, USES + 8):
+        if ti[j, o] < 0:
+            break
+        room = room and mix[ROOM, ti[j, o]] > 0
     return room
+
+
+@loops
+def allowed_alone(mix: I8, ti: I8, i: int) -> bool:
+    """Whether an item's own counters have room for one more."""
+    a, b = ti[ITEM_ROOM, i], ti[ITEM_ROOM + 1, i]
+    return bool((a < 0 or mix[ROOM, a] > 0) and (b < 0 or mix[ROOM, b] > 0))
 
 
 @loops
@@ -101,15 +111,10 @@ def variant(pi: I8, mix: I8, ti: I8, tf: F8, i: int, s: int, house: bool) -> tup
         if only >= 0:
             may = ti[CAMPAIGN, o] == only
         may = may and not mix[OFF, o] and suits(ti[SUITS, o], s)
-        if may and tf[WORTH, o] > worth and allowed(mix, ti, USES, 8, o):
+        if may and tf[WORTH, o] > worth and allowed(mix, ti, o):
             best, worth = o, tf[WORTH, o]
         o = ti[FOLLOWING, o]
-    if (
-        only < 0
-        and tf[ORGANIC, i] > worth
-        and suits(ti[ORGANICALLY, i], s)
-        and allowed(mix, ti, ITEM_ROOM, 2, i)
-    ):
+    if only < 0 and tf[ORGANIC, i] > worth and suits(ti[ORGANICALLY, i], s) and allowed_alone(mix, ti, i):
         best, worth = -1, tf[ORGANIC, i]
     return best, worth
 
@@ -125,7 +130,7 @@ def fits(pi: I8, mix: I8, ti: I8, s: int, i: int, strict: bool) -> bool:
         return True
     if have >= pi[s, NUM, PER_KIND] or (c > 0 and mix[s, c] >= pi[s, NUM, PER_CATEGORY]):
         return False
-    if have < pi[s, LEAST_KIND, kind]:
+    if have < pi[s, LEAST_KIND, kind] or not pi[s, NUM, MINIMA]:
         return True
     lacking = 0
     for other in range(pi[0, NUM, KINDS]):
@@ -161,9 +166,10 @@ def _count(pi: I8, mix: I8, ti: I8, s: int, i: int, o: int, by: int) -> None:
         mix[s, c] += by
         mix[TOTAL, c] += by
     if o >= 0:
-        for j in range(8):
-            if ti[USES + j, o] >= 0:
-                mix[ROOM, ti[USES + j, o]] -= by
+        for j in range(USES, USES + 8):
+            if ti[j, o] < 0:
+                break
+            mix[ROOM, ti[j, o]] -= by
     else:
         for j in range(2):
             if ti[ITEM_ROOM + j, i] >= 0:
@@ -375,4 +381,4 @@ def _still(mix: I8, ti: I8, i: int, o: int) -> bool:
     """Whether a placement found before may still be made."""
     if i < 0:
         return True
-    return allowed(mix, ti, USES, 8, o) if o >= 0 else allowed(mix, ti, ITEM_ROOM, 2, i)
+    return allowed(mix, ti, o) if o >= 0 else allowed_alone(mix, ti, i)

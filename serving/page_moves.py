@@ -67,7 +67,8 @@ M_SOURCE, M_TARGET, M_ITEM = 4, 5, 6
 # there; M_OUT + s: a slot's best unplaced item by kind.
 M_BANNED, M_FIRST, M_KIND, M_CATEGORY, M_STANDS, M_OUT = 7, 8, 9, 10, 11, 12
 # Rows of mf. Of moves what they win; of places the best chain, rate, gain, and sums of what moving down or up
-# by one wins; M_FRESH + s: worth of the items of M_OUT + s; M_FRESH + S + s: worth of a category in a slot.
+# by one wins; M_FRESH + s: worth of the items of M_OUT + s; M_FRESH + S + s: worth of a category in a slot;
+# M_FRESH + 2S: what a category's placements in all slots lose by one more of it, and then win by one less.
 M_WON, M_BEST, M_RATE, M_GAIN, M_DOWN, M_UP, M_FRESH = 0, 1, 2, 3, 4, 5, 6
 LOOK: Final = 16
 DEEP: Final = 8  # slots that one round of moves may pass
@@ -82,7 +83,7 @@ def scratch(pi: I8, mix: I8) -> tuple[I8, F8, I8, F8]:
     width = max(places * (places + 1 + kinds), mix.shape[1])
     ki, kf = np.empty((len(pi), 3, pi.shape[2]), np.int64), np.empty((len(pi), pi.shape[2]), np.float64)
     mi = np.empty((M_OUT + len(pi), width), np.int64)
-    return ki, kf, mi, np.empty((M_FRESH + 2 * len(pi), width), np.float64)
+    return ki, kf, mi, np.empty((M_FRESH + 2 * len(pi) + 2, width), np.float64)
 
 
 @loops
@@ -125,20 +126,16 @@ def _ripple(pi: I8, pf: F8, mix: I8, ti: I8, mf: F8, i: int, s: int, k: int, t: 
         return 0.0
     won = 0.0
     if pi[0, NUM, CROSSING]:
-        for u in range(len(pi)):
-            cross = pf[u, PRICE, CROSS]
-            if cross >= 1 or mix[u, c] == 0:
-                continue
-            if u == s:
-                if t >= 0:
-                    won -= (mf[M_FRESH + len(pi) + u, c] - pf[s, RATE, k] * pf[s, GAIN, k]) * (1 - cross)
-            elif u == t:
-                if s >= 0:
-                    won += mf[M_FRESH + len(pi) + u, c] * (1 / cross - 1)
-            elif s < 0:
-                won -= mf[M_FRESH + len(pi) + u, c] * (1 - cross)
-            elif t < 0:
-                won += mf[M_FRESH + len(pi) + u, c] * (1 / cross - 1)
+        of, slots = M_FRESH + len(pi), len(pi)
+        here = mf[of + s, c] if s >= 0 else 0.0
+        other = mf[of + t, c] if t >= 0 and mix[t, c] > 0 else 0.0
+        if s < 0:  # one more on the page
+            won -= mf[of + slots, c] - other * (1 - pf[t, PRICE, CROSS])
+        elif t < 0:  # one less
+            won += mf[of + slots + 1, c] - here * (1 / pf[s, PRICE, CROSS] - 1)
+        else:
+            won -= (here - pf[s, RATE, k] * pf[s, GAIN, k]) * (1 - pf[s, PRICE, CROSS])
+            won += other * (1 / pf[t, PRICE, CROSS] - 1)
     if s >= 0 and mix[s, c] > 1:
         for q in range(k + 1, pi[s, NUM, FILLED]):
             if ti[CATEGORY, pi[s, CAND, q]] == c:
@@ -169,12 +166,17 @@ def _list_places(pi: I8, pf: F8, ti: I8, mi: I8, mf: F8) -> int:
     places, slots = 0, len(pi)
     for s in range(slots):
         for k in range(pi[s, NUM, FILLED]):
-            mf[M_FRESH + slots + s, ti[CATEGORY, pi[s, CAND, k]]] = 0.0
+            c = ti[CATEGORY, pi[s, CAND, k]]
+            mf[M_FRESH + slots + s, c] = mf[M_FRESH + 2 * slots, c] = mf[M_FRESH + 2 * slots + 1, c] = 0.0
     for s in range(slots):
         mi[M_FIRST, s] = places
+        more, less = 1 - pf[s, PRICE, CROSS], 1 / pf[s, PRICE, CROSS] - 1
         for k in range(pi[s, NUM, FILLED]):
             rate, gain = pf[s, RATE, k], pf[s, GAIN, k]
-            mf[M_FRESH + slots + s, ti[CATEGORY, pi[s, CAND, k]]] += rate * gain
+            c = ti[CATEGORY, pi[s, CAND, k]]
+            mf[M_FRESH + slots + s, c] += rate * gain
+            mf[M_FRESH + 2 * slots, c] += rate * gain * more
+            mf[M_FRESH + 2 * slots + 1, c] += rate * gain * less
             if pi[s, FIXED, k] != FREE:
                 continue
             i = pi[s, CAND, k]

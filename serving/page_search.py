@@ -29,6 +29,7 @@ from serving.page_moves import (
     M_SLOT,
     M_SOURCE,
     M_TARGET,
+    M_WON,
     cycle,
     list_moves,
     outsiders,
@@ -46,6 +47,7 @@ from serving.page_state import (
     GAIN,
     I8,
     ITEMS,
+    LEAST,
     NONE,
     NUM,
     OFF,
@@ -155,14 +157,18 @@ def _turn_round(
 
 
 @loops
-def _ban(mi: I8, length: int, places: int) -> int:
-    """Do not try the first move of a round into a slot again: the slot's bit."""
+def _ban(mi: I8, mf: F8, length: int, places: int, found: int) -> int:
+    """Do not try the first move of a round into a slot again: the slot's bit. The other moves stay listed."""
     for at in range(length):
         e = mi[M_PATH, at]
         if mi[M_TARGET, e] < places:
-            slot = np.int64(1) << np.int64(mi[M_SLOT, mi[M_TARGET, e]])
-            mi[M_BANNED, mi[M_ITEM, e]] |= slot
-            return int(slot)
+            s, i = mi[M_SLOT, mi[M_TARGET, e]], mi[M_ITEM, e]
+            mi[M_BANNED, i] |= np.int64(1) << np.int64(s)
+            for move in range(found):
+                q = mi[M_TARGET, move]
+                if mi[M_ITEM, move] == i and q < places and mi[M_SLOT, q] == s:
+                    mf[M_WON, move] = LEAST
+            return int(np.int64(1) << np.int64(s))
     return 0
 
 
@@ -251,19 +257,27 @@ def improve(pi: I8, pf: F8, order: I8, mix: I8, ti: I8, tf: F8, ki: I8, kf: F8, 
                 worth = _reorder(pi, pf, mix, ti, s, worth)
         if turn > 0 and worth <= start:
             break
-        stale = EVERY
+        stale, places, found = EVERY, 0, 0
+        listed = False
         for _ in range(TRIES):
-            for s in range(len(pi)):
-                if suits(stale, s):
-                    outsiders(pi, pf, order, mix, ti, tf, mi, mf, s)
-            places, found = list_moves(pi, pf, mix, ti, tf, mi, mf)
+            if not listed:
+                for s in range(len(pi)):
+                    if suits(stale, s):
+                        outsiders(pi, pf, order, mix, ti, tf, mi, mf, s)
+                places, found = list_moves(pi, pf, mix, ti, tf, mi, mf)
+                listed, stale = True, 0
             least = SURE + (SMALL * abs(worth) if places > FEW else 0.0)
             length = cycle(mi, mf, places, found, least)
             if length == 0:
-                break
+                if stale == 0:
+                    break
+                listed = False  # a slot's best unplaced item was refused: what comes after it
+                continue
             new = _turn_round(pi, pf, mix, ti, tf, ki, kf, mi, length, places, worth)
-            # Not better: a limit or a counter stood in the way, or an estimate was too kind.
-            stale = _passed(mi, length, places) if new > worth else _ban(mi, length, places)
+            if new > worth:
+                listed, stale = False, _passed(mi, length, places)
+            else:  # a limit or a counter stood in the way, or an estimate was too kind
+                stale |= _ban(mi, mf, length, places, found)
             worth = new
         if worth <= start + SURE:
             break

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from features.compiled import jit, loops
-from serving.page_fill import allowed, factor, fits, lift, put, shrunk
+from serving.page_fill import allowed, allowed_alone, factor, fits, lift, put, shrunk
 from serving.page_state import (
     BASE,
     CAMPAIGN,
@@ -21,7 +21,6 @@ from serving.page_state import (
     I4,
     I8,
     ITEM_CAPPED,
-    ITEM_ROOM,
     ITEMS,
     LENGTH,
     NONE,
@@ -37,7 +36,6 @@ from serving.page_state import (
     SUITS,
     TOP,
     U1,
-    USES,
     WHERE,
     WORTH,
     Input,
@@ -94,13 +92,13 @@ def _stand_in(
 def _uncapped(pi: I8, mix: I8, ti: I8, tf: F8, i: int, s: int) -> tuple[int, float]:
     """How an item is worth most in a slot without a reservation: offer, -1 or NONE; its worth."""
     best, worth = NONE, -1e300
-    if pi[s, NUM, ONLY] < 0 and suits(ti[ORGANICALLY, i], s) and allowed(mix, ti, ITEM_ROOM, 2, i):
+    if pi[s, NUM, ONLY] < 0 and suits(ti[ORGANICALLY, i], s) and allowed_alone(mix, ti, i):
         best, worth = -1, tf[ORGANIC, i]
     o = ti[FIRST, i]
     while o >= 0:
         may = ti[OFFER_CAPPED, o] == 0 and not mix[OFF, o] and suits(ti[SUITS, o], s)
         may = may and (pi[s, NUM, ONLY] < 0 or pi[s, NUM, ONLY] == ti[CAMPAIGN, o])
-        if may and tf[WORTH, o] > worth and allowed(mix, ti, USES, 8, o):
+        if may and tf[WORTH, o] > worth and allowed(mix, ti, o):
             best, worth = o, tf[WORTH, o]
         o = ti[FOLLOWING, o]
     return best, worth

@@ -63,7 +63,8 @@ CAND, OFFER, FIXED, BEFORE, HAVE, LEAST_KIND, MOST, NUM = 0, 1, 2, 3, 4, 5, 6, 7
 # Columns of the row NUM: per slot, and from CROSSING to KINDS of the page, the same in every slot.
 OPEN, FILLED, ONLY, STABLE, LENGTH, PER_CATEGORY, PER_KIND, CROSSING, ITEMS, DEALS, KINDS = range(11)
 # Per slot what the greedy found for its next place: item, offer, head of its list, whether to look again.
-NEXT, NEXT_OFFER, HEAD, STALE, NUMBERS = range(11, 16)
+NEXT, NEXT_OFFER, HEAD, STALE = range(11, 15)
+MINIMA, NUMBERS = 15, 16  # per slot: whether any kind has a least number
 # Rows of pf: per display before factors, and after; powers of diminish, and of cross.
 EACH, GAIN, RATE, INSIDE, AWAY, PRICE = 0, 1, 2, 3, 4, 5
 INTERRUPTION, SWITCHING, CROSS, NEXT_EACH, NEXT_GAIN, PRICES = range(6)  # columns of the row PRICE
@@ -125,8 +126,10 @@ def _slots(slots: I8, slots_f: F8, held: I4, n: int, m: int, pi: I8, pf: F8) -> 
         for k in range(pf.shape[2] - 1):
             pf[s, INSIDE, k + 1] = pf[s, INSIDE, k] * slots_f[s, S_DIMINISH]
             pf[s, AWAY, k + 1] = pf[s, AWAY, k] * slots_f[s, S_CROSS]
+        pi[s, NUM, MINIMA] = 0
         for kind in range(kinds):
             pi[s, HAVE, kind], pi[s, LEAST_KIND, kind] = 0, slots[s, S_KINDS + kind]
+            pi[s, NUM, MINIMA] |= slots[s, S_KINDS + kind]
             pi[s, MOST, kind] = slots[s, S_KINDS + kinds + kind]
     for h in range(len(held)):
         s, i, k = held[h, 0], held[h, 1], held[h, 2]

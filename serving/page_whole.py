@@ -57,7 +57,6 @@ from serving.page_state import (
     STABLE,
     SUITS,
     U1,
-    USES,
     WHERE,
     WORTH,
     Input,
@@ -115,7 +114,7 @@ def _may(pi: I8, mix: I8, ti: I8, o: int, s: int) -> bool:
         and suits(ti[SUITS, o], s)
         and (pi[s, NUM, ONLY] < 0 or pi[s, NUM, ONLY] == ti[CAMPAIGN, o])
         and fits(pi, mix, ti, s, i, False)
-        and allowed(mix, ti, USES, 8, o)
+        and allowed(mix, ti, o)
     )
 
 

@@ -91,6 +91,12 @@ def may_manage_keys(who: Identity) -> None:
         raise forbidden(who, "manage principals and keys", "admin")
 
 
+def may_trace(who: Identity) -> None:
+    """A trace shows what was known of a customer."""
+    if not (who.has("admin", "engineer") or who.acts_for("approver", "")):
+        raise forbidden(who, "see how a customer's page was decided", "admin, engineer or approver")
+
+
 def may_audit(who: Identity) -> None:
     if not (who.has("admin", "engineer") or who.acts_for("approver", "")):
         raise forbidden(who, "read the audit log", "admin, engineer or approver")

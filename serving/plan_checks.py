@@ -11,9 +11,11 @@ from itertools import combinations, pairwise
 from typing import Final
 
 from features.ids import CHANNELS, key32
+from serving.arm_plans import arm_plans
 from serving.audience import AudienceError, compile_audiences
 from serving.campaign import ContactRule, where_of
 from serving.campaign_checks import Known, check_campaign, some
+from serving.experiment_checks import check_experiments
 from serving.orgs import Orgs, orgs_of
 from serving.plan_conflicts import check_pins, check_shares
 from serving.plan_error import PlanError
@@ -42,6 +44,12 @@ def check_whole(plan: Plan) -> Orgs:
         _check_rule(index, rule, known)
     check_pins(plan, calendars, orgs)
     check_shares(plan, calendars, orgs)
+    check_experiments(plan)
+    for path, varied in arm_plans(plan):
+        try:
+            check_whole(varied)
+        except PlanError as error:
+            raise error.within(path) from None
     return orgs
 
 

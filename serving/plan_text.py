@@ -15,6 +15,7 @@ from features.events import ACTIONS
 from serving.audience_rules import Rule
 from serving.campaign import Campaign, ContactRule, Exclusion, Money, Org, Share, TextModel, Values
 from serving.catalogue import Code, Id, Kind, Layout
+from serving.experiment import Experiments
 
 MAX_SLOTS: Final = 64  # a row's slots are the bits of one u8
 MOST_GROUPS: Final = 64
@@ -122,6 +123,7 @@ class Plan(TextModel):
     exclusions: Annotated[tuple[Exclusion, ...], Field(max_length=MOST_GROUPS)] = ()
     contact_rules: Annotated[tuple[ContactRule, ...], Field(max_length=32)] = ()
     campaigns: Annotated[tuple[Campaign, ...], Field(max_length=MOST_CAMPAIGNS)] = ()
+    experiments: Experiments | None = Field(None, description="what is compared, on whom")
 
     @model_validator(mode="after")
     def _refers_to_what_exists(self) -> Self:

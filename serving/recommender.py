@@ -34,6 +34,7 @@ from serving.granting import Granting
 from serving.holder import Holder
 from serving.intake import Intake, Taken, in_time
 from serving.joining import Links, with_entries
+from serving.kept import Keeping
 from serving.ladder import Ladder, below
 from serving.live import Live
 from serving.observe import Metrics
@@ -112,6 +113,7 @@ class Recommender:
         metrics.in_flight.set_function(lambda: self._in_flight)
         self._running: dict[tuple[str, str], tuple[_Ask, asyncio.Task[bytes]]] = {}
         self._last: OrderedDict[tuple[str, str], bytes] = OrderedDict()  # key64s of the last page
+        self.keeping = Keeping(publisher.put)
         self._links = Links(stores.live, publisher, metrics)
 
     async def page(self, ask: RecommendAsk, kind: PageKind, request_id: str | None, arrived: float) -> bytes:
@@ -422,6 +424,7 @@ class Recommender:
         )
         if decision.effort in ("full", "light"):
             _keep(self._last, (asked.who.subject, asked.surface), packed("Q", columns.key), LAST_PAGES)
+        self.keeping.note(asked.live, asked.now)
         self._publisher.put(partial(self._record, decision, columns, blobs, asked, again))
 
     def _record(self, decision: Decision, columns: Columns, blobs: Blobs, asked: _Ask, again: int) -> Entry:

@@ -41,7 +41,7 @@ def record(
     `columns`: the decision's, where they are made already.
     """
     query = decision.query
-    columns, texts = Columns.of(decision.placements) if columns is None else columns, live.texts
+    columns = Columns.of(decision.placements) if columns is None else columns
     return {
         "id": query.decision_id,
         "subject": query.subject,
@@ -50,6 +50,7 @@ def record(
         "bundle": decision.bundle,
         "plan": decision.plan,
         "overlay": decision.overlay_seq,
+        "content": live.content,
         "prices": decision.prices,
         "reserved": query.reserved,
         "spent": sorted(query.spent),
@@ -58,7 +59,7 @@ def record(
         "owner": query.owner,
         "tagged": query.tagged,
         "refused": [list(one) for one in decision.refused],
-        "lotteries": [list(one) for one in map(_lottery, decision.lotteries)],
+        "lotteries": lotteries_of(decision),
         "stats": decision.bundle,  # item statistics travel with the bundle
         "features": live.features_version or "",
         "views": sorted(live.materialised),
@@ -69,12 +70,14 @@ def record(
         "blobs": list(blobs),
         "slots": [slot.spec.name for slot in query.slots],
         "sizes": [slot.count for slot in query.slots],
-        "item_ids": [texts[row].id for row in columns.row],
+        "item_ids": [live.texts[row].id for row in columns.row],
         "effort": decision.effort,
         "degraded": list(decision.degraded),
-        "arms": {},
+        "arms": {one.layer: one.name for one in decision.arms},
+        "forced": [one.layer for one in decision.arms if one.forced],
+        "unit": query.customer.unit or query.subject,
         "profiling": query.profiling,
-        **{name: packed(code, getattr(columns, field)) for name, code, field in _PACKED},
+        **placed_columns(columns),
     }
 
 
@@ -84,6 +87,15 @@ _PACKED: Final = (
     ("origins", "I", "origin"), ("reasons", "B", "reason"), ("shown", "f", "shown"), ("values", "f", "value"),
     ("bases", "f", "base"), ("tags", "f", "tag"), ("rules", "B", "rule"),
 )  # fmt: skip
+
+
+def placed_columns(columns: Columns) -> dict[str, bytes]:
+    """The choice, column by column, little-endian: what a replay must make again byte for byte."""
+    return {name: packed(code, getattr(columns, field)) for name, code, field in _PACKED}
+
+
+def lotteries_of(decision: Decision) -> list[list[Any]]:
+    return [list(one) for one in map(_lottery, decision.lotteries)]
 
 
 def _lottery(one: Lottery) -> tuple[int, list[int], list[float], int]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from features.ids import KINDS
 from features.views import ITEM
+from serving.arm_plans import AS_PLANNED, Tuning
 from serving.audience_facts import lookups_of
 from serving.domain import Effort, Mask, Rows
 from serving.filters import FILTERS
@@ -101,10 +102,11 @@ def pipelines(
     offers: OfferTable,
     worth: OfferWorth,
     stopped: Mask,
+    tuning: Tuning = AS_PLANNED,
 ) -> dict[Effort, Pipeline]:
     """The pipeline of each rung over the rows in effect; `ranked`: all rows, most popular first.
 
-    `stopped` (campaigns,): those that a kill switch holds.
+    `stopped` (campaigns,): those that a kill switch, or an experiment's arm, holds.
     """
     bundle, campaigns = items.bundle, plan.campaigns
     shown = np.flatnonzero(plan.members != 0).astype(np.int32)  # rows that stand somewhere without a campaign
@@ -132,7 +134,9 @@ def pipelines(
     running = Running(campaigns, plan.audiences, lookups, plan.lineages, plan.called, stopped)
     sources["campaign"] = CampaignItems(campaigns, offers, blended, worth, mandatory=False)
     notices = CampaignItems(campaigns, offers, blended, worth, mandatory=True)
-    hydrators = (Affinity(bundle.model), Fatigue(items.rows_of_keys))
+    hydrators: tuple[Hydrator, ...] = (Affinity(bundle.model), Fatigue(items.rows_of_keys))
+    if tuning.ranker == "popularity":
+        hydrators = hydrators[1:]
     scorers: tuple[Scorer, ...] = (blended,)
     if isinstance(bundle.model, PopularModel):  # it knows no history
         scorers = (*scorers, RecentInterest(bundle.neighbours))
@@ -148,7 +152,8 @@ def pipelines(
         scorers: tuple[Scorer, ...],
         campaigns: Source = sources["campaign"],
     ) -> Pipeline:
-        chosen = (*((BIT[name], sources[name]) for name in names), (BIT["campaign"], campaigns))
+        asked = (name for name in names if name not in tuning.sources_off)
+        chosen = (*((BIT[name], sources[name]) for name in asked), (BIT["campaign"], campaigns))
         return Pipeline(understanding, chosen, permission, hydrators, scorers)
 
     return {

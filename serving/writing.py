@@ -50,7 +50,7 @@ def page_bytes(
         "valid_until": rfc3339(valid_until),
         "bundle": decision.bundle,
         "plan": decision.plan,
-        "arms": {},
+        "arms": {one.layer: one.name for one in decision.arms},
         "degraded": decision.degraded,
         **(extra or {}),
     }

@@ -31,6 +31,7 @@ ONLY_IN = {
     "pyarrow": ("training/*",),
     "pandas": ("training/*",),
     "matplotlib": ("training/*",),
+    "duckdb": ("training/*",),
     "threadpoolctl": ("training/*",),
     "numba": ("features/compiled.py",),
     "torch": (),

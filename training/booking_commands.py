@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from features.store import StoreUnavailable
 from serving.audience_facts import lookups_of
 from serving.bundle import load as load_bundle
 from serving.lists import ListShelf
@@ -30,6 +32,7 @@ from serving.vector_model import VectorModel
 from serving.worth import Worth
 from training.base_columns import BaseError, newest
 from training.booking import check as checked
+from training.booking_delivered import score_due, so_far
 from training.booking_most import TRAFFIC_ERROR, Doubt
 from training.booking_pages import Stocked
 from training.booking_record import Forecasts, Track, document
@@ -53,7 +56,10 @@ def refresh_sample(
     items: tuple[str, ...] = (),
     now: float | None = None,
 ) -> int:
-    """Take the replay sample anew (daily); a stopped run is gone on with. Raises SampleError, UsageError."""
+    """Take the replay sample anew (daily), and score the forecasts whose time is over.
+
+    A stopped run is gone on with. Raises SampleError, UsageError.
+    """
     live = _live(settings, live_plan(settings))
     try:
         base = newest(settings.home / "base")
@@ -69,6 +75,9 @@ def refresh_sample(
         f" that campaigns may offer, bundle {sample.bundle}",
         highlight=False,
     )
+    scored = score_due(settings.registry_url, lake_of(settings), time.time() if now is None else now)
+    if scored:
+        console.print(f"{scored} forecasts whose time is over are scored by what came", highlight=False)
     return 0
 
 
@@ -85,15 +94,24 @@ def check(
 ) -> int:
     """Forecast a plan (a file, or the plan itself) against the live one, and print it. 1: it does not fit.
 
-    `delivered`: units so far by goal id and quota key. Raises SampleError, UsageError, PlanError.
+    `delivered`: units so far by goal id and quota key, None: as the live meters have them. Raises
+    SampleError, UsageError, PlanError.
     """
     proposed = plan if isinstance(plan, Plan) else load_plan(Path(plan))
     moment = time.time() if now is None else now
     sample = load(settings.home / FOLDER)
     forecasts = Forecasts(settings.registry_url)
     track = forecasts.track()
-    after, before = (stocked(_live(settings, one)) for one in (proposed, live_plan(settings)))
+    lives = [_live(settings, one) for one in (proposed, live_plan(settings))]
+    notes: tuple[str, ...] = ()
+    if delivered is None:
+        try:
+            delivered = {key: n for live in lives for key, n in so_far(settings, live.plan, moment).items()}
+        except StoreUnavailable:
+            notes = ("the live store is away: goals are forecast as if nothing had been delivered yet",)
+    after, before = (stocked(live) for live in lives)
     booking = forecast(after, before, sample, moment, track, delivered)
+    booking = replace(booking, notes=booking.notes + notes)
     if keep:
         forecasts.keep(booking, moment)
     if as_json:

@@ -93,20 +93,20 @@ class Forecasts:
         said: dict[str, Any] = json.loads(raw)
         return said
 
-    def score(self, delivered: Mapping[str, float], plan: str, now: float) -> int:
-        """Write down what goals came to, of forecasts of this plan whose time is over; how many it was.
+    def due(self, now: float) -> list[str]:
+        """Those whose time is over and that are not scored yet, oldest first."""
+        unscored = [name for name in self.names() if self._files.read(f"{name}.scored.json") is None]
+        return [name for name in unscored if self.read(name)["until"] <= now]
 
-        `delivered`: units by goal id over the forecast's time. Each forecast is scored once.
+    def score(self, name: str, delivered: Mapping[str, float], now: float) -> bool:
+        """Write down what the goals of a forecast came to, once; whether anything was written.
+
+        `delivered`: units by goal id over the forecast's time.
         """
-        count = 0
-        for name in self.names():
-            said = self.read(name)
-            if said["plan"] != plan or said["until"] > now:
-                continue
-            ended = {one["id"]: delivered[one["id"]] for one in said["goals"] if one["id"] in delivered}
-            body = json.dumps({"at": now, "delivered": ended}, allow_nan=False).encode()
-            count += bool(ended) and self._files.create(f"{name}.scored.json", body)
-        return count
+        goals = [one["id"] for one in self.read(name)["goals"]]
+        ended = {goal: delivered[goal] for goal in goals if goal in delivered}
+        body = json.dumps({"at": now, "delivered": ended}, allow_nan=False).encode()
+        return bool(ended) and self._files.create(f"{name}.scored.json", body)
 
     def track(self) -> Track:
         """Every scored forecast together."""

@@ -1,7 +1,7 @@
 """The lake: what happened, as Parquet, and the catalogue; one manifest says which files count.
 
     manifest.json                     tables -> files, offsets of every log, batches already imported, ids
-    events|served|outcomes/date=YYYY-MM-DD/part-<digest>.parquet      by received_at's UTC date
+    events|served|outcomes|inputs/date=YYYY-MM-DD/part-<digest>.parquet      by received_at's UTC date
     ids/date=YYYY-MM-DD/<digest>.npy  128-bit identities of what ingest took, for de-duplication
     quarantine/<digest>.jsonl         what could not be read, with the reason
     catalogue/items.jsonl.zst, catalogue/users.parquet
@@ -33,6 +33,7 @@ import zstandard
 
 from training.tables import COLUMNS, LakeConflict, LakeError, between, by_date, conform, parquet, pc
 from training.tables import EVENT_COLUMNS as EVENT_COLUMNS
+from training.tables import INPUT_COLUMNS as INPUT_COLUMNS
 from training.tables import OUTCOME_COLUMNS as OUTCOME_COLUMNS
 from training.tables import SERVED_COLUMNS as SERVED_COLUMNS
 
@@ -55,7 +56,9 @@ class Manifest:
         raw = json.loads(blob)
         if raw.pop("format", None) != 1:
             raise LakeError("the lake's manifest.json is of another format: use the version that wrote it")
-        return cls(**raw)
+        found = cls(**raw)
+        found.files = {table: found.files.get(table, []) for table in COLUMNS}  # of an older version
+        return found
 
     def to_bytes(self) -> bytes:
         return json.dumps({"format": 1, **self.__dict__}, indent=1).encode()
@@ -103,6 +106,24 @@ class Lake:
     ) -> pa.Table:
         """Served records with since <= at < until, of SERVED_COLUMNS."""
         return self._read("served", "at", since, until, columns)
+
+    def served_of(self, decision_id: str, since: float | None, until: float | None) -> pa.Table:
+        """The served records of one decision; without bounds every file is looked through."""
+        parts = [SERVED_COLUMNS.empty_table()]
+        for file in self.manifest().files["served"]:
+            if (since is None or file["high"] >= since) and (until is None or file["low"] < until):
+                wanted = [("id", "==", decision_id)]
+                parts += [self._part(file["path"], SERVED_COLUMNS.names, wanted)]
+        return pa.concat_tables(parts)
+
+    def inputs(self, kind: str, since: float, until: float, version: str | None = None) -> pa.Table:
+        """What records name by version, of INPUT_COLUMNS, logged with since <= at < until; all, or one."""
+        wanted = [("kind", "==", kind), *([("version", "==", version)] if version is not None else [])]
+        parts = [INPUT_COLUMNS.empty_table()]
+        for file in self.manifest().files["inputs"]:
+            if file["high"] >= since and file["low"] < until:
+                parts += [self._part(file["path"], INPUT_COLUMNS.names, wanted)]
+        return between(pa.concat_tables(parts), "at", since, until)
 
     def outcomes(self, since: float | None = None, until: float | None = None) -> pa.Table:
         """Outcomes with since <= occurred_at < until, of OUTCOME_COLUMNS, each once, as last corrected.
@@ -282,16 +303,16 @@ class Lake:
         for file in self.manifest().files[name]:
             if (since is None or file["high"] >= since) and (until is None or file["low"] < until):
                 whole = (since is None or file["low"] >= since) and (until is None or file["high"] < until)
-                part = self._part(file["path"], list(needed)).cast(asked)
+                part = _widened(self._part(file["path"], list(needed)), asked)
                 if sources is not None:
                     part = part.filter(pc.is_in(part["source"], pa.array(sources, pa.string())))
                 parts.append(part if whole else between(part, time, since, until))
         return pa.concat_tables(parts).unify_dictionaries().select(wanted)
 
-    def _part(self, path: str, columns: list[str]) -> pa.Table:
+    def _part(self, path: str, columns: list[str], filters: Any = None) -> pa.Table:
         try:
             with self.fs.open(self.path(path), "rb") as file:
-                return pq.read_table(file, columns=columns, partitioning=None)
+                return pq.read_table(file, columns=columns, partitioning=None, filters=filters)
         except FileNotFoundError:
             raise LakeError(f"{self.url} lost {path}, which its manifest names: restore it") from None
         except pa.ArrowException as error:
@@ -299,6 +320,14 @@ class Lake:
 
     def _damaged(self, path: str, error: Exception, remedy: str) -> LakeError:
         return LakeError(f"{self.path(path)} is damaged ({str(error)[:120]}): {remedy}")
+
+
+def _widened(part: pa.Table, asked: pa.Schema) -> pa.Table:
+    """With the columns that came after the file was written, null."""
+    for name in asked.names:
+        if name not in part.column_names:
+            part = part.append_column(name, pa.nulls(part.num_rows, asked.field(name).type))
+    return part.select(asked.names).cast(asked)
 
 
 def digest(text: str) -> str:

@@ -19,11 +19,23 @@ from numpy.typing import NDArray
 from features.events import MAX_AGE_S, WHAT, unpack
 from features.ids import key64
 from features.token import PLACES
-from training.tables import COLUMNS, EVENT_COLUMNS, OUTCOME_COLUMNS, SERVED_COLUMNS, arrow
+from training.tables import (
+    COLUMNS,
+    DAY_S,
+    EVENT_COLUMNS,
+    INPUT_COLUMNS,
+    OUTCOME_COLUMNS,
+    SERVED_COLUMNS,
+    arrow,
+)
 
 SOURCE: Final = "online"
-_TABLE_OF: Final = dict.fromkeys(WHAT, "events") | {"served": "served", "outcome": "outcomes"}
-_SERVED_KEPT: Final = frozenset(SERVED_COLUMNS.names)
+_TABLE_OF: Final = dict.fromkeys(WHAT, "events") | {
+    "served": "served",
+    "outcome": "outcomes",
+    "input": "inputs",
+}
+_SERVED_KEPT: Final = frozenset((*SERVED_COLUMNS.names, "forced"))
 _LATEST: Final = 250_000_000_000.0  # the year 9892: dates end soon after
 
 Row = dict[str, Any]
@@ -78,7 +90,7 @@ def _identify(row: Row, payload: bytes) -> tuple[str, bytes, float]:
     what = row["t"]
     if (name := _TABLE_OF.get(what)) is None:
         raise ValueError(f"unknown type {what!r:.80}")
-    received = row.get("at" if name == "served" else "received_at")
+    received = row.get("at" if name in ("served", "inputs") else "received_at")
     if not isinstance(received, float) or not 0 <= received < _LATEST:
         raise ValueError("no time at which it was received")
     if name == "outcomes":  # a correction has another content; outcomes() takes the last
@@ -86,6 +98,8 @@ def _identify(row: Row, payload: bytes) -> tuple[str, bytes, float]:
         said = repr(sorted(row.items(), key=lambda pair: str(pair[0])))
         row["received_at"] = received
         return name, _hash("o", said), received
+    if name == "inputs":
+        return name, _hash("i", f"{row.get('kind')}\0{row.get('version')}\0{received // DAY_S}"), received
     if not isinstance(one := row.get("id"), str):
         raise ValueError("no id")
     if name == "served":
@@ -184,12 +198,32 @@ def event_table(rows: list[Row]) -> pa.Table:
 def served_table(rows: list[Row]) -> pa.Table:
     times = _times(rows, "at")
     columns: dict[str, Any] = {"at": times, "received_at": times}
+    columns["unit"] = _texts(rows, "unit")
+    columns["arms"] = pa.array([_arms(row) for row in rows], pa.list_(pa.string()))
     columns["record"] = pa.array([row["record"] for row in rows], pa.binary())
     for name in ("id", "subject", "surface", "bundle", "plan", "effort"):
         columns[name] = pa.array(
             [None if (value := row.get(name)) is None else str(value) for row in rows], pa.string()
         )
     return pa.table(columns).select(SERVED_COLUMNS.names).cast(SERVED_COLUMNS)
+
+
+def input_table(rows: list[Row]) -> pa.Table:
+    times = _times(rows, "at")
+    columns: dict[str, Any] = {"at": times, "received_at": times}
+    for name, kind in (("kind", pa.string()), ("version", pa.string()), ("body", pa.binary())):
+        columns[name] = pa.array([row[name] for row in rows], kind)
+        if columns[name].null_count:
+            raise ValueError(f"no {name}")
+    return pa.table(columns).select(INPUT_COLUMNS.names).cast(INPUT_COLUMNS)
+
+
+def _arms(row: Row) -> list[str] | None:
+    """Those that count: a tester's are left out."""
+    if "unit" not in row:
+        return None
+    forced = row.get("forced", ())
+    return [name for layer, name in row["arms"].items() if layer not in forced]
 
 
 def outcome_table(rows: list[Row]) -> pa.Table:
@@ -207,7 +241,12 @@ def outcome_table(rows: list[Row]) -> pa.Table:
     return pa.table(columns).select(OUTCOME_COLUMNS.names).cast(OUTCOME_COLUMNS)
 
 
-_BUILDERS: Final = {"events": event_table, "served": served_table, "outcomes": outcome_table}
+_BUILDERS: Final = {
+    "events": event_table,
+    "served": served_table,
+    "outcomes": outcome_table,
+    "inputs": input_table,
+}
 
 
 def _texts(rows: list[Row], name: str) -> Any:

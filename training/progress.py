@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Final
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+PIPED_WIDTH: Final = 132  # columns where no terminal says how many: a file, a pipe, CI
+
+
+def console() -> Console:
+    """Standard output, wide enough for a table where no terminal sets its width."""
+    made = Console()
+    return made if made.is_terminal or "COLUMNS" in os.environ else Console(width=PIPED_WIDTH)
 
 
 @dataclass(slots=True)

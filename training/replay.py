@@ -15,13 +15,16 @@ from features.customer import Blobs, decode_customer
 from features.events import unpack
 from features.ids import key64
 from serving.decide import decide
-from serving.domain import Decision, Query, SlotRequest
+from serving.domain import EFFORTS, Decision, Query, Rows, SlotRequest
 from serving.live import Live
+from serving.placed import Columns
 from serving.reserving import settle
+from serving.served import lotteries_of, placed_columns
 from serving.wire import ContextAsk, context_of
 from training.lake import Lake
 
 Record = Mapping[str, Any]
+BY_SHELL = ("anchor_item", "control", "prices", "ledger")  # what the shell may add to `degraded`
 
 
 class ReplayError(ValueError):
@@ -80,13 +83,26 @@ def query_of(record: Record, live: Live) -> Query:
     )
 
 
-def decided_again(record: Record, live: Live) -> Decision:
-    """`decide` on what the record holds, settled by what the ledger refused then. Raises ReplayError."""
-    cached = None
-    if record["cached"] is not None:
-        cached = live.items.rows_of_keys(np.frombuffer(record["cached"], np.uint64))
-    decision = decide(query_of(record, live), live, record["effort"], cached)
+def cached_of(record: Record, live: Live) -> Rows | None:
+    """The rows that the rung `cached` was given; None for the other rungs."""
+    if record["cached"] is None:
+        return None
+    return live.items.rows_of_keys(np.frombuffer(record["cached"], np.uint64))
+
+
+def decided_first(record: Record, live: Live) -> Decision:
+    """`decide` on what the record holds, before the ledger is asked. Raises ReplayError."""
+    return decide(query_of(record, live), live, record["effort"], cached_of(record, live))
+
+
+def settled(decision: Decision, record: Record) -> Decision:
+    """The page by what the ledger and the leases refused then."""
     return settle(decision, {place: why for place, _, why in record["refused"]})
+
+
+def decided_again(record: Record, live: Live) -> Decision:
+    """The decision as it was answered. Raises ReplayError."""
+    return settled(decided_first(record, live), record)
 
 
 def placed_by(decision: Decision) -> list[Placed]:
@@ -122,6 +138,28 @@ _WHOLE = (
 )
 
 
+def differing(record: Record, decision: Decision, live: Live) -> list[str]:
+    """What a record and the decision made from it do not have in common, bit for bit; empty: nothing.
+
+    What the shell adds to `degraded` (rungs that failed, a ledger or control that was away) is not decided.
+    """
+    made: dict[str, Any] = {
+        **placed_columns(Columns.of(decision.placements)),
+        "item_ids": [live.texts[place.row].id for place in decision.placements],
+        "lotteries": lotteries_of(decision),
+        "refused": [list(one) for one in decision.refused],
+    }
+    wrong = [name for name, value in made.items() if _plain(record[name]) != _plain(value)]
+    shell = {*EFFORTS, *BY_SHELL}
+    said = [name for name in record["degraded"] if name in decision.degraded or name not in shell]
+    return wrong + (["degraded"] if said != list(decision.degraded) else [])
+
+
+def _plain(value: Any) -> Any:
+    """As MessagePack gives it back: without tuples."""
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
 def _same(record: Record, live: Live) -> None:
     wanted = {
         "bundle": live.bundle.version,
@@ -129,9 +167,10 @@ def _same(record: Record, live: Live) -> None:
         "overlay": live.overlay_seq,
         "kills": [list(kill) for kill in live.thrown],
         "prices": str(live.prices.version) if live.prices.version else None,
+        "content": live.content,
     }
     for name, here in wanted.items():
-        if record[name] != here:
+        if record.get(name, here) != here:
             raise ReplayError(
                 f"decision {record['id']} was made by {name} {record[name]}, not {here}: build that one first"
             )

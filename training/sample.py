@@ -218,6 +218,7 @@ def as_of(record: Mapping[str, Any], live: Live) -> dict[str, Any]:
         "bundle": live.bundle.version,
         "plan": live.plan.version,
         "overlay": live.overlay_seq,
+        "content": live.content,
         "kills": [list(kill) for kill in live.thrown],
         "prices": str(live.prices.version) if live.prices.version else None,
         "spent": [],

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -21,6 +22,8 @@ DENOMINATORS: Final = {
     "map@k": "sum of precision at hits / min(k, |held out|)",
 }
 _AT_K: Final = ("recall", "recall_capped", "ndcg", "hr", "mrr", "map", "coverage", "novelty", "gini")
+_BRIEF: Final = {"recall_capped": "capped", "coverage": "cover", "novelty": "novel"}  # as wide as figures
+_COARSE: Final = {"coverage": 3, "novelty": 2, "gini": 3}  # digits; else four
 LENGTHS: Final = (
     ("no history", 0, 0),
     ("1 to 4 items", 1, 4),
@@ -198,7 +201,8 @@ def show(console: Console, said: Mapping[str, Any]) -> None:
     for k in said["ks"]:
         console.print(_table_at(said, k))
     console.print(
-        "recall = found / held out; capped = found / min(k, held out); gini: 0 = all items shown equally"
+        "recall = found / held out; capped = found / min(k, held out); cover: share of the items shown; "
+        "novel: bits of surprise, -log2 of an item's share of customers; gini: 0 = all items shown equally"
     )
     if any("seeds" in one for one in said["models"].values()):
         console.print(_seeds(said))
@@ -238,14 +242,18 @@ def has(said: Mapping[str, Any], name: str) -> bool:
 
 
 def _table_at(said: Mapping[str, Any], k: int) -> Table:
-    table = Table(title=f"lists of {k}")
+    table = Table(title=f"lists of {k}", box=SIMPLE_HEAD, pad_edge=False)
     names = [
         name for name in _AT_K if all(f"{name}@{k}" in one["metrics"] for one in said["models"].values())
     ]
     for column in ("model", *names):
-        table.add_column(column.replace("_", " "), justify="left" if column == "model" else "right")
+        table.add_column(
+            _BRIEF.get(column, column), justify="left" if column == "model" else "right", no_wrap=True
+        )
     for name, one in said["models"].items():
-        table.add_row(name, *(f"{one['metrics'][f'{column}@{k}']:.4f}" for column in names))
+        table.add_row(
+            name, *(f"{one['metrics'][f'{column}@{k}']:.{_COARSE.get(column, 4)}f}" for column in names)
+        )
     return table
 
 

@@ -56,10 +56,14 @@ SERVED_COLUMNS: Final = arrow.schema(
         ("bundle", pa.string()),
         ("plan", pa.string()),
         ("effort", pa.string()),
+        ("unit", pa.string()),
+        ("arms", pa.list_(pa.string())),
         ("record", pa.binary()),
     ]
 )
-"""`record` is the whole served record as the service wrote it (MessagePack): the inputs of a replay."""
+"""`record` is the whole served record as the service wrote it (MessagePack): the inputs of a replay. `unit`:
+the subject that experiments know the customer by; `arms`: EXPERIMENT/ARM of those that count. Both are null
+in what was written before there were experiments."""
 
 OUTCOME_COLUMNS: Final = arrow.schema(
     [
@@ -78,7 +82,23 @@ OUTCOME_COLUMNS: Final = arrow.schema(
     ]
 )
 
-COLUMNS: Final = {"events": EVENT_COLUMNS, "served": SERVED_COLUMNS, "outcomes": OUTCOME_COLUMNS}
+INPUT_COLUMNS: Final = arrow.schema(
+    [
+        ("kind", pa.string()),
+        ("version", pa.string()),
+        ("at", pa.float64()),
+        ("received_at", pa.float64()),
+        ("body", pa.binary()),
+    ]
+)
+"""What served records name by version (`serving.kept`), each kind and version once; `body` is compressed."""
+
+COLUMNS: Final = {
+    "events": EVENT_COLUMNS,
+    "served": SERVED_COLUMNS,
+    "outcomes": OUTCOME_COLUMNS,
+    "inputs": INPUT_COLUMNS,
+}
 REQUIRED: Final = ("event_id", "type", "received_at", "at", "subject")
 DAY_S: Final = 86_400.0
 MANY_DAYS: Final = 62  # a batch that spans more is filed by month: thousands of tiny files help nobody

@@ -68,7 +68,7 @@ class LiveStoreContract(ABC):
         return asyncio.run(whole())
 
     def test_an_unknown_subject_has_nothing(self):
-        assert self.run(lambda store: store.fetch(store.keys("u:1"))) == [None] * 4
+        assert self.run(lambda store: store.fetch(store.keys("u:1"))) == [None] * 5
 
     def test_entries_are_added_at_the_end(self):
         async def steps(store):
@@ -77,7 +77,7 @@ class LiveStoreContract(ABC):
             await store.append("u:1")
             return await store.fetch(store.keys("u:1"))
 
-        recent, contact, patch, _ = self.run(steps)
+        recent, contact, patch, *_ = self.run(steps)
         assert recent == recents([1, 2, 3])
         assert contact == contacts([1, 2])
         assert patch is None
@@ -120,7 +120,7 @@ class LiveStoreContract(ABC):
                 await store.append("u:1", recent=b"x" * 31)
             return await store.fetch(store.keys("u:1"))
 
-        assert self.run(steps) == [None] * 4
+        assert self.run(steps) == [None] * 5
 
     def test_subjects_do_not_mix(self):
         async def steps(store):
@@ -149,8 +149,8 @@ class LiveStoreContract(ABC):
             return once, twice, await store.fetch(store.keys("v:d"))
 
         once, twice, visitor = self.run(steps)
-        assert once == twice == [recents([1, 2, 4, 5]), contacts([3, 4, 9]), None, None]
-        assert visitor == [recents([2, 5, 1]), contacts([9, 3]), None, None]
+        assert once == twice == [recents([1, 2, 4, 5]), contacts([3, 4, 9]), None, None, None]
+        assert visitor == [recents([2, 5, 1]), contacts([9, 3]), None, None, None]
 
     def test_linking_keeps_the_latest_and_equal_times_in_order(self):
         mine, theirs = list(range(0, 100, 2)), list(range(1, 100, 2))
@@ -175,7 +175,18 @@ class LiveStoreContract(ABC):
             await store.link("v:none", "u:none")
             return await store.fetch([*store.keys("u:1"), *store.keys("u:none")])
 
-        assert self.run(steps) == [recents([2, 1]), *[None] * 7]
+        assert self.run(steps) == [recents([2, 1]), *[None] * 9]
+
+    def test_who_is_new_takes_the_visitors_unit_over_for_good(self):
+        async def steps(store):
+            for visitor in ("v:d", "v:e"):
+                await store.append(visitor, recent=recents([1]))
+            await store.append("u:old", recent=recents([2]))
+            for visitor, user in (("v:d", "u:new"), ("v:e", "u:new"), ("v:d", "u:old"), ("v:none", "u:none")):
+                await store.link(visitor, user)
+            return await store.fetch([store.keys(user).unit for user in ("u:new", "u:old", "u:none", "v:d")])
+
+        assert self.run(steps) == [b"v:d", None, None, None]
 
     def test_any_sequence_does_what_the_definition_says(self):
         """Random appends and links against plain Python lists."""
@@ -299,7 +310,7 @@ class LiveStoreContract(ABC):
 
         gone, left, again, keys = self.run(steps)
         assert (gone, again) == (5, 0)
-        assert left == [None] * 6 + [recents([1])]
+        assert left == [None] * 7 + [recents([1])]
         assert not [key for key in keys if b"u:1" in key]
 
     @abstractmethod

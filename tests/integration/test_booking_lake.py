@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from serving.plans import PlanShelf
 from tests.shell import run, running
 from tests.worlds import DAY, NOW, tiny_bundle, tiny_live, tiny_plan
 from training import sample as sampling
 from training.booking_commands import draw, forecast, show, stocked
+from training.booking_delivered import over, score_due
 from training.booking_record import Forecasts, document
 from training.ingest import ingest
 from training.lake import Lake
@@ -93,6 +96,41 @@ def test_a_plan_is_forecast_from_it_and_told(served_lake, tmp_path):
         assert word in told.getvalue()
     draw(booking, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_forecast_is_scored_by_what_the_lake_says_was_delivered(tmp_path):
+    """Units as the meters count them, once a placement; only of plans that were in force; once a forecast."""
+    lake = Lake(tmp_path / "lake")
+    plan = tiny_plan(campaigns=[OLD | {"values": {"click": 100.0}, "exclusive": True}])
+
+    async def seen():
+        async with running(tiny_bundle(), plan=plan) as shell:
+            for n in range(4):
+                page = await shell.page(f"u{n}")
+                where = [one["index"] for slot in page["slots"] for one in slot["items"]]
+                for event_id in (f"e{n}", f"again{n}"):  # told twice
+                    event = shell.event("displayed", event_id, page_token=page["page_token"], seen=where)
+                    await shell.post("/v1/events", {"events": [event]})
+            await shell.service.publisher.flush()
+            meters = await shell.stores.meters.read(["old"])
+            ingest(shell.stores.log, lake, now=shell.clock.now)
+            return meters["old"]["displayed"].total, shell.clock.now
+
+    total, now = run(seen)
+    assert total == 4
+    assert over(lake, ["old", "other"], now - DAY, now + 1.0) == {("old", "displayed"): total}
+    assert over(lake, ["old"], now + 1.0, now + DAY) == {}
+    live = tiny_live(plan=plan)
+    sample = refresh(lake, live, tmp_path / "sample", now=now + 1.0)
+    forecasts = Forecasts(str(tmp_path))
+    booking = forecast(stocked(live), stocked(live), sample, NOW, forecasts.track())
+    forecasts.keep(replace(booking, span=(now - DAY, now + 1.0)), now)
+    assert score_due(str(tmp_path), lake, now + 2.0) == 0  # the plan was never in force
+    PlanShelf(str(tmp_path)).put(plan)
+    assert score_due(str(tmp_path), lake, now) == 0  # its time is not over
+    assert score_due(str(tmp_path), lake, now + 2.0) == 1
+    assert score_due(str(tmp_path), lake, now + 2.0) == 0
+    assert forecasts.track().goals == 1
 
 
 def test_items_put_since_the_sample_are_noted(served_lake, tmp_path):

@@ -136,8 +136,14 @@ def test_a_role_that_hangs_is_late_and_the_other_stands(tmp_path, valkey_url):
     none = Blobs(None, None, None, None, None)
     assert features_late == (Blobs(LATE_BLOB, LATE_BLOB, ENTRY, None, None), none, None, ("features",), None)
     late3 = (LATE_BLOB, LATE_BLOB, LATE_BLOB)
-    assert live_late == (Blobs(None, None, *late3), Blobs(None, None, *late3), None, ("live",), LATE_BLOB)
-    assert both_late.blobs == Blobs(LATE_BLOB, LATE_BLOB, *late3)
+    assert live_late == (
+        Blobs(None, None, *late3, LATE_BLOB),
+        Blobs(None, None, *late3, LATE_BLOB),
+        None,
+        ("live",),
+        LATE_BLOB,
+    )
+    assert both_late.blobs == Blobs(LATE_BLOB, LATE_BLOB, *late3, LATE_BLOB)
     assert both_late.late == ("features", "live")
 
 

@@ -21,7 +21,7 @@ from serving.decide import decide
 from serving.domain import Decision, Effort, Query, Rows
 from serving.live import Live, build_live
 from tests.shell import SPACE, Shell, run, running
-from tests.worlds import membership_blob, tiny_bundle, tiny_items
+from tests.worlds import membership_blob, tiny_bundle, tiny_items, tiny_plan
 from training.ingest import ingest
 from training.lake import Lake
 from training.replay import Record, ReplayError, decided_again, placed_by, placed_in, records
@@ -32,6 +32,27 @@ CONTEXTS: tuple[dict[str, Any], ...] = (
     {"channel": "app", "app_version": "8.0.1", "location": "wtw3s", "entry": "scan"},
     {},
 )
+
+
+EXPERIMENTS: dict[str, Any] = {
+    "holdout": 0.3,
+    "layers": [
+        {
+            "name": "feed",
+            "experiments": [
+                {
+                    "name": "longer",
+                    "ramp": [{"at": "2026-01-01T00:00:00Z", "enrolled": 0.8}],
+                    "arms": [
+                        {"name": "control"},
+                        {"name": "six", "changes": {"slots": {"home.feed": {"size": 5, "explore": 0.3}}}},
+                        {"name": "plain", "changes": {"ranker": "popularity"}},
+                    ],
+                }
+            ],
+        }
+    ],
+}
 
 
 def bundle() -> Any:
@@ -110,7 +131,7 @@ class Story:
 
 async def lived(lake: Lake) -> tuple[Story, Any, Any]:
     story, made = Story(), bundle()
-    async with running(made) as shell:
+    async with running(made, plan=tiny_plan(experiments=EXPERIMENTS)) as shell:
         control = shell.control
         assert isinstance(control, MemoryControl)
         await customers_known(shell)
@@ -158,6 +179,7 @@ def test_every_page_is_decided_again_bit_for_bit(replayed: tuple[Story, dict[int
         assert placed_by(again) == placed_in(record), record["id"]
         assert list(again.degraded) == record["degraded"]
         assert again.query.profiling == record["profiling"]
+        assert {one.layer: one.name for one in again.arms} == record["arms"]
         efforts.add(record["effort"])
         degraded |= set(record["degraded"])
     assert "full" in efforts
@@ -165,6 +187,9 @@ def test_every_page_is_decided_again_bit_for_bit(replayed: tuple[Story, dict[int
     assert {record["profiling"] for record in story.records} == {True, False}
     kinds = {name for record in story.records for name in record["context"]}
     assert {"channel", "city", "location", "anchor_item", "exclude", "session_id", "entry"} <= kinds
+    arms = {name for record in story.records for name in record["arms"].values()}
+    assert arms == {"holdout", "longer/control", "longer/six", "longer/plain"}
+    assert {record["unit"][:2] for record in story.records} == {"u:", "v:"}
     assert any(record["blobs"][2] for record in story.records)  # what they did came along
 
 

@@ -241,9 +241,12 @@ def test_forecasts_are_kept_scored_once_and_tracked(tmp_path):
     for _ in range(2):
         forecasts.keep(found, START)
     assert len(forecasts.names()) == 2 and forecasts.track().goals == 0
-    assert forecasts.score({"new/displayed": 57.0}, found.plan, START) == 0  # its time is not over
-    assert forecasts.score({"new/displayed": 57.0}, found.plan, START + 3 * DAY) == 2
-    assert forecasts.score({"new/displayed": 1.0}, found.plan, START + 3 * DAY) == 0
+    assert forecasts.due(START) == []  # their time is not over
+    assert forecasts.due(START + 3 * DAY) == forecasts.names()
+    for name in forecasts.names():
+        assert forecasts.score(name, {"new/displayed": 57.0}, START + 3 * DAY)
+        assert not forecasts.score(name, {"new/displayed": 1.0}, START + 3 * DAY)
+    assert forecasts.due(START + 3 * DAY) == []
     track = forecasts.track()
     assert track.goals == 2 and track.error == pytest.approx(0.05) and not track.known
     assert Priors(str(tmp_path))(found.plan).keys() == {"new/displayed"}

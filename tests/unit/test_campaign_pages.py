@@ -237,8 +237,8 @@ def test_pages_and_their_tags_are_tallied_for_the_pacer() -> None:
     async def story() -> None:
         async with running(plan=made) as shell:
             await ready(shell)
-            assert tells_tags("t4")
-            await see(shell, await shell.page(request_id="t4"), "e1")
+            assert tells_tags("t10")
+            await see(shell, await shell.page(request_id="t10"), "e1")
             await shell.page()
             await shell.service.publisher.flush()
             tallying = shell.service.tallying

@@ -266,8 +266,8 @@ def test_a_check_runs_in_a_process_of_its_own(tmp_path: Any) -> None:
     with pytest.raises(PlanError, match="plan, a: b; c"):
         CheckProcess(settings, command=("-c", wrong))(tiny_plan())
     busy = CheckProcess(settings, command=("-c", SAID))
-    busy._one.acquire()
-    with pytest.raises(Problem, match="another plan is being checked"):
+    busy._process._one.acquire()
+    with pytest.raises(Problem, match="another forecast is being made"):
         busy(tiny_plan())
     closed = CheckProcess(settings, command=("-c", "import time; time.sleep(30)"))
     closed.close()

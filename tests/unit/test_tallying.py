@@ -114,8 +114,8 @@ def test_the_service_sends_by_itself_and_the_rest_when_it_stops():
     assert asyncio.run(story()) == 1
 
 
-def test_one_page_in_eight_tells_its_tags_and_the_page_is_the_same_without():
-    told = [tells_tags(f"decision {n}") for n in range(8_000)]
+def test_one_page_in_thirty_two_tells_its_tags_and_the_page_is_the_same_without():
+    told = [tells_tags(f"decision {n}") for n in range(32_000)]
     assert 900 < sum(told) < 1_100
     made = query(LIVE, customer())
     plain = decide(replace(made, tagged=False), LIVE)

@@ -22,7 +22,7 @@ from serving.catalogue import Item, compile_items
 from serving.domain import Context, Query, SlotRequest
 from serving.live import Live, build_live
 from serving.models import Neighbours, Popular, Prior, VectorModel
-from serving.plan import check_plan
+from serving.plan import Plan, check_plan
 from serving.plan_default import CANONICAL
 from serving.prices import Prices, version_of
 from serving.tables import top_table
@@ -43,8 +43,8 @@ SLOTS: Final = ("home.banner", "home.shelf", "home.popup", "home.benefits", "hom
 
 def live_of(items: int, campaigns: int, slots: int, seed: int) -> Live:
     """A Live of so many items, campaigns and slots (copies of the canonical six), priced."""
-    bundle = bundle_of(items, seed)
-    live = build_live(bundle, (), check_plan(plan_of(bundle, campaigns, slots, seed)))
+    bundle, plan = world_of(items, campaigns, slots, seed)
+    live = build_live(bundle, (), plan)
     live.plan.audiences.warm()
     rng = np.random.default_rng([seed, 3])
     price = rng.normal(0.0, 0.02, campaigns)
@@ -67,6 +67,11 @@ def queries(live: Live, customers: int, history: int, seed: int) -> list[Query]:
 
 
 def _customer(keys: NDArray[np.uint64], history: int, rng: np.random.Generator) -> Customer:
+    return decode_customer(blobs_of(keys, history, rng), now=NOW)
+
+
+def blobs_of(keys: NDArray[np.uint64], history: int, rng: np.random.Generator) -> Blobs:
+    """A customer's records as the stores hold them, with so many live events of each kind."""
     profile = PROFILE.blank(1)[0]
     profile["consents"], profile["profiling"], profile["risk_level"] = 7, 1, rng.integers(1, 6)
     profile["age"], profile["segment"] = rng.integers(18, 80), rng.integers(1, SEGMENTS + 1)
@@ -89,16 +94,19 @@ def _customer(keys: NDArray[np.uint64], history: int, rng: np.random.Generator) 
     contact["item"], contact["event"] = rng.choice(keys, history), np.arange(history) + 1
     contact["at"] = np.sort(NOW - rng.uniform(60, 3 * DAY, history)).astype(contact["at"].dtype)
     contact["what"], contact["channel"] = WHAT["displayed"], CHANNEL_CODE["app"]
-    return decode_customer(
-        Blobs(
-            PROFILE.encode(profile, as_of=NOW - DAY),
-            MEMBERSHIP.encode(member, as_of=NOW - DAY),
-            recent.tobytes(),
-            contact.tobytes(),
-            None,
-        ),
-        now=NOW,
+    return Blobs(
+        PROFILE.encode(profile, as_of=NOW - DAY),
+        MEMBERSHIP.encode(member, as_of=NOW - DAY),
+        recent.tobytes(),
+        contact.tobytes(),
+        None,
     )
+
+
+def world_of(items: int, campaigns: int, slots: int, seed: int) -> tuple[Bundle, Plan]:
+    """The bundle and the plan alone."""
+    bundle = bundle_of(items, seed)
+    return bundle, check_plan(plan_of(bundle, campaigns, slots, seed))
 
 
 def bundle_of(many: int, seed: int) -> Bundle:

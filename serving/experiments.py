@@ -1,0 +1,311 @@
+"""Experiments compiled: which arms a unit is in, now, on this page. Pure; the same on every replica.
+
+Three hashes of a unit: where it stands in a layer, whether it is enrolled, and which arm it is in. A ramp
+moves only the second one's threshold, and upwards, so nobody who is in leaves or changes the arm.
+An experiment counts a page only where the page asks for a slot that one of its arms changes: whom none of
+the arms could have treated differently is not in its figures.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import inf
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.customer import Customer
+from features.ids import key64, user_subject, visitor_subject
+from features.tags import TagDictionary
+from serving.audience import NO_AUDIENCES, NO_TAGS, CompiledAudiences, compile_audiences
+from serving.audience_facts import NO_LOOKUPS, Lookups
+from serving.audience_rules import AllOf, AnyOf, Named, Not, Rule
+from serving.experiment import Experiment, Layer
+from serving.experiment_checks import GLOBAL, HOLDOUT, parameters
+from serving.plan_text import Plan
+from serving.splitting import part_of, parts_of, salt_of
+
+EVERYWHERE: Final = (1 << 64) - 1
+
+
+class Assigned(NamedTuple):
+    """A unit's arm in a layer. `arm` is its name among the arms that change anything, −1 for none."""
+
+    layer: str
+    name: str  # EXPERIMENT/ARM, or holdout
+    arm: int = -1  # number among the arms with changes
+    forced: bool = False  # a tester's, not counted
+
+
+@dataclass(frozen=True, slots=True)
+class _Arm:
+    assigned: Assigned
+    below: float  # of the arm's hash
+    live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Experiment:
+    low: float
+    high: float
+    since: tuple[float, ...]  # POSIX seconds of the ramp's steps
+    enrolled: tuple[float, ...]
+    until: float
+    audience: int  # −1 everybody
+    by_device: bool
+    enrol_salt: int
+    arm_salt: int
+    arms: tuple[_Arm, ...]
+    slots: int  # bits of the slots where its arms can differ
+
+    def share(self, now: float) -> float:
+        """The part of its range that is enrolled."""
+        if now >= self.until:
+            return 0.0
+        at = bisect_right(self.since, now)
+        return self.enrolled[at - 1] if at else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    name: str
+    salt: int
+    domain: tuple[float, float] | None
+    holdout: float  # where it begins; 1 none
+    experiments: tuple[_Experiment, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CompiledExperiments:
+    """`arms`: names of the arms with changes, by their number."""
+
+    layers: tuple[_Layer, ...] = ()
+    arms: tuple[str, ...] = ()
+    global_salt: int = 0
+    global_holdout: float = 0.0
+    domain_salt: int = 0
+    testers: Mapping[str, Mapping[str, Assigned]] = field(default_factory=dict)  # subject -> layer -> arm
+    audiences: CompiledAudiences = NO_AUDIENCES
+    lookups: Lookups = NO_LOOKUPS
+
+    def assigned(
+        self, subject: str, device: str | None, customer: Customer, now: float, slots: int = EVERYWHERE
+    ) -> tuple[Assigned, ...]:
+        """The arms of a page: by layer in the plan's order. `slots`: bits of the slots it asks for.
+
+        `subject` is a user's or a visitor's, `device` the visitor's subject beside a user's.
+        """
+        if not self.layers or customer.unit is None:
+            return ()
+        key = key64(unit := customer.unit or subject)
+        forced = self.testers.get(subject) or (self.testers.get(device) if device else None)
+        if forced is None and self.global_holdout and part_of(key, self.global_salt) < self.global_holdout:
+            return (Assigned(GLOBAL, HOLDOUT),)
+        found: list[Assigned] = []
+        holds: NDArray[np.bool_] | None = None
+        stands = -1.0
+        for layer in self.layers:
+            if forced is not None and layer.name in forced:
+                found.append(forced[layer.name])
+                continue
+            if layer.domain is not None:
+                if stands < 0:
+                    stands = part_of(key, self.domain_salt)
+                if not layer.domain[0] <= stands < layer.domain[1]:
+                    continue
+            place = part_of(key, layer.salt)
+            if place >= layer.holdout:
+                found.append(Assigned(layer.name, HOLDOUT))
+                continue
+            for one in layer.experiments:
+                if not one.slots & slots:
+                    continue
+                mine, there = key, place
+                if one.by_device:
+                    owner = device or (unit if unit.startswith("v:") else None)
+                    if owner is None:
+                        continue
+                    mine = key if owner == unit else key64(owner)
+                    there = place if mine == key else part_of(mine, layer.salt)
+                if not one.low <= there < one.high:
+                    continue
+                share = one.share(now)
+                if share <= 0 or (share < 1 and part_of(mine, one.enrol_salt) >= share):
+                    continue
+                if one.audience >= 0:
+                    if holds is None:
+                        holds = self.audiences.evaluate(customer, now, self.lookups)
+                    if not holds[one.audience]:
+                        continue
+                at = part_of(mine, one.arm_salt)
+                arm = next((arm for arm in one.arms if at < arm.below), one.arms[-1])
+                if arm.live:
+                    found.append(arm.assigned)
+                break
+        return tuple(found)
+
+    def many(self, keys: NDArray[np.uint64], now: float, layer: str) -> NDArray[np.int16]:
+        """(n,) the arm of many units (key64) in a layer: its number in `names(layer)`, −1 none, −2 holdout.
+
+        Audiences are taken to hold, slots to be asked for. The same as `assigned`, column by column.
+        """
+        chosen = next(one for one in self.layers if one.name == layer)
+        place = parts_of(keys, chosen.salt)
+        result = np.full(len(keys), -1, np.int16)
+        number = 0
+        for one in chosen.experiments:
+            share = one.share(now)
+            inside = (place >= one.low) & (place < one.high) & (result == -1)
+            if share < 1:
+                inside &= parts_of(keys, one.enrol_salt) < share
+            limits = np.array([arm.below for arm in one.arms[:-1]])
+            arm = np.searchsorted(limits, parts_of(keys, one.arm_salt), side="right")
+            live = np.array([arm.live for arm in one.arms])
+            inside &= live[arm]
+            result[inside] = number + arm[inside]
+            number += len(one.arms)
+        result[place >= chosen.holdout] = -2
+        if chosen.domain is not None:
+            stands = parts_of(keys, self.domain_salt)
+            result[(stands < chosen.domain[0]) | (stands >= chosen.domain[1])] = -1
+        if self.global_holdout:
+            result[parts_of(keys, self.global_salt) < self.global_holdout] = -2
+        return result
+
+    def names(self, layer: str) -> tuple[str, ...]:
+        """EXPERIMENT/ARM of every arm of a layer, in the plan's order."""
+        chosen = next(one for one in self.layers if one.name == layer)
+        return tuple(arm.assigned.name for one in chosen.experiments for arm in one.arms)
+
+
+NO_EXPERIMENTS: Final = CompiledExperiments()
+
+
+def compile_experiments(
+    plan: Plan,
+    slot_bits: Mapping[str, int],
+    lookups: Lookups = NO_LOOKUPS,
+    *,
+    lists: Mapping[str, int] | None = None,
+    tags: TagDictionary = NO_TAGS,
+) -> CompiledExperiments:
+    """Of a checked plan. `slot_bits`: slot -> its bit; `lookups`, `lists`, `tags`: what audiences read."""
+    text = plan.experiments
+    if text is None or not text.layers:
+        return NO_EXPERIMENTS
+    named = [one.audience for layer in text.layers for one in layer.experiments if one.audience is not None]
+    audiences = NO_AUDIENCES
+    if named:  # those that experiments need, by themselves: pages that meet no such experiment ask for none
+        rules = {name: plan.audiences[name] for name in _closure(plan.audiences, named)}
+        audiences = compile_audiences(rules, lists=lists or {}, tags=tags, actions=plan.actions, strict=False)
+    arms: list[str] = []
+    layers, low = [], 0.0
+    ranges: dict[str | None, tuple[float, float] | None] = {None: None}
+    for domain in text.domains:
+        ranges[domain.name] = (low, low + domain.share)
+        low += domain.share
+    campaign_slots = {one.id: sum(slot_bits.get(slot, 0) for slot in one.slots) for one in plan.campaigns}
+    for layer in text.layers:
+        salt = salt_of(text.salt, "layer", layer.name)
+        made = tuple(
+            _compiled(plan, layer, one, slot_bits, campaign_slots, audiences.index, arms)
+            for one in layer.experiments
+            if one.state == "running"
+        )
+        layers.append(_Layer(layer.name, salt, ranges[layer.domain], 1.0 - layer.holdout, made))
+    compiled = CompiledExperiments(
+        tuple(layers),
+        tuple(arms),
+        salt_of(text.salt, "holdout"),
+        text.holdout,
+        salt_of(text.salt, "domain"),
+        {},
+        audiences,
+        lookups,
+    )
+    return _with_testers(compiled, text.testers)
+
+
+def _compiled(
+    plan: Plan,
+    layer: Layer,
+    one: Experiment,
+    slot_bits: Mapping[str, int],
+    campaign_slots: Mapping[str, int],
+    audiences: Mapping[str, int],
+    names: list[str],
+) -> _Experiment:
+    salt = plan.experiments.salt if plan.experiments is not None else ""
+    total, below, slots = sum(arm.weight for arm in one.arms), 0.0, 0
+    arms: list[_Arm] = []
+    for arm in one.arms:
+        below += arm.weight / total
+        number, name = -1, f"{one.name}/{arm.name}"
+        if any(parameters(arm.changes)):
+            number = len(names)
+            names.append(name)
+            slots |= _touched(arm.changes, slot_bits, campaign_slots)
+        arms.append(_Arm(Assigned(layer.name, name, number), below, arm.state == "live"))
+    arms[-1] = _Arm(arms[-1].assigned, inf, arms[-1].live)  # whatever the sum of the weights rounds to
+    return _Experiment(
+        *one.range,
+        tuple(step.at.timestamp() for step in one.ramp),
+        tuple(step.enrolled for step in one.ramp),
+        one.until.timestamp() if one.until is not None else inf,
+        audiences[one.audience] if one.audience is not None else -1,
+        one.unit == "device",
+        salt_of(salt, "enrolled", one.name, one.salt),
+        salt_of(salt, "arm", one.name, one.salt),
+        tuple(arms),
+        slots or EVERYWHERE,  # nothing is changed: an A/A test, counted everywhere
+    )
+
+
+def _touched(changes: object, slot_bits: Mapping[str, int], campaign_slots: Mapping[str, int]) -> int:
+    """Bits of the slots where an arm may make a difference; a value table, a ranker, a source: all."""
+    bits = 0
+    for parameter in parameters(changes):  # type: ignore[arg-type]
+        if parameter[0] == "slots":
+            bits |= slot_bits.get(parameter[1], 0)
+        elif parameter[0] in ("levers", "creatives", "paused"):
+            bits |= campaign_slots.get(parameter[1], 0)
+        else:
+            return EVERYWHERE
+    return bits
+
+
+def _closure(rules: Mapping[str, Rule], names: Iterable[str]) -> list[str]:
+    """Names of audiences and of those that their rules name, each once."""
+    found: dict[str, None] = {}
+    waiting: list[Rule] = [Named(audience=name) for name in names]
+    while waiting:
+        rule = waiting.pop()
+        if isinstance(rule, Named) and rule.audience not in found:
+            found[rule.audience] = None
+            waiting.append(rules[rule.audience])
+        elif isinstance(rule, AllOf):
+            waiting += rule.all
+        elif isinstance(rule, AnyOf):
+            waiting += rule.any
+        elif isinstance(rule, Not):
+            waiting.append(rule.not_)
+    return list(found)
+
+
+def _with_testers(
+    compiled: CompiledExperiments, testers: Mapping[str, Mapping[str, str]]
+) -> CompiledExperiments:
+    known = {
+        (layer.name, arm.assigned.name): arm.assigned._replace(forced=True)
+        for layer in compiled.layers
+        for one in layer.experiments
+        for arm in one.arms
+    }
+    for tester, forced in testers.items():
+        mine = {layer: known[layer, name] for layer, name in forced.items() if (layer, name) in known}
+        for subject in (user_subject(tester), visitor_subject(tester)):
+            compiled.testers[subject] = mine  # type: ignore[index]  # filled while it is made
+    return compiled

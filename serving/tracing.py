@@ -1,0 +1,52 @@
+"""`GET /v1/decisions/{id}`: the trace, made in a process of its own by `fenliu replay ID --json`.
+
+It builds the bundle, plan and prices of that moment anew and reads the log and the lake: seconds of work that
+no page waits for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from serving.errors import Problem
+from serving.own_process import OwnProcess
+from serving.settings import Settings
+
+LIMIT_S: Final = 60.0
+MOST_ITEMS: Final = 20
+_REPLAY: Final = ("-m", "fenliu", "replay", "--json")
+
+
+class Tracer(Protocol):
+    """Blocking. Raises Problem: `not_found`, `overloaded`, `not_ready`."""
+
+    def __call__(self, decision_id: str, subject: str | None, items: Sequence[str]) -> Mapping[str, Any]: ...
+
+    def close(self) -> None: ...
+
+
+class TraceProcess(Tracer):
+    def __init__(
+        self, settings: Settings, *, limit_s: float = LIMIT_S, command: tuple[str, ...] = _REPLAY
+    ) -> None:
+        self._process = OwnProcess(settings, "trace", limit_s, command)
+
+    def __call__(self, decision_id: str, subject: str | None, items: Sequence[str]) -> Mapping[str, Any]:
+        asked = [f"--item={item}" for item in items]
+        if subject is not None:
+            asked.append(f"--subject={subject}")
+        out = self._process.said(*asked, "--", decision_id, good=(0, 1, 2))
+        try:
+            said: Mapping[str, Any] = json.loads(out)
+        except ValueError:
+            raise Problem("not_ready", "the trace's process said nothing that can be read") from None
+        if said.get("error") == "not_found":
+            raise Problem("not_found", str(said["detail"]))
+        if "error" in said:
+            raise Problem("not_ready", str(said["detail"]))
+        return said
+
+    def close(self) -> None:
+        self._process.close()

@@ -1,0 +1,173 @@
+"""An experiment's report from a lake: units, metrics, segments, and the pages that are written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from features.events import SERVED_FIELDS, served_to_log
+from features.log import Entry
+from fenliu import main
+from training.experiment.analysis import Question, answer
+from training.experiment.collect import collect, connect
+from training.experiment.commands import files_of
+from training.experiment.metrics import METRICS, named
+from training.lake import Lake
+from training.log_rows import decode
+from training.tables import EVENT_COLUMNS, SERVED_COLUMNS, arrow
+from training.usage import UsageError
+
+DAY = 86_400.0
+START = 1_795_305_600.0  # a midnight UTC
+UNITS = 600
+DAYS = 6
+PRE = 2
+PLAN = """
+name: p
+surfaces: {home: [home.feed]}
+slots: [{name: home.feed, layout: feed, size: 2, kinds: [content]}]
+experiments:
+  layers:
+    - name: feed
+      experiments:
+        - name: longer
+          ramp: [{at: "2026-01-01T00:00:00Z", enrolled: 1}]
+          arms: [{name: control}, {name: more}]
+          criterion: clicks
+          guardrails: [{metric: dismissals, tolerance: 0.1}]
+"""
+
+
+def table(schema: Any, rows: list[dict[str, Any]]) -> Any:
+    columns = {name: [row.get(name) for row in rows] for name in schema.names}
+    return arrow.table({name: arrow.array(columns[name], schema.field(name).type) for name in schema.names})
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Units 0 … 599, odd ones in `more`, which clicks half as much again; unit 7 was in both."""
+    root = tmp_path_factory.mktemp("home")
+    rng = np.random.default_rng(1)
+    served, events = [], []
+    for unit in range(UNITS):
+        subject, arm = f"u:c{unit}", ("control", "more")[unit % 2]
+        taste = rng.gamma(3)
+        for day in range(DAYS):
+            at = START + day * DAY + rng.random() * 80_000
+            inside = day >= PRE and (unit % 5 or day > PRE)  # a fifth come a day later
+            if inside:
+                names = [f"longer/{arm}"] + (["longer/control"] if unit == 7 and day == 4 else [])
+                served += [
+                    {"id": f"d{unit}-{day}", "subject": subject, "unit": subject, "at": at, "received_at": at,
+                     "surface": "home", "effort": "full", "arms": [name], "record": b""}
+                    for name in names
+                ]  # fmt: skip
+            rate = taste * (1.5 if inside and arm == "more" else 1.0)
+            for number in range(rng.poisson(rate) + 3):
+                kind = "clicked" if number >= 3 else "displayed"
+                events.append(
+                    {"event_id": f"e{unit}-{day}-{number}", "type": kind, "at": at + 1, "occurred_at": at + 1,
+                     "received_at": at + 2, "subject": subject, "late": False, "channel": 1}
+                )  # fmt: skip
+    lake = Lake(root / "lake")
+    lake.append_events(table(EVENT_COLUMNS, events), "batch")
+    with lake.writing():
+        manifest = lake.manifest()
+        manifest.files["served"] += lake.write_parts("served", table(SERVED_COLUMNS, served), "pages")
+        lake.commit(manifest)
+    (root / "plan.yaml").write_text(PLAN)
+    return root
+
+
+@pytest.fixture(scope="module")
+def seen(home: Path) -> Any:
+    metrics = named(["clicks", "ctr", "dismissals"])
+    lake = files_of(Lake(home / "lake"))
+    return collect(connect(0.5, 1), lake, "longer", ["control", "more"], metrics, criterion="clicks")
+
+
+def test_units_of_two_arms_are_left_out(seen: Any) -> None:
+    assert seen.crossed == 1 and seen.starts == (0, 300, 599)
+    assert len(seen.days) == DAYS - PRE and seen.days[0].units == (240, 240 - 1)
+    assert seen.days[-1].units == (300, 299) and sorted(set(seen.first_day)) == [0, 1]
+
+
+def test_moments_are_those_of_the_events(home: Path, seen: Any) -> None:
+    """Clicks after a unit's first page, counted once more in plain Python."""
+    lake = Lake(home / "lake")
+    first: dict[str, float] = {}
+    arms: dict[str, set[str]] = {}
+    for row in lake.served().to_pylist():
+        first[row["unit"]] = min(row["at"], first.get(row["unit"], row["at"]))
+        arms.setdefault(row["unit"], set()).update(row["arms"])
+    clicks = dict.fromkeys(first, 0)
+    for row in lake.events(columns=["subject", "type", "at"]).to_pylist():
+        clicks[row["subject"]] += row["type"] == "clicked" and row["at"] >= first[row["subject"]]
+    for at, arm in enumerate(("control", "more")):
+        mine = [clicks[unit] for unit in first if arms[unit] == {f"longer/{arm}"}]
+        found = seen.days[-1].moments["clicks"][at]
+        assert found.n == len(mine) and found.mean[0] == pytest.approx(np.mean(mine))
+        assert found.covariance[0, 0] == pytest.approx(np.var(mine, ddof=1))
+
+
+def test_the_answer_finds_what_was_put_in(seen: Any) -> None:
+    metrics = named(["clicks", "ctr", "dismissals"])
+    asked = Question("longer", {"control": 1.0, "more": 1.0}, METRICS["clicks"], metrics, {}, 4)
+    found = answer(asked, seen)
+    clicks = found.of("more", "clicks")
+    assert clicks.relative_low < 0.5 < clicks.relative_high and clicks.verdict == "better"
+    assert clicks.reduction > 0.1 and len(clicks.by_day) == 4 and clicks.p < 0.01
+    assert found.of("more", "ctr").verdict == "better"
+    assert found.of("more", "dismissals").verdict == "not decided"
+    assert not found.mismatch.found and "more is better" in found.summary
+    assert set(found.segments) == {"subject", "first day", "known before"}
+    assert [age for age, *_ in found.novelty["more"]] == [0, 1, 2, 3]
+    loaded = Question("longer", {"control": 3.0, "more": 1.0}, METRICS["clicks"], metrics, {}, 4)
+    assert "Do not decide" in answer(loaded, seen).summary
+
+
+def test_the_command_writes_a_report(home: Path, capsys: Any) -> None:
+    plan = str(home / "plan.yaml")
+    assert main(["--home", str(home), "experiment", "report", "longer", "--plan", plan, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["units"] == {"control": 300, "more": 299} and not told["mismatch"]["found"]
+    folder = home / "experiments" / "longer"
+    assert {path.name for path in folder.iterdir()} == {
+        "report.md", "report.html", "answer.json", "by_day.png", "novelty.png",
+    }  # fmt: skip
+    assert "more is better" in (folder / "report.md").read_text()
+    assert "data:image/png" in (folder / "report.html").read_text()
+
+
+def test_other_commands(home: Path, capsys: Any) -> None:
+    plan = ["--plan", str(home / "plan.yaml")]
+    assert main(["experiment", "list", *plan]) == 0 and "longer" in capsys.readouterr().out
+    assert main(["experiment", "who", "c1", "c2", *plan]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[0])["arms"]["feed"].startswith("longer/")
+    asked = ["--mean", "1", "--deviation", "3", "--effect", "0.05", "--daily", "20000", "--json"]
+    assert main(["experiment", "plan", *asked]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["units"] > told["units_single_look"] and told["days"] == 7
+    assert main(["--home", str(home), "experiment", "report", "none", *plan]) == 2
+    assert "it has longer" in capsys.readouterr().err
+
+
+def test_an_empty_lake_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="events ingest"):
+        collect(
+            connect(0.5, 1), files_of(Lake(tmp_path)), "e", ["a", "b"], named(["clicks"]), criterion="clicks"
+        )
+
+
+def test_arms_of_testers_do_not_reach_the_lake() -> None:
+    from training.log_rows import served_table
+
+    record: dict[str, Any] = dict.fromkeys(SERVED_FIELDS, "x")
+    record |= {"at": START, "arms": {"a": "e/one", "b": "f/two"}, "forced": ["b"], "unit": "u:1"}
+    entry = Entry("s", "u:1", served_to_log(record))
+    made = served_table(decode([(0, "0", entry.payload)]).rows)
+    assert made["arms"].to_pylist() == [["e/one"]] and made["unit"].to_pylist() == ["u:1"]

@@ -1,0 +1,202 @@
+"""Off-policy estimators against sums over everything that could have happened, and plain arithmetic."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from features.ids import key32
+from fenliu import main
+from serving.decide import decide
+from serving.served import record
+from serving.wire import RecommendAsk
+from tests.worlds import SLOTS, customer, query, tiny_live, tiny_plan
+from training.ope.diagnostics import diagnose, effective_sample
+from training.ope.estimators import ESTIMATORS, Logged, Parts, Slates, cascade, dr, independent, ips, snips
+from training.ope.intervals import bootstrap, empirical_bernstein
+from training.ope.policies import as_logged, as_slates, rounds_of
+from training.ope.report import judge
+from training.ope.rewards import cross_fitted
+
+DATA = Path(__file__).parents[2] / "../shared/data"
+LOGGING = np.array([0.5, 0.3, 0.2])
+TARGET = np.array([0.2, 0.2, 0.6])
+WORTH = np.array([0.1, 0.4, 0.25])
+
+
+def column(*values: float) -> np.ndarray:
+    return np.array(values, np.float64)
+
+
+def test_each_estimator_by_hand():
+    seen = Logged(
+        column(1, 0, 2),
+        column(0.5, 0.25, 0.2),
+        column(0.25, 0.5, 0.2),
+        column(0.5, 0.5, 1),
+        column(0.7, 0.6, 0.8),
+    )
+    assert seen.weight.tolist() == [0.5, 2.0, 1.0]
+    assert ips(seen).value == pytest.approx((0.5 * 1 + 2 * 0 + 1 * 2) / 3)
+    assert snips(seen).value == pytest.approx(2.5 / 3.5)
+    assert ESTIMATORS["dm"](seen).value == pytest.approx((0.7 + 0.6 + 0.8) / 3)
+    assert dr(seen).value == pytest.approx((0.7 + 0.5 * 0.5 + 0.6 - 2 * 0.5 + 0.8 + 1 * 1) / 3)
+    assert effective_sample(seen.weight) == pytest.approx(3.5**2 / (0.25 + 4 + 1))
+
+
+@pytest.mark.parametrize("name", ["ips", "dr"])
+@pytest.mark.parametrize("model", [np.zeros(3), np.array([0.9, 0.1, 0.3])])
+def test_the_mean_over_all_draws_is_the_truth_whatever_the_model(name: str, model: np.ndarray):
+    expected = float(TARGET @ model)
+    total = 0.0
+    for action, reward in product(range(3), (0.0, 1.0)):
+        chance = LOGGING[action] * (WORTH[action] if reward else 1 - WORTH[action])
+        one = Logged(
+            column(reward),
+            column(LOGGING[action]),
+            column(TARGET[action]),
+            column(model[action]),
+            column(expected),
+        )
+        total += chance * ESTIMATORS[name](one).value
+    assert total == pytest.approx(float(TARGET @ WORTH))
+
+
+def test_a_cascade_is_right_where_places_depend_on_those_above():
+    """Two places of two items; the second's worth depends on the first. The mean over all pages is exact,
+    with the true model and with a wrong one; place by place it is not."""
+    first_l, first_t = column(0.5, 0.5), column(0.1, 0.9)
+    second_l, second_t = np.array([[0.5, 0.5], [0.4, 0.6]]), np.array([[0.9, 0.1], [0.3, 0.7]])
+    own, below = column(0.2, 0.5), np.array([[0.1, 0.8], [0.6, 0.3]])
+    truth = sum(first_t[a] * (own[a] + second_t[a] @ below[a]) for a in (0, 1))
+    for scale in (1.0, 0.4):
+        later = scale * below
+        model = scale * own + (second_t * later).sum(axis=1)
+        values = {"cascade": 0.0, "independent": 0.0, "plain": 0.0}
+        for a, b in product((0, 1), (0, 1)):
+            page = Slates(
+                np.array([[own[a], below[a, b]]]),
+                np.array([[first_l[a], second_l[a, b]]]),
+                np.array([[first_t[a], second_t[a, b]]]),
+                np.array([[model[a], later[a, b]]]),
+                np.array([[first_t @ model, second_t[a] @ later[a]]]),
+            )
+            chance = first_l[a] * second_l[a, b]
+            values["cascade"] += chance * cascade(page).value
+            values["plain"] += chance * cascade(Slates(page.reward, page.logged, page.target)).value
+            values["independent"] += chance * independent(Slates(page.reward, page.logged, page.target)).value
+        assert values["cascade"] == pytest.approx(truth) == values["plain"]
+        assert values["independent"] != pytest.approx(truth, abs=0.02)
+
+
+def test_places_that_stand_alone_are_right_one_by_one():
+    reward, truth, total = column(0.3, 0.7), 0.0, 0.0
+    logged, target = column(0.25, 0.75), column(0.6, 0.4)
+    for a, b in product((0, 1), (0, 1)):
+        page = Slates(
+            np.array([[reward[a], reward[b]]]),
+            np.array([[logged[a], logged[b]]]),
+            np.array([[target[a], target[b]]]),
+        )
+        total += logged[a] * logged[b] * independent(page).value
+        truth += target[a] * target[b] * (reward[a] + reward[b])
+    assert total == pytest.approx(truth)
+
+
+def test_intervals():
+    rng = np.random.default_rng(1)
+    top = rng.exponential(size=4_000)
+    low, high = bootstrap(Parts(top), rng)
+    error = top.std() / np.sqrt(len(top))
+    assert (low, high) == pytest.approx((top.mean() - 1.96 * error, top.mean() + 1.96 * error), abs=0.01)
+    wide = empirical_bernstein(Parts(top), 10.0)
+    assert wide[0] < low < high < wide[1]
+    with pytest.raises(ValueError, match="ratio"):
+        empirical_bernstein(Parts(top, top), 10.0)
+
+
+def test_a_log_that_cannot_tell_is_refused_and_says_why():
+    n = 2_000
+    flat = np.full(n, 0.1)
+    assert not diagnose(Logged(flat, flat, flat)).warnings
+    rare = flat.copy()
+    rare[:] = 1e-4
+    rare[:3] = 0.9
+    found = diagnose(Logged(flat, flat, rare))
+    assert found.refused and "effective sample of" in found.warnings[0]
+    assert any("mean weight" in warning for warning in found.warnings)
+    half = Logged(flat, flat, flat, supported=np.full(n, 0.5))
+    assert "50.0% of what the target shows" in diagnose(half).warnings[0]
+    with pytest.raises(ValueError, match="logged chance is 0"):
+        Logged(flat, np.zeros(n), flat)
+
+
+def test_a_model_knows_no_round_that_it_is_asked_about():
+    rng = np.random.default_rng(2)
+    reward = rng.random(200)
+    action = np.arange(200) % 4
+    policy = np.full((1, 4), 0.25)
+    q, _ = cross_fitted(reward, action, np.zeros(200, np.int64), policy, np.random.default_rng(0))
+    other = reward.copy()
+    other[7] += 100
+    again, _ = cross_fitted(other, action, np.zeros(200, np.int64), policy, np.random.default_rng(0))
+    assert again[7] == q[7] and (again != q).sum() > 90
+
+
+def explored(explore: float):
+    slots = [slot | {"explore": explore} if slot["name"] == "home.feed" else slot for slot in SLOTS]
+    return tiny_live(plan=tiny_plan(slots=slots))
+
+
+def test_the_products_own_pages_are_a_log():
+    """Pages of one plan seen under another: exact weights, and its own value is its own mean."""
+    live, other = explored(0.4), explored(0.2)
+    ask, logged = RecommendAsk(user_id="u1"), []
+    blobs = (None, None, None, None, None, None)
+    earned = {}
+    for number in range(60):
+        from features.customer import Blobs, decode_customer
+
+        known = decode_customer(Blobs(*blobs), now=query(live).now)
+        page = decide(query(live, known, decision_id=f"d{number}"), live)
+        logged.append(record(page, Blobs(*blobs), ask, live))
+        for one in page.lotteries:
+            place = page.placements[one.place]
+            if place.position == 0:
+                earned["u:u1", f"d{number}", key32("home.feed"), 0] = 1.0
+    found = rounds_of(logged, other, earned)
+    assert found.pages == 60 and found.left_out == 0 and found.same == 1.0
+    weights = {round(one.chance / one.logged, 6) for one in found.rounds}
+    assert weights == {round(0.8 / 0.6, 6), 0.5}
+    rng = np.random.default_rng(0)
+    seen = as_logged(found, rng)
+    assert seen.supported is not None and seen.supported.min() == pytest.approx(1.0)
+    slates = as_slates(found, rng)
+    assert slates.reward.shape == (60, len(found.rounds) // 60)
+    own = as_logged(rounds_of(logged, live, earned), rng)
+    assert own.weight == pytest.approx(np.ones(len(own)))
+    assert ips(own).value == own.reward.mean() == pytest.approx(1 / slates.reward.shape[1])
+    verdict = judge(seen, rng, slates=slates, rounds=50)
+    assert verdict.of("snips").value == pytest.approx(verdict.logged, rel=0.5)
+    assert customer().profiling
+
+
+@pytest.mark.data
+def test_open_bandit_says_what_was_published(tmp_path: Path, capsys):
+    if not (DATA / "open-bandit-men").is_dir():
+        pytest.skip("the Open Bandit data is not there")
+    home = ["--home", str(tmp_path), "ope", "--json", "--bootstrap", "400", "--open-bandit"]
+    assert main([*home, "random-bts"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    found = next(one for one in told["estimates"] if one["estimator"] == "ips")
+    assert [found[name] for name in ("value", "low", "high")] == pytest.approx(
+        [0.0057, 0.0031, 0.0086], abs=2e-4
+    )
+    assert 0.9 < told["diagnosis"]["mean_weight"] < 1.1 and not told["diagnosis"]["refused"]
+    assert main([*home, "bts-random", "--bootstrap", "20"]) == 1
+    assert json.loads(capsys.readouterr().out)["diagnosis"]["refused"]
+    assert (tmp_path / "ope" / "verdict.png").exists()

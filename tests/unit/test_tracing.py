@@ -1,0 +1,86 @@
+"""`GET /v1/decisions/{id}`: who may, what is asked of the process beside, and what its failures become."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.admin import Admin, AdminRequest, admin_routes
+from serving.errors import Problem
+from serving.principals import Identity, Scope
+from serving.settings import Settings
+from serving.tracing import TraceProcess, Tracer
+
+ENGINEER = Identity("eve", frozenset({Scope("engineer")}))
+OPERATOR = Identity("alice", frozenset({Scope("operator", "bj")}))
+
+
+class Told(Tracer):
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str | None, tuple[str, ...]]] = []
+
+    def __call__(self, decision_id: str, subject: str | None, items: Sequence[str]) -> dict[str, Any]:
+        self.asked.append((decision_id, subject, tuple(items)))
+        return {"decision_id": decision_id}
+
+
+def ask(who: Identity, tracer: Tracer | None, **query: str) -> dict[str, Any]:
+    office: Any = None
+    handler = admin_routes(Admin(office, tracer=tracer))["/v1/decisions/{id}"]["GET"]
+    answer = asyncio.run(handler(AdminRequest(who, query)))
+    assert answer.status == 200
+    said: dict[str, Any] = json.loads(answer.body)
+    return said
+
+
+def test_an_engineer_sees_a_decision_and_asks_why_not() -> None:
+    tracer = Told()
+    assert ask(ENGINEER, tracer, id="d1", item="p1,p2", subject="u:7") == {"decision_id": "d1"}
+    assert ask(ENGINEER, tracer, id="d2") == {"decision_id": "d2"}
+    assert tracer.asked == [("d1", "u:7", ("p1", "p2")), ("d2", None, ())]
+
+
+@pytest.mark.parametrize(
+    ("who", "query", "code"),
+    [
+        (OPERATOR, {"id": "d1"}, "forbidden"),
+        (ENGINEER, {"id": ""}, "bad_id"),
+        (ENGINEER, {"id": "d" * 65}, "bad_id"),
+        (ENGINEER, {"id": "d1", "item": ",".join("abcdefghijklmnopqrstu")}, "bad_query"),
+    ],
+)
+def test_others_and_nonsense_are_refused(who: Identity, query: dict[str, str], code: str) -> None:
+    with pytest.raises(Problem) as refused:
+        ask(who, Told(), **query)
+    assert refused.value.code == code
+
+
+def test_without_a_process_it_says_where_to_ask() -> None:
+    with pytest.raises(Problem, match="where the service runs"):
+        ask(ENGINEER, None, id="d1")
+
+
+@pytest.mark.parametrize(
+    ("says", "code"),
+    [
+        ('print(\'{"error": "not_found", "detail": "x"}\'); raise SystemExit(2)', "not_found"),
+        ('print(\'{"error": "lost", "detail": "x"}\'); raise SystemExit(2)', "not_ready"),
+        ("print('what?')", "not_ready"),
+        ("raise SystemExit(3)", "not_ready"),
+    ],
+)
+def test_what_the_process_says_becomes_a_problem(tmp_path: Path, says: str, code: str) -> None:
+    with pytest.raises(Problem) as refused:
+        TraceProcess(Settings(home=tmp_path), command=("-c", says))("d1", None, ())
+    assert refused.value.code == code
+
+
+def test_the_process_is_asked_by_arguments_that_cannot_be_options(tmp_path: Path) -> None:
+    says = "import json, sys; print(json.dumps({'argv': sys.argv[1:]}))"
+    said = TraceProcess(Settings(home=tmp_path), command=("-c", says))("--lake=/etc", "u:1", ("-x",))
+    assert said["argv"] == ["--item=-x", "--subject=u:1", "--", "--lake=/etc"]

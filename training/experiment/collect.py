@@ -1,0 +1,317 @@
+"""An experiment's units and what they did, from day-partitioned Parquet by DuckDB, a day at a time.
+
+Who was met in which arm first comes from the pages (`served`); then each day's events are joined and summed
+by unit, added to what the unit has so far, and turned into moments by arm: memory holds a few numbers a
+unit, whatever the number of events. Units are numbered by arm, then by first page, so that those met by any
+day are a front part of each arm's numbers.
+
+Days are the partitions' (by received_at, UTC): what was known that day. Only what happened after a unit's
+first page in the experiment counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any, Final
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from training.experiment.metrics import EVENT_COUNTS, PAGE_COUNTS, Metric, columns_of
+from training.experiment.statistics import Moments
+from training.usage import UsageError
+
+DAY_S: Final = 86_400.0
+Floats = NDArray[np.float64]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Parquet by date (2026-11-01): pages and events; outcomes are whole files, by their own dates."""
+
+    served: Mapping[str, Sequence[str]]
+    events: Mapping[str, Sequence[str]]
+    outcomes: Sequence[str] = ()
+    users: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """After one day: by metric and arm what all units met so far have in all; and their numbers."""
+
+    date: str
+    units: tuple[int, ...]  # by arm
+    moments: Mapping[str, tuple[Moments, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Novelty:
+    """By arm and days since a unit's first page: units watched, sums and sums of squares of one column."""
+
+    n: Floats
+    total: Floats
+    squares: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    arms: tuple[str, ...]
+    days: tuple[Day, ...]
+    novelty: Novelty
+    starts: tuple[int, ...]  # where each arm's units begin, and the number of all
+    first_day: NDArray[np.int16]  # (n,) index of a unit's first day
+    totals: Mapping[str, Floats]  # column -> (n,)
+    before: Mapping[str, Floats]  # the same in the days before the start
+    crossed: int
+    degraded: Mapping[str, float]  # by arm: part of the pages on a lower rung
+    segments: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # dimension -> (n,) values
+
+    def moments(self, metric: Metric, inside: NDArray[np.bool_] | None = None) -> tuple[Moments, ...]:
+        """By arm, of the units `inside`, with what was known before."""
+        columns = [self.totals[name] for name in metric.columns]
+        columns += [self.before[name] for name in metric.columns if self.before[name].any()]
+        made = []
+        for low, high in pairwise(self.starts):
+            pick = slice(low, high)
+            chosen = [c[pick] if inside is None else c[pick][inside[pick]] for c in columns]
+            made.append(Moments.of(chosen))
+        return tuple(made)
+
+
+def connect(memory_gb: float = 2.0, threads: int = 2) -> duckdb.DuckDBPyConnection:
+    """An in-memory database that spills to disk before it takes more."""
+    base = duckdb.connect()
+    base.execute(f"SET memory_limit = '{memory_gb:g}GB'")
+    base.execute(f"SET threads = {threads}")
+    base.execute("SET preserve_insertion_order = false")
+    return base
+
+
+def collect(
+    base: duckdb.DuckDBPyConnection,
+    files: Files,
+    experiment: str,
+    arms: Sequence[str],
+    metrics: Sequence[Metric],
+    *,
+    criterion: str,
+    pre_days: int = 14,
+    segments: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Collected:
+    """Everything that a report needs of one experiment. `arms`: the control first.
+
+    Raises UsageError when nobody was met yet, or `segments` names no column of the customers.
+    """
+    tell = progress or (lambda _done, _of: None)
+    crossed, degraded = _meet(base, files, experiment, arms)
+    units = base.execute("SELECT arm, first FROM expo ORDER BY i").fetchnumpy()
+    arm_of, first = np.asarray(units["arm"], np.int64), np.asarray(units["first"], np.float64)
+    n = len(first)
+    if not n:
+        raise UsageError(
+            f"no page of {experiment!r} is in the lake: does it run, and has `fenliu events ingest` run?"
+        )
+    dates = sorted({*files.events, *files.served})
+    start = _date(float(first.min()))
+    inside = [date for date in dates if date >= start]
+    earlier = [date for date in dates if date < start][-pre_days:] if pre_days else []
+    first_day = np.array([_index(inside, _date(day * DAY_S)) for day in range(*_span(first))], np.int16)
+    first_day = first_day[(first // DAY_S).astype(np.int64) - _span(first)[0]]
+    starts = tuple(np.searchsorted(arm_of, np.arange(len(arms) + 1)).tolist())
+    columns = (*columns_of(metrics, EVENT_COUNTS), *columns_of(metrics, PAGE_COUNTS))
+    before = {name: np.zeros(n) for name in columns}
+    totals = {name: np.zeros(n) for name in columns}
+    for done, date in enumerate(earlier):
+        _add(before, _day(base, files, date, metrics, 'e."at" < w.first'))
+        tell(done + 1, len(earlier) + len(inside))
+    told = next(one for one in metrics if one.name == criterion)
+    novelty = Novelty(*(np.zeros((len(arms), len(inside))) for _ in range(3)))
+    made = Collected(
+        tuple(arms),
+        (),
+        novelty,
+        starts,
+        first_day,
+        totals,
+        before,
+        crossed,
+        degraded,
+        _segments(base, files, segments),
+    )
+    days = []
+    for done, date in enumerate(inside):
+        fresh = _day(base, files, date, metrics, 'e."at" >= w.first')
+        _add(totals, fresh)
+        days.append(_counted(made, date, done, metrics))
+        _watched(novelty, fresh.get(told.top), starts, first_day, done, n)
+        tell(len(earlier) + done + 1, len(earlier) + len(inside))
+    made.segments["first day"] = np.array(inside)[first_day]  # type: ignore[index]
+    known = np.zeros(n) + sum(before.values())
+    made.segments["known before"] = np.where(known > 0, "active before", "new")  # type: ignore[index]
+    return Collected(
+        made.arms, tuple(days), novelty, starts, first_day, totals, before, crossed, degraded, made.segments
+    )
+
+
+def _meet(
+    base: duckdb.DuckDBPyConnection, files: Files, experiment: str, arms: Sequence[str]
+) -> tuple[int, dict[str, float]]:
+    """Tables `expo` (unit, arm, first, i) and `who` (subject, first, i): units of one arm only."""
+    served = [path for paths in files.served.values() for path in paths]
+    if not served:
+        raise UsageError("the lake holds no pages: run `fenliu events ingest`")
+    names = [f"{experiment}/{arm}" for arm in arms]
+    base.execute(
+        """CREATE OR REPLACE TEMP TABLE seen AS
+        SELECT unit, subject, arm, min("at") AS first, count(*) AS pages,
+               count(*) FILTER (effort <> 'full') AS lower
+        FROM (SELECT unit, subject, "at", effort,
+                     list_position($names, list_intersect(arms, $names)[1]) - 1 AS arm
+              FROM read_parquet($files, union_by_name = true) WHERE arms IS NOT NULL)
+        WHERE arm IS NOT NULL GROUP BY ALL""",
+        {"names": names, "files": served},
+    )
+    base.execute(
+        """CREATE OR REPLACE TEMP TABLE expo AS
+        SELECT unit, arm, first, row_number() OVER (ORDER BY arm, first, unit) - 1 AS i
+        FROM (SELECT unit, min(arm) AS arm, min(first) AS first FROM seen
+              GROUP BY unit HAVING min(arm) = max(arm))"""
+    )
+    base.execute(
+        """CREATE OR REPLACE TEMP TABLE who AS SELECT unit AS subject, first, i FROM expo UNION SELECT
+        seen.subject, expo.first, expo.i FROM seen JOIN expo USING (unit) WHERE seen.subject <> unit"""
+    )
+    crossed = base.execute("SELECT (SELECT count(DISTINCT unit) FROM seen) - (SELECT count(*) FROM expo)")
+    left = int(_one(crossed))
+    share = base.execute("SELECT arm, sum(lower) / sum(pages) FROM seen GROUP BY arm").fetchall()
+    return left, {arms[int(arm)]: float(part) for arm, part in share}
+
+
+def _day(
+    base: duckdb.DuckDBPyConnection, files: Files, date: str, metrics: Sequence[Metric], when: str
+) -> dict[str, Any]:
+    """Columns of one day by unit, with the units as `i`; several parts may name a unit."""
+    found: dict[str, Any] = {}
+    counted = columns_of(metrics, EVENT_COUNTS)
+    if counted and (paths := files.events.get(date)):
+        _merge(
+            found, _sums(base, "read_parquet($files)", {"files": list(paths)}, EVENT_COUNTS, counted, when)
+        )
+    outcomes = [name for name in counted if name in ("value", "nps_sum", "nps_answers")]
+    if outcomes and files.outcomes:
+        since = datetime.fromisoformat(date).replace(tzinfo=UTC).timestamp()
+        told = """(SELECT 'u:' || user_id AS subject, arg_max(amount, recorded_at) AS amount,
+                  CASE WHEN any_value(kind) = 'nps' THEN 'outcome:nps' ELSE 'outcome' END AS type,
+                  NULL AS action, any_value(occurred_at) AS "at"
+                  FROM read_parquet($files) GROUP BY outcome_id, user_id
+                  HAVING any_value(occurred_at) >= $since AND any_value(occurred_at) < $since + 86400)"""
+        some = {"files": list(files.outcomes), "since": since}
+        _merge(found, _sums(base, told, some, EVENT_COUNTS, tuple(outcomes), when))
+    paged = columns_of(metrics, PAGE_COUNTS)
+    if paged and (paths := files.served.get(date)):
+        _merge(found, _sums(base, "read_parquet($files)", {"files": list(paths)}, PAGE_COUNTS, paged, when))
+    return found
+
+
+def _sums(
+    base: duckdb.DuckDBPyConnection,
+    source: str,
+    values: dict[str, Any],
+    known: Mapping[str, str],
+    columns: Sequence[str],
+    when: str,
+) -> dict[str, Any]:
+    wanted = ", ".join(f"{known[name]} AS {name}" for name in columns)
+    query = (
+        f"SELECT w.i AS i, {wanted} FROM {source} e JOIN who w ON e.subject = w.subject"  # noqa: S608
+        f" WHERE {when} GROUP BY w.i"
+    )
+    return dict(base.execute(query, values).fetchnumpy())
+
+
+def _merge(found: dict[str, Any], part: dict[str, Any]) -> None:
+    """Parts are kept apart, as (units, values) by column."""
+    for name, column in part.items():
+        if name != "i":
+            found.setdefault(name, []).append((part["i"], np.asarray(column, np.float64)))
+
+
+def _add(totals: dict[str, Floats], fresh: Mapping[str, Any]) -> None:
+    for name, parts in fresh.items():
+        for units, values in parts:  # each names a unit once
+            totals[name][units] += values
+
+
+def _counted(made: Collected, date: str, day: int, metrics: Sequence[Metric]) -> Day:
+    """Moments by arm of who was met by this day."""
+    met = []
+    for low, high in pairwise(made.starts):
+        met.append(int(np.searchsorted(made.first_day[low:high], day, side="right")))
+    moments = {}
+    for one in metrics:
+        columns = [made.totals[name] for name in one.columns]
+        columns += [made.before[name] for name in one.columns if made.before[name].any()]
+        moments[one.name] = tuple(
+            Moments.of([column[low : low + count] for column in columns])
+            for low, count in zip(made.starts, met, strict=False)
+        )
+    return Day(date, tuple(met), moments)
+
+
+def _watched(
+    novelty: Novelty, parts: Any, starts: Sequence[int], first_day: NDArray[np.int16], day: int, n: int
+) -> None:
+    """One day's values by arm and by how many days ago a unit was first met."""
+    value = np.zeros(n)
+    for units, values in parts or ():
+        value[units] += values
+    for arm, (low, high) in enumerate(pairwise(starts)):
+        count = int(np.searchsorted(first_day[low:high], day, side="right"))
+        age = day - first_day[low : low + count]
+        mine, size = value[low : low + count], novelty.n.shape[1]
+        novelty.n[arm] += np.bincount(age, minlength=size)
+        novelty.total[arm] += np.bincount(age, mine, size)
+        novelty.squares[arm] += np.bincount(age, mine**2, size)
+
+
+def _segments(base: duckdb.DuckDBPyConnection, files: Files, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    found: dict[str, NDArray[Any]] = {}
+    kinds = base.execute(
+        "SELECT CASE WHEN unit[1] = 'u' THEN 'customer' ELSE 'visitor' END AS k FROM expo ORDER BY i"
+    )
+    found["subject"] = np.asarray(kinds.fetchnumpy()["k"]).astype(str)
+    if names and files.users is None:
+        raise UsageError("the lake holds no customers' facts: leave --segments out")
+    for name in names:
+        known = base.execute("DESCRIBE SELECT * FROM read_parquet($file)", {"file": files.users}).fetchall()
+        if name not in {row[0] for row in known}:
+            have = ", ".join(str(row[0]) for row in known)
+            raise UsageError(f"customers have no column {name!r}: they have {have}")
+        query = f"""SELECT coalesce(CAST(u."{name}" AS VARCHAR), 'not known') AS v FROM expo
+            LEFT JOIN read_parquet($file) u ON expo.unit = 'u:' || u.user_id ORDER BY i"""  # noqa: S608
+        found[name] = np.asarray(base.execute(query, {"file": files.users}).fetchnumpy()["v"]).astype(str)
+    return found
+
+
+def _one(found: duckdb.DuckDBPyConnection) -> Any:
+    row = found.fetchone()
+    return row[0] if row else 0
+
+
+def _span(first: Floats) -> tuple[int, int]:
+    return int(first.min() // DAY_S), int(first.max() // DAY_S) + 1
+
+
+def _date(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")
+
+
+def _index(dates: Sequence[str], date: str) -> int:
+    """Of a date among the days that there are; of one without a partition, the next."""
+    return min(int(np.searchsorted(np.array(dates), date)), len(dates) - 1)

@@ -1,0 +1,187 @@
+"""`fenliu experiment`: what runs, who is in it, what it says, and how long one has to run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from features.customer import NOTHING, decode_customer
+from features.ids import user_subject, visitor_subject
+from serving.experiment import Experiment, Layer
+from serving.experiments import compile_experiments
+from serving.plan import Plan, load_plan
+from serving.settings import Settings
+from training.commands import lake_of, live_plan
+from training.experiment.analysis import Answer, Question, answer
+from training.experiment.collect import Files, collect, connect
+from training.experiment.metrics import named
+from training.experiment.pages import write
+from training.experiment.planning import days_needed, detectable, units_needed
+from training.lake import Lake
+from training.progress import counting
+from training.usage import UsageError
+
+DEFAULT_METRICS = ("clicks", "conversions", "ctr", "dismissals", "lower_rungs")
+
+
+def listed(args: argparse.Namespace, settings: Settings) -> int:
+    plan = _plan(args, settings)
+    table = Table(title=f"experiments of plan {plan.version}")
+    for column in ("layer", "experiment", "range", "enrolled now", "arms", "criterion", "state"):
+        table.add_column(column)
+    now = datetime.now(UTC)
+    for layer in plan.experiments.layers if plan.experiments else ():
+        for one in layer.experiments:
+            share = max((step.enrolled for step in one.ramp if step.at <= now), default=0.0)
+            over = one.until is not None and one.until <= now
+            arms = ", ".join(arm.name + (" (off)" if arm.state == "off" else "") for arm in one.arms)
+            span = f"{one.range[0]:g} … {one.range[1]:g}"
+            table.add_row(
+                layer.name, one.name, span, f"{0 if over else share:.0%}", arms, one.criterion,
+                "over" if over else one.state,
+            )  # fmt: skip
+    Console().print(table)
+    return 0
+
+
+def who(args: argparse.Namespace, settings: Settings) -> int:
+    """The arms of ids, by their own hash, without a profile."""
+    plan = _plan(args, settings)
+    made = compile_experiments(plan, {slot.name: 1 << at for at, slot in enumerate(plan.slots)})
+    subject = visitor_subject if args.visitor else user_subject
+    now = time.time()
+    for name in args.ids:
+        arms = made.assigned(subject(name), None, decode_customer(NOTHING, now=now), now)
+        print(json.dumps({"id": name, "arms": {one.layer: one.name for one in arms}}, ensure_ascii=False))
+    return 0
+
+
+def report(args: argparse.Namespace, settings: Settings) -> int:
+    plan, console = _plan(args, settings), Console()
+    _, one = _named(plan, args.name)
+    guardrails = {each.metric: each.tolerance for each in one.guardrails}
+    criterion = named([one.criterion])[0]
+    metrics = named([one.criterion, *guardrails, *(args.metrics or DEFAULT_METRICS)])
+    weights = {arm.name: arm.weight for arm in one.arms if arm.state == "live"}
+    if len(weights) < 2:
+        raise UsageError(f"{args.name!r} has one live arm left: there is nothing to compare")
+    base = connect(args.memory)
+    with counting(console, f"days of {args.name}") as tick:
+        seen = collect(
+            base, files_of(lake_of(settings)), one.name, list(weights), metrics,
+            criterion=criterion.name, pre_days=args.pre_days, segments=args.segments or (), progress=tick,
+        )  # fmt: skip
+    planned = args.days or _planned(one) or max(14, len(seen.days))
+    found = answer(Question(one.name, weights, criterion, metrics, guardrails, planned), seen)
+    page = write(found, args.out or settings.home / "experiments" / one.name)
+    if args.json:
+        print(json.dumps(found.document(), ensure_ascii=False))
+    else:
+        _told(console, found, page)
+    return 1 if found.mismatch.found or found.breached else 0
+
+
+def plan_ahead(args: argparse.Namespace, _settings: Settings) -> int:
+    """How many units, and days."""
+    if not 0 < args.effect < 10:
+        raise UsageError("--effect is a relative change above 0, such as 0.02 for 2 %")
+    saved = args.correlation**2
+    try:
+        need = units_needed(
+            args.mean, args.deviation, args.effect,
+            power=args.power, arms=args.arms, reduction=saved, looks=args.looks,
+        )  # fmt: skip
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    days = days_needed(need.units, args.daily, args.returning) if args.daily else None
+    told = {
+        "units": need.units,
+        "units_single_look": need.single_look,
+        "days": days,
+        "detectable_with": {
+            f"{n}": round(detectable(n, args.mean, args.deviation, reduction=saved, looks=args.looks), 5)
+            for n in (need.units // 4, need.units, 4 * need.units)
+        },
+    }
+    if args.json:
+        print(json.dumps(told))
+        return 0
+    console = Console()
+    console.print(
+        f"{need.units:,} units in {args.arms} arms find {args.effect:+.1%} with power {args.power:.0%},"
+        f" looking {args.looks} times ({need.single_look:,} with a single look)",
+        highlight=False,
+    )
+    if args.daily:
+        reached = f"after {days} days" if days is not None else "not within 60 days: ask for a larger effect"
+        console.print(f"reached {reached}", highlight=False)
+    return 0
+
+
+def files_of(lake: Lake) -> Files:
+    """The lake's Parquet by date. UsageError for a lake that is not on this machine's disk."""
+    if not lake.local:
+        raise UsageError(f"reports read the lake's files by DuckDB: copy {lake.url} to a local folder first")
+    manifest = lake.manifest()
+    by_date: dict[str, dict[str, list[str]]] = {"served": {}, "events": {}}
+    for table, dates in by_date.items():
+        for file in manifest.files[table]:
+            dates.setdefault(file["date"].partition("=")[2], []).append(lake.path(file["path"]))
+    served = {date: _with_arms(paths) for date, paths in by_date["served"].items()}
+    users = lake.path("catalogue/users.parquet")
+    return Files(
+        {date: paths for date, paths in served.items() if paths},
+        by_date["events"],
+        [lake.path(file["path"]) for file in manifest.files["outcomes"]],
+        users if Path(users).exists() else None,
+    )
+
+
+def _with_arms(paths: list[str]) -> list[str]:
+    """Without files from before there were experiments."""
+    return [path for path in paths if "arms" in pq.read_schema(path).names]
+
+
+def _plan(args: argparse.Namespace, settings: Settings) -> Plan:
+    plan = load_plan(args.plan) if args.plan else live_plan(settings)
+    if plan is None:
+        raise UsageError("no plan is live: publish one, or name a file with --plan")
+    return plan
+
+
+def _named(plan: Plan, name: str) -> tuple[Layer, Experiment]:
+    layers = plan.experiments.layers if plan.experiments else ()
+    every = [(layer, one) for layer in layers for one in layer.experiments]
+    for layer, one in every:
+        if one.name == name:
+            return layer, one
+    known = ", ".join(one.name for _, one in every) or "none"
+    raise UsageError(f"the plan has no experiment {name!r}: it has {known}")
+
+
+def _planned(one: Experiment) -> int | None:
+    if one.until is None:
+        return None
+    return max(1, round((one.until - one.ramp[0].at).total_seconds() / 86_400))
+
+
+def _told(console: Console, found: Answer, page: Path) -> None:
+    table = Table(title=f"{found.question.experiment}: {found.summary}")
+    for column in ("arm", "metric", "control", "arm's", "difference", "at every look", "p"):
+        table.add_column(column)
+    for one in found.compared:
+        table.add_row(
+            one.arm, one.metric, f"{one.control:.5g}", f"{one.treatment:.5g}", f"{one.relative:+.2%}",
+            f"{one.relative_low:+.2%} … {one.relative_high:+.2%}", f"{one.adjusted_p:.3g}",
+        )  # fmt: skip
+    console.print(table)
+    for cause in found.mismatch.causes:
+        console.print(f"mismatch: {cause}", highlight=False)
+    console.print(f"report: {page}", highlight=False, soft_wrap=True)

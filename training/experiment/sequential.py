@@ -1,0 +1,124 @@
+"""Looking every day: intervals that hold at all looks together, whenever one stops.
+
+Most of α is spent up to the planned end by a spending function (Lan and DeMets 1983; the power family of Kim
+and DeMets 1987), so that a look costs little; the rest pays for a normal mixture (Robbins 1970; Howard,
+Ramdas, McAuliffe and Sekhon 2021), which holds for ever after. Together the chance that any look is wrong is
+at most α.
+
+Boundaries are of a Brownian motion at the variances V of the summed contrast. A unit's days go along with
+each other, so that the real process holds on to its past more than a Brownian motion does, and by Slepian's
+lemma crosses no more often. A mixture alone would need 3.03 standard errors where this needs about 2.1,
+which is the difference between 65 % and 90 % power at one and a half times the sample of a single look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log, pi, sqrt
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+ALPHA: Final = 0.05
+AFTER: Final = 0.1  # of α, for looks after the planned end
+POWER: Final = 2.0  # of the spending function: 1 early, 3 late
+_GRID: Final = 401
+_REACH: Final = 6.0  # standard deviations
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """One experiment's looks. `fraction`: how much of the plan has passed, in (0, …); past 1 it is over.
+
+    `variance`: V of the summed contrast at each look, in any unit, rising.
+    """
+
+    fraction: tuple[float, ...]
+    variance: tuple[float, ...]
+    alpha: float = ALPHA
+
+    def __post_init__(self) -> None:
+        if len(self.fraction) != len(self.variance) or not self.fraction:
+            raise ValueError("each look has a fraction of the plan and a variance")
+        if any(b < a for a, b in zip(self.fraction, self.fraction[1:], strict=False)):
+            raise ValueError("looks are in the order of time")
+
+
+def critical(looks: Looks) -> Floats:
+    """(looks,) how many standard errors the estimate of each look has to be away from zero."""
+    inside = [at for at, part in enumerate(looks.fraction) if part <= 1 + 1e-9]
+    found = np.empty(len(looks.fraction))
+    spent = looks.alpha * (1 - AFTER)
+    if inside:
+        found[: len(inside)] = spending(
+            [looks.fraction[at] for at in inside], [looks.variance[at] for at in inside], spent
+        )
+    at_end = looks.variance[len(inside) - 1] if inside else looks.variance[0]
+    for at in range(len(inside), len(looks.fraction)):
+        found[at] = mixture(looks.variance[at], at_end, looks.alpha * AFTER)
+    return found
+
+
+def spending(fraction: Sequence[float], variance: Sequence[float], alpha: float) -> Floats:
+    """Two-sided boundaries, in standard errors, by numerical integration (Armitage et al. 1969)."""
+    v = _rising(variance)
+    budget = alpha * np.minimum(np.asarray(fraction, np.float64), 1.0) ** POWER
+    found = np.empty(len(v))
+    grid = np.linspace(-_REACH, _REACH, _GRID) * sqrt(v[0])
+    density = np.exp(-0.5 * grid**2 / v[0]) / sqrt(2 * pi * v[0])
+    used = 0.0
+    for look in range(len(v)):
+        if look:
+            fresh = np.linspace(-_REACH, _REACH, _GRID) * sqrt(v[look])
+            step = sqrt(max(v[look] - v[look - 1], 0.0))
+            density = _moved(density, grid, fresh, step)
+            grid = fresh
+        allowed = max(budget[look] - used, 1e-12)
+        bound = _bound(density, grid, allowed)
+        used += allowed
+        found[look] = bound / sqrt(v[look])
+        density = np.where(np.abs(grid) <= bound, density, 0.0)
+    return found
+
+
+def mixture(variance: float, tuned_to: float, alpha: float) -> float:
+    """The normal mixture's boundary in standard errors: it holds at every V, tightest near `tuned_to`."""
+    rho = tuned_to / (-2 * log(alpha) + log(-2 * log(alpha)) + 1)
+    return sqrt((variance + rho) / variance * log((variance + rho) / (rho * alpha**2)))
+
+
+def always_valid_p(z: float, variance: float, tuned_to: float) -> float:
+    """The smallest α at which a mixture alone would reject: valid whenever one looks, a little large."""
+    rho = tuned_to / 8.9
+    exponent = -0.5 * z * z * variance / (variance + rho)
+    return float(min(1.0, sqrt((variance + rho) / rho) * np.exp(exponent)))
+
+
+def _rising(variance: Sequence[float]) -> Floats:
+    v = np.maximum.accumulate(np.maximum(np.asarray(variance, np.float64), 1e-300))
+    scaled: Floats = v / v[-1] + 1e-9 * np.arange(1, len(v) + 1)
+    return scaled
+
+
+def _moved(density: Floats, grid: Floats, fresh: Floats, step: float) -> Floats:
+    """The density after an increment of standard deviation `step`, on another grid."""
+    width = grid[1] - grid[0]
+    if step < 2 * width:  # a look that brings next to nothing: the kernel is narrower than the grid
+        return np.interp(fresh, grid, density, left=0.0, right=0.0)
+    away = (fresh[:, None] - grid[None, :]) / step
+    moved: Floats = np.exp(-0.5 * away * away) @ density * (width / (step * sqrt(2 * pi)))
+    return moved
+
+
+def _bound(density: Floats, grid: Floats, allowed: float) -> float:
+    """b with P(|S| > b) = allowed under a symmetric density: from outside inwards, by the trapezium rule."""
+    half = len(grid) // 2
+    x, f = grid[half:], density[half:]
+    pieces = 0.5 * (f[1:] + f[:-1]) * np.diff(x)
+    beyond = 2 * np.append(np.cumsum(pieces[::-1])[::-1], 0.0)  # beyond x[i]
+    if beyond[0] <= allowed:
+        return float(x[0])
+    return float(np.interp(-allowed, -beyond, x))

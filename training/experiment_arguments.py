@@ -1,0 +1,104 @@
+"""The arguments of `fenliu experiment`. Light: commands are imported when they run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Final
+
+EXPERIMENT_EXAMPLES: Final = """\
+  fenliu experiment list
+  fenliu experiment who u42 u43
+  fenliu experiment plan --mean 0.31 --deviation 1.4 --effect 0.02 --daily 200000 --correlation 0.6
+  fenliu experiment report shorter-feed --segments city,star_level
+"""
+
+
+OPE_EXAMPLES: Final = """\
+  fenliu ope --plan candidate.yaml --days 14       another plan, on the pages of two weeks
+  fenliu ope --bundle 20261122-101500-3f2a1b       another bundle under the live plan
+  fenliu ope --open-bandit random-bts              Bernoulli-TS from the uniform-random log of the public data
+"""
+
+
+def add_ope(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--plan", type=Path, metavar="FILE", help="the candidate's plan (the live one)")
+    parser.add_argument("--bundle", metavar="V", help="the candidate's bundle (the live one)")
+    parser.add_argument("--days", type=float, default=14.0, help="of logged pages, up to now (14)")
+    parser.add_argument("--pages", type=int, default=100_000, help="at most so many (100,000)")
+    parser.add_argument("--value", action="store_true", help="CNY of conversions instead of clicks")
+    both = ("random-bts", "bts-random")
+    parser.add_argument("--open-bandit", choices=both, help="the public data under $FENLIU_DATA instead")
+    parser.add_argument("--bootstrap", type=int, default=1_000, metavar="N", help="rounds (1,000)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="for plot and JSON ($FENLIU_HOME/ope)")
+    parser.add_argument("--json", action="store_true", help="print the verdict for machines")
+    parser.set_defaults(run=_lazy("ope", "training.ope.commands"))
+
+
+def add_experiment(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="experiment_verb", metavar="VERB", required=True)
+
+    def verb(name: str, about: str, function: str) -> argparse.ArgumentParser:
+        one = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
+        one.set_defaults(run=_lazy(function))
+        return one
+
+    def with_plan(one: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        one.add_argument("--plan", type=Path, metavar="FILE", help="instead of the live plan")
+        return one
+
+    with_plan(verb("list", "the plan's experiments, and how much of each is enrolled", "listed"))
+    one = with_plan(verb("who", "the arms that ids are in, by their hash", "who"))
+    one.add_argument("ids", nargs="+", metavar="ID")
+    one.add_argument("--visitor", action="store_true", help="ids are of visitors, not of users")
+    _add_report(with_plan(verb("report", "what an experiment says: HTML, Markdown, plots, JSON", "report")))
+    _add_plan(verb("plan", "how many units and days an experiment needs", "plan_ahead"))
+
+
+def _add_report(one: argparse.ArgumentParser) -> None:
+    one.add_argument("name", metavar="NAME", help="of an experiment in the plan")
+    one.add_argument("--metrics", type=_names, metavar="A,B", help="besides the criterion and the guardrails")
+    one.add_argument("--segments", type=_names, metavar="A,B", help="columns of the customers, such as city")
+    one.add_argument(
+        "--pre-days", type=int, default=14, help="days before the start that adjust (14; 0 none)"
+    )
+    one.add_argument("--days", type=int, help="planned length, where the plan has no `until`")
+    one.add_argument("--memory", type=float, default=2.0, help="GB that the database may take (2)")
+    one.add_argument(
+        "--out", type=Path, metavar="DIR", help="where the report goes ($FENLIU_HOME/experiments/NAME)"
+    )
+    one.add_argument("--json", action="store_true", help="print the answer for machines")
+
+
+def _add_plan(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--mean", type=float, required=True, help="of the criterion, a unit")
+    one.add_argument("--deviation", type=float, required=True, help="its standard deviation, over units")
+    one.add_argument("--effect", type=float, required=True, help="relative change to find: 0.02 is 2 %%")
+    one.add_argument("--power", type=float, default=0.8)
+    one.add_argument("--arms", type=int, default=2)
+    one.add_argument(
+        "--correlation", type=float, default=0.0, help="of the criterion with itself before (CUPED)"
+    )
+    one.add_argument("--looks", type=int, default=14, help="how often somebody looks")
+    one.add_argument("--daily", type=float, help="units met a day, all arms together")
+    one.add_argument(
+        "--returning", type=float, default=0.0, help="part of a day's units that were met before"
+    )
+    one.add_argument("--json", action="store_true")
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _lazy(function: str, module: str = "training.experiment.commands") -> Callable[[argparse.Namespace], int]:
+    def run(args: argparse.Namespace) -> int:
+        from serving.settings import Settings
+
+        done: int = getattr(import_module(module), function)(args, Settings.from_env())
+        return done
+
+    return run

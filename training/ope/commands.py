@@ -1,0 +1,86 @@
+"""`fenliu ope`: what another plan or bundle would have earned on the traffic that was logged."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import orjson
+from rich.console import Console
+
+from serving.bundle import load as load_bundle
+from serving.lists import ListShelf
+from serving.live import Live, build_live
+from serving.plan import default_plan, load_plan
+from serving.registry import Registry
+from serving.settings import Settings
+from training.adapters import data_folder
+from training.commands import lake_of, live_plan
+from training.ope.estimators import Logged, Slates
+from training.ope.open_bandit import load, seen_as
+from training.ope.policies import as_logged, as_slates, replayed, told
+from training.ope.report import judge, show, write
+from training.progress import counting
+from training.usage import UsageError
+
+DAY_S = 86_400.0
+
+
+def ope(args: argparse.Namespace, settings: Settings) -> int:
+    """Exit status 1 where the log cannot tell: the estimate is refused, or a warning was given."""
+    console, rng = Console(), np.random.default_rng(args.seed)
+    slates: Slates | None = None
+    if args.open_bandit:
+        seen, title, rest = _open_bandit(args.open_bandit, rng)
+    else:
+        seen, slates, title, rest = _replay(args, settings, rng, console)
+    verdict = judge(seen, rng, slates=slates, rounds=args.bootstrap)
+    if args.json:
+        print(orjson.dumps(verdict.document() | rest).decode())
+    else:
+        show(console, title, verdict)
+    path = write(verdict, seen, args.out or settings.home / "ope")
+    if not args.json:
+        console.print(f"written: {path.parent}", highlight=False, soft_wrap=True)
+    return 1 if verdict.diagnosis.warnings else 0
+
+
+def _open_bandit(direction: str, rng: np.random.Generator) -> tuple[Logged, str, dict[str, object]]:
+    where = data_folder(os.environ, Path(__file__).parents[2])
+    source, _, target = direction.partition("-")
+    log, other = load(where, source), load(where, target)
+    title = f"Open Bandit, men: {target} from the log of {source}; in its own log {other.click.mean():.4f}"
+    return seen_as(log, other.frequencies, rng), title, {"on_policy": float(other.click.mean())}
+
+
+def _replay(
+    args: argparse.Namespace, settings: Settings, rng: np.random.Generator, console: Console
+) -> tuple[Logged, Slates, str, dict[str, object]]:
+    candidate = _candidate(args, settings)
+    until = time.time()
+    with counting(console, "pages decided again") as tick:
+        found = replayed(
+            lake_of(settings), candidate, until - args.days * DAY_S, until,
+            value=args.value, most=args.pages, progress=tick,
+        )  # fmt: skip
+    if not found.rounds:
+        raise UsageError(
+            "no page of that time held a lottery: give a slot `explore` in the plan, serve, and run"
+            " `fenliu events ingest`"
+        )
+    title = f"{candidate.plan.version} over {candidate.bundle.version}: {found.pages:,} pages decided again"
+    return as_logged(found, rng), as_slates(found, rng), title, told(found)
+
+
+def _candidate(args: argparse.Namespace, settings: Settings) -> Live:
+    registry = Registry(settings.registry_url)
+    version = args.bundle or registry.live()
+    if version is None:
+        raise UsageError("no bundle is live: train one, or name one with --bundle")
+    bundle = load_bundle(registry.fetch(version, settings.bundles), verify=False)
+    plan = load_plan(args.plan) if args.plan else live_plan(settings)
+    lists = ListShelf(settings.registry_url).numbers()
+    return build_live(bundle, (), plan or default_plan(bundle.kind_counts()), lists=lists)

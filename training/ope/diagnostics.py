@@ -1,0 +1,70 @@
+"""Whether a log can tell anything about a policy: weights, effective sample, support.
+
+An estimate is refused where its effective sample is too small, for then neither it nor its interval means
+anything: on the Open Bandit data, uniform-random from the Bernoulli-TS log has 656 effective rounds of 10,000
+and says 0.0030 where 0.0046 is true.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.ope.estimators import Logged
+
+LEAST_EFFECTIVE: Final = 100.0  # rounds
+LEAST_SHARE: Final = 0.1  # of all rounds: the weights' deviation is three times their mean
+MEAN_WEIGHT: Final = (0.9, 1.1)
+LEAST_SUPPORT: Final = 0.99
+MOST_ONE: Final = 0.05  # of all weight, on one round
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    rounds: int
+    effective: float
+    mean_weight: float
+    mean_error: float  # of the mean weight, which is 1 where the chances are right
+    largest: float
+    support: float  # part of the target's chances on what could be shown; 1 where it is not known to be less
+    warnings: tuple[str, ...]
+    refused: bool
+
+
+def effective_sample(weight: Floats) -> float:
+    """Kish 1965: how many rounds of weight 1 are as good; 0 without any weight."""
+    squares = float((weight**2).sum())
+    return float(weight.sum()) ** 2 / squares if squares else 0.0
+
+
+def diagnose(seen: Logged) -> Diagnosis:
+    weight, n = seen.weight, len(seen)
+    effective, mean = effective_sample(weight), float(weight.mean())
+    error = float(weight.std(ddof=1)) / sqrt(n) if n > 1 else float("inf")
+    largest = float(weight.max())
+    support = 1.0 if seen.supported is None else float(seen.supported.mean())
+    refused = effective < max(LEAST_EFFECTIVE, LEAST_SHARE * n)
+    warnings = []
+    if refused:
+        warnings.append(
+            f"refused: an effective sample of {effective:,.0f} in {n:,} rounds; log with more exploration, or"
+            " evaluate a policy nearer to the one that was logged"
+        )
+    if not MEAN_WEIGHT[0] <= mean <= MEAN_WEIGHT[1] and abs(mean - 1) > 2 * error:
+        warnings.append(
+            f"the mean weight is {mean:.3f}, not 1: the logged chances are not those that were drawn by, or"
+            " the target shows what was never logged"
+        )
+    if support < LEAST_SUPPORT:
+        warnings.append(
+            f"{1 - support:.1%} of what the target shows could not have been shown: what it is worth there"
+            " is not known"
+        )
+    if weight.sum() > 0 and largest / weight.sum() > MOST_ONE:
+        warnings.append(f"one round carries {largest / weight.sum():.0%} of all weight")
+    return Diagnosis(n, effective, mean, error, largest, support, tuple(warnings), refused)

@@ -1,0 +1,125 @@
+"""What another policy would have earned, from pages that were shown by a policy whose chances were logged.
+
+Per round i: reward r, the logged chance p of what was shown, the target's chance π of the same, weight w =
+π/p; q, what a model of rewards says of what was shown, v = Σ_a π(a) q(a), what it says of the target.
+
+    ips     mean of w·r                          Horvitz and Thompson 1952: no bias where π > 0 implies p > 0
+    snips   Σ w·r / Σ w                          Swaminathan and Joachims 2015: bias of 1/n, much less
+    variance dm      mean of v                            as good as the model dr      mean of v + w·(r − q)
+    Dudík, Langford and Li 2011: right where either is
+
+Slates of K places, each with its own reward: `independent` sums single places by their own weights (Li et al.
+2018), right where a place's reward depends on its own item alone; `cascade` takes the places in order, the
+weight of a place being the product of those up to it (Kiyohara et al. 2022), right where it depends on those
+above it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """n rounds of one place each. Every column is (n,) f8."""
+
+    reward: Floats
+    logged: Floats  # P(shown | round) of the policy that showed it, above 0
+    target: Floats  # of the policy in question
+    model: Floats | None = None  # q
+    expected: Floats | None = None  # v
+    supported: Floats | None = None  # part of the target's chances on what the logging policy could show
+
+    def __post_init__(self) -> None:
+        if len(self.reward) == 0:
+            raise ValueError("no rounds were logged")
+        if not (self.logged > 0).all():
+            raise ValueError("a logged chance is 0: what was shown had one, so the log is not what was drawn")
+        for name in ("logged", "target", "model", "expected", "supported"):
+            column = getattr(self, name)
+            if column is not None and column.shape != self.reward.shape:
+                raise ValueError(f"{name} has {column.shape} entries for {self.reward.shape} rewards")
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+    @property
+    def weight(self) -> Floats:
+        return self.target / self.logged
+
+
+@dataclass(frozen=True, slots=True)
+class Slates:
+    """n pages of K places, columns (n, K). Where nothing stands: reward 0, chances 1."""
+
+    reward: Floats
+    logged: Floats
+    target: Floats
+    model: Floats | None = None  # of this place's reward; for the cascade, of all below it as well
+    expected: Floats | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """An estimate as a mean of one number a round, or as a ratio of two means."""
+
+    top: Floats
+    bottom: Floats = field(default_factory=lambda: np.ones(1))
+
+    @property
+    def value(self) -> float:
+        bottom = float(self.bottom.mean())
+        return float(self.top.mean()) / bottom if bottom else 0.0
+
+
+def ips(seen: Logged) -> Parts:
+    return Parts(seen.weight * seen.reward)
+
+
+def snips(seen: Logged) -> Parts:
+    weight = seen.weight
+    return Parts(weight * seen.reward, weight)
+
+
+def dm(seen: Logged) -> Parts:
+    return Parts(_needed(seen.expected, "expected"))
+
+
+def dr(seen: Logged) -> Parts:
+    residual = seen.reward - _needed(seen.model, "model")
+    return Parts(_needed(seen.expected, "expected") + seen.weight * residual)
+
+
+ESTIMATORS = {"ips": ips, "snips": snips, "dm": dm, "dr": dr}
+
+
+def independent(seen: Slates) -> Parts:
+    """The value of a page. With `model` and `expected` doubly robust, place by place."""
+    weight = seen.target / seen.logged
+    if seen.model is None or seen.expected is None:
+        return Parts((weight * seen.reward).sum(axis=1))
+    return Parts((seen.expected + weight * (seen.reward - seen.model)).sum(axis=1))
+
+
+def cascade(seen: Slates) -> Parts:
+    """The value of a page under the cascade; with `model` and `expected` doubly robust.
+
+    `model[:, k]` is of the rewards at k and below given what stands down to k, `expected[:, k]` its mean over
+    what the target would put at k.
+    """
+    weight = np.cumprod(seen.target / seen.logged, axis=1)
+    if seen.model is None or seen.expected is None:
+        return Parts((weight * seen.reward).sum(axis=1))
+    before = np.column_stack([np.ones(len(weight)), weight[:, :-1]])
+    return Parts((weight * (seen.reward - seen.model) + before * seen.expected).sum(axis=1))
+
+
+def _needed(column: Floats | None, name: str) -> Floats:
+    if column is None:
+        raise ValueError(f"this estimator needs the reward model's column `{name}`")
+    return column

@@ -1,0 +1,209 @@
+"""The product's own pages as a log: what another plan or bundle would have put where a lottery was held.
+
+A page is decided again by `decide` under the candidate, from the logged inputs. A round is a place where a
+lottery was held: its chances are logged, and the candidate's are its own lottery's, or 1 for what it places
+without one. What a reservation refused was never a lottery's, so it is in no round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from features.ids import key32
+from serving.decide import decide
+from serving.domain import Decision
+from serving.live import Live
+from training.lake import Lake
+from training.ope.estimators import Floats, Logged, Slates
+from training.ope.rewards import fitted
+from training.replay import Record, ReplayError, query_of, records
+from training.sample import as_of
+
+CLICK_S: Final = 86_400.0  # a click belongs to its page for so long
+Progress = Callable[[int, int], None]
+Place = tuple[str, int]  # slot, position
+Clicks = Mapping[tuple[str, str, int, int], float]  # (subject, decision, slot key, position) -> reward
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    page: int
+    slot: str
+    position: int
+    shown: int  # key64
+    logged: float
+    target: Mapping[int, float]
+    could: tuple[int, ...]  # what the lottery was over
+    reward: float
+
+    @property
+    def chance(self) -> float:
+        return self.target.get(self.shown, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    rounds: tuple[Round, ...]
+    pages: int  # with at least one round
+    left_out: int  # pages that the candidate cannot decide
+    same: float  # part of the rounds' places where both put the same item most often
+
+
+def rewards(lake: Lake, since: float, until: float, *, value: bool = False) -> Clicks:
+    """Clicks by place (1 each), or the CNY of conversions."""
+    wanted = "converted" if value else "clicked"
+    columns = ["type", "subject", "decision_id", "slot", "position", "amount"]
+    table = lake.events(since, until + CLICK_S, columns)
+    found: dict[tuple[str, str, int, int], float] = {}
+    for kind, *place, amount in zip(*(table[name].to_pylist() for name in columns), strict=True):
+        if kind == wanted and None not in place:
+            key = (place[0], place[1], place[2], place[3])
+            found[key] = found.get(key, 0.0) + (amount or 0.0) if value else 1.0
+    return found
+
+
+def replayed(
+    lake: Lake,
+    candidate: Live,
+    since: float,
+    until: float,
+    *,
+    value: bool = False,
+    most: int = 100_000,
+    progress: Progress | None = None,
+) -> Replayed:
+    """The rounds of pages decided in since <= at < until, at most `most` pages."""
+    earned = rewards(lake, since, until, value=value)
+    return rounds_of(records(lake, since, until), candidate, earned, most=most, progress=progress)
+
+
+def rounds_of(
+    logged: Iterable[Record],
+    candidate: Live,
+    earned: Clicks,
+    *,
+    most: int = 100_000,
+    progress: Progress | None = None,
+) -> Replayed:
+    rounds: list[Round] = []
+    pages = left_out = same = 0
+    for record in logged:
+        if not record["lotteries"]:
+            continue
+        if pages == most:
+            break
+        try:
+            decision = decide(query_of(as_of(record, candidate), candidate), candidate, record["effort"])
+        except (ReplayError, KeyError):
+            left_out += 1
+            continue
+        target, slots = chances(decision), _places(record)
+        for place, keys, probabilities, drawn in record["lotteries"]:
+            slot, position = slots[place]
+            theirs = target.get((slot, position))
+            if theirs is None:
+                continue  # a shorter slot
+            at = (record["subject"], record["id"], key32(slot), position)
+            rounds.append(
+                Round(
+                    pages, slot, position, keys[drawn], probabilities[drawn], theirs, tuple(keys),
+                    earned.get(at, 0.0),
+                )
+            )  # fmt: skip
+            same += max(theirs, key=lambda key: theirs[key]) == keys[0]
+        pages += 1
+        if progress is not None:
+            progress(pages, most)
+    return Replayed(tuple(rounds), pages, left_out, same / len(rounds) if rounds else 0.0)
+
+
+def chances(decision: Decision) -> dict[Place, dict[int, float]]:
+    """By place what a policy puts there, with its chances."""
+    held = {one.place: one for one in decision.lotteries}
+    found: dict[Place, dict[int, float]] = {}
+    for index, place in enumerate(decision.placements):
+        name = decision.query.slots[place.slot].spec.name
+        lottery = held.get(index)
+        if lottery is None:
+            found[name, place.position] = {place.key: 1.0}
+        else:
+            found[name, place.position] = dict(zip(lottery.keys, lottery.probabilities, strict=True))
+    return found
+
+
+def _places(record: Record) -> list[Place]:
+    """(slot, position) of each place of a logged page."""
+    met: dict[int, int] = {}
+    found = []
+    for slot in np.frombuffer(record["place_slot"], "u1").tolist():
+        position = met.get(slot, 0)
+        met[slot] = position + 1
+        found.append((record["slots"][slot], position))
+    return found
+
+
+def as_logged(found: Replayed, rng: np.random.Generator) -> Logged:
+    """Rounds as columns, with a model of rewards by place and item that knows other pages only."""
+    q, v = _modelled(found, rng)
+    return Logged(
+        _column(found, lambda one: one.reward),
+        _column(found, lambda one: one.logged),
+        _column(found, lambda one: one.chance),
+        q,
+        v,
+        _column(found, lambda one: sum(one.target.get(key, 0.0) for key in one.could)),
+    )
+
+
+def as_slates(found: Replayed, rng: np.random.Generator) -> Slates:
+    """Pages as slates of their rounds, in page order; short ones filled with places that weigh nothing."""
+    page = np.array([one.page for one in found.rounds])
+    number = np.arange(len(page)) - np.searchsorted(page, page)
+    shape = (found.pages, int(number.max()) + 1)
+    q, v = _modelled(found, rng)
+    columns = []
+    for values, fill in (
+        (_column(found, lambda one: one.reward), 0.0),
+        (_column(found, lambda one: one.logged), 1.0),
+        (_column(found, lambda one: one.chance), 1.0),
+        (q, 0.0),
+        (v, 0.0),
+    ):
+        table = np.full(shape, fill)
+        table[page, number] = values
+        columns.append(table)
+    return Slates(*columns)
+
+
+def _column(found: Replayed, of: Callable[[Round], float]) -> Floats:
+    return np.array([of(one) for one in found.rounds], np.float64)
+
+
+def _modelled(found: Replayed, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    met = dict.fromkeys((one.slot, one.position) for one in found.rounds)
+    places = {place: at for at, place in enumerate(met)}
+    keys: dict[int, int] = {}
+    for one in found.rounds:
+        for key in (*one.could, *one.target):
+            keys.setdefault(key, len(keys))
+    cell = np.array([places[one.slot, one.position] for one in found.rounds])
+    action = np.array([keys[one.shown] for one in found.rounds])
+    reward = _column(found, lambda one: one.reward)
+    fold = rng.integers(0, 2, found.pages)[[one.page for one in found.rounds]]
+    q, v = np.empty(len(reward)), np.empty(len(reward))
+    for side in (0, 1):
+        other = fold != side
+        table = fitted(reward[other], action[other], cell[other], len(keys), len(places))
+        for at in np.flatnonzero(fold == side).tolist():
+            row = table[cell[at]]
+            q[at] = row[action[at]]
+            v[at] = sum(chance * row[keys[key]] for key, chance in found.rounds[at].target.items())
+    return q, v
+
+
+def told(found: Replayed) -> dict[str, Any]:
+    return {"pages": found.pages, "rounds": len(found.rounds), "left_out": found.left_out, "same": found.same}

@@ -1,0 +1,108 @@
+"""Estimates of a policy's value side by side, with what says whether to believe them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from training.ope.diagnostics import Diagnosis, diagnose
+from training.ope.estimators import ESTIMATORS, Logged, Parts, Slates, cascade, independent
+from training.ope.intervals import bootstraps, empirical_bernstein
+
+matplotlib.use("Agg")
+
+
+@dataclass(frozen=True, slots=True)
+class Valued:
+    estimator: str
+    value: float
+    low: float  # bootstrap
+    high: float
+    bound_low: float | None  # empirical Bernstein; None of a ratio
+    bound_high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`logged`: what the logging policy earned."""
+
+    logged: float
+    estimates: tuple[Valued, ...]
+    diagnosis: Diagnosis
+
+    def of(self, estimator: str) -> Valued:
+        return next(one for one in self.estimates if one.estimator == estimator)
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def judge(
+    seen: Logged, rng: np.random.Generator, *, slates: Slates | None = None, rounds: int = 1_000
+) -> Verdict:
+    """Every estimator that the log has columns for. Rewards lie between 0 and the largest seen."""
+    most = float(seen.reward.max()) or 1.0
+    width = float(seen.weight.max()) * most
+    parts: dict[str, Parts] = {
+        name: of(seen)
+        for name, of in ESTIMATORS.items()
+        if name in ("ips", "snips") or seen.model is not None
+    }
+    widths = {"ips": width, "dm": most, "dr": width + most}
+    if slates is not None:
+        parts |= {"independent, a page": independent(slates), "cascade, a page": cascade(slates)}
+    estimates, drawn = [], bootstraps(parts, rng, rounds=rounds)
+    for name, one in parts.items():
+        bounds = empirical_bernstein(one, widths[name]) if name in widths else (None, None)
+        estimates.append(Valued(name, one.value, *drawn[name], *bounds))
+    return Verdict(float(seen.reward.mean()), tuple(estimates), diagnose(seen))
+
+
+def show(console: Console, title: str, verdict: Verdict) -> None:
+    table = Table(title=title)
+    for column in ("estimator", "value", "95 % by bootstrap", "empirical Bernstein"):
+        table.add_column(column)
+    table.add_row("logged policy", f"{verdict.logged:.5f}", "", "")
+    for one in verdict.estimates:
+        bound = "" if one.bound_low is None else f"{one.bound_low:.4f} … {one.bound_high:.4f}"
+        shown = "refused" if verdict.diagnosis.refused else f"{one.value:.5f}"
+        table.add_row(one.estimator, shown, f"{one.low:.5f} … {one.high:.5f}", bound)
+    console.print(table)
+    found = verdict.diagnosis
+    console.print(
+        f"{found.rounds:,} rounds, effective {found.effective:,.0f}; mean weight {found.mean_weight:.3f}"
+        f" ± {found.mean_error:.3f}, largest {found.largest:.1f}; support {found.support:.1%}",
+        highlight=False,
+    )
+    for warning in found.warnings:
+        console.print(f"warning: {warning}", highlight=False)
+
+
+def write(verdict: Verdict, seen: Logged, folder: Path) -> Path:
+    """verdict.json and a plot of weights and estimates; the JSON's path."""
+    from matplotlib import pyplot as plt
+
+    folder.mkdir(parents=True, exist_ok=True)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    left.hist(seen.weight, bins=50, log=True)
+    left.set_title("weights")
+    rows = [one for one in verdict.estimates if "page" not in one.estimator]
+    for at, one in enumerate(rows):
+        right.plot([one.low, one.high], [at, at], linewidth=3)
+        right.plot(one.value, at, "ko")
+    right.axvline(verdict.logged, color="grey", linestyle="--", label="logged policy")
+    right.set_yticks(range(len(rows)), [one.estimator for one in rows])
+    right.legend()
+    figure.tight_layout()
+    figure.savefig(folder / "verdict.png", dpi=110)
+    plt.close(figure)
+    path = folder / "verdict.json"
+    path.write_bytes(orjson.dumps(verdict.document(), option=orjson.OPT_INDENT_2))
+    return path
