@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check k8s-check bench serve lock clean
+.PHONY: help setup demo test check k8s-check bench profile serve lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 18
@@ -44,6 +44,9 @@ k8s-check: $(STAMP)  ## the manifests: build, strict validation, rules, ACLs, al
 bench: $(STAMP)  ## the benchmarks at their quick size (one: .venv/bin/fenliu bench NAME --help)
 	@$(BIN)/fenliu bench loop --quick
 	@$(BIN)/fenliu bench serve --quick
+
+profile: $(STAMP)  ## a flame graph of the request path (reports/flame.svg; see `fenliu bench flame --help`)
+	@$(BIN)/fenliu bench flame $(ARGS)
 
 serve: $(STAMP)  ## serve on Ray (ARGS=--local: one process); see `fenliu serve --help`
 	@$(BIN)/fenliu serve $(ARGS)

@@ -353,7 +353,7 @@ class Recommender:
 
     async def _granted(self, asked: _Ask, decision: Decision, attempt: int) -> Decision:
         """The page as quotas and caps allow it. A decision and attempt reserve once, however often tried."""
-        timeout_s = min(self._settings.write_timeout_s, max(self._left(asked), MORE_S))
+        timeout_s = min(self._settings.write_timeout_s, max(self._left(asked) / 2, MORE_S))
         return await self._granting.granted(decision, asked.live, attempt, timeout_s)
 
     # --- after the decision

@@ -54,6 +54,7 @@ class Measured:
 
     whole: float
     shell: float
+    store: float  # of the store's own process
     stages: Mapping[str, float]
     calls: Mapping[str, float]
 
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> Result:
     with opened(console, Sizes(customers=args.customers, campaigns=args.campaigns)) as served:
         found = asyncio.run(measured(served, args.together, pages, turns, console))
     show(console, found)
-    figures = {"us_page": found.whole, "us_shell": found.shell}
+    figures = {"us_page": found.whole, "us_shell": found.shell, "us_store": found.store}
     figures |= {
         f"us_{name.replace(' + ', '_').replace(' ', '_')}": took for name, took in found.stages.items()
     }
@@ -93,6 +94,7 @@ async def measured(served: Served, together: int, pages: int, turns: int, consol
         best: dict[str, float] = {}
         calls: dict[str, float] = {}
         watch = Stopwatch(stages())
+        pages, began = 0, _store_s(served)
         bursts = [asks[at : at + BURST] for at in range(0, len(asks) - BURST + 1, BURST)]
         for _ in track(range(turns), "deciding", console=console):
             for burst in bursts:
@@ -104,14 +106,24 @@ async def measured(served: Served, together: int, pages: int, turns: int, consol
                 watch.reset()
                 with watch:
                     took = await _burst(app, burst, together, thread_time)
+                pages += 3 * len(burst)
                 if took < least:  # the burst that was disturbed least, whole
                     least = took
                     best = {stage: seconds / len(burst) * 1e6 for stage, seconds in watch.seconds.items()}
                     best["between"] = took - sum(best.values())
                     calls = {stage: count / len(burst) for stage, count in watch.calls.items()}
-        return Measured(whole, shell, best, calls)
+        return Measured(whole, shell, (_store_s(served) - began) / pages * 1e6, best, calls)
     finally:
         await app.shutdown()
+
+
+def _store_s(served: Served) -> float:
+    """Seconds of processor that the store's process has taken."""
+    from features.redis_plain import opened
+
+    with opened(served.settings.live_url or "") as store:
+        spent = store.info("cpu")
+    return float(spent["used_cpu_user"] + spent["used_cpu_sys"])
 
 
 async def _burst(app: Front, asks: Sequence[Any], together: int, clock: Callable[[], float]) -> float:
@@ -206,5 +218,6 @@ def show(console: Console, found: Measured) -> None:
             f"{calls:.2f}" if calls is not None else "",
         )
     table.add_row("the shell alone", f"{found.shell:.1f}", f"{SHELL:.0f}", "", style="bold")
+    table.add_row("the store's process", f"{found.store:.1f}", "", "")
     table.add_row("the whole page", f"{found.whole:.1f}", f"{sum(BUDGET.values()):.0f}", "", style="bold")
     console.print(table)

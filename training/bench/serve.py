@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 
 from training.bench.harness import Bar, Result
+from training.bench.processes import cpu_s
 from training.bench.serve_rounds import CONNECTIONS, EMPTY, LIGHT, NAIVE, OURS, Rounds
 from training.bench.tally import Tally
 
@@ -42,6 +43,8 @@ ABOUT_SIZES = {
 }
 SHARES: Final = (0.5, 0.8, 1.2)  # of the knee
 OVERLOADED_CONNECTIONS: Final = 256
+REPLICA: Final = "ServeReplica:{}:"  # in the command line of a replica's process
+APP: Final = {OURS: "pages"}  # Serve's name of an application, where it is another
 UNHURRIED_MS: Final = 1_000  # in closed loops: how many whole pages there are, not how many in 80 ms
 IN_TIME: Final = " in time"  # the same requests with the service's own deadline
 DISTINCT: Final = 20_000  # requests that differ, at most
@@ -123,10 +126,11 @@ def _closed(
     for number in range(int(size["rounds"])):
         for connections in CONNECTIONS:
             for name in order if number % 2 == 0 else order[::-1]:
-                before = _efforts(served)
-                seconds = size["seconds"]
+                before, seconds = _efforts(served), size["seconds"]
+                spent = cpu_s(REPLICA.format(APP.get(name, name)))
                 outcome = volley.closed(name, connections=connections, seconds=seconds, warm_up=seconds / 3)
                 rounds.add(name, connections, outcome)
+                rounds.spent(name, connections, cpu_s(REPLICA.format(APP.get(name, name))) - spent)
                 if name == OURS:
                     rounds.efforts.setdefault(connections, Counter()).update(_efforts(served) - before)
             told = ", ".join(f"{name} {rounds.rates[name, connections][-1]:,.0f}/s" for name in order)
@@ -146,6 +150,9 @@ def _closed(
     for name in order:
         for connections in CONNECTIONS:
             tally.put(f"{name}_{connections}_per_s", rounds.rate(name, connections), "answers/s")
+    for name in order:
+        cost = rounds.cpu_us(name, 16, size["seconds"] * 4 / 3)
+        tally.put(f"cpu_us_{name}_16", cost, "µs", "of the replica's processor an answer, 16 connections")
     for name in order:
         tally.put(f"p50_{name}_1_ms", rounds.p50_ms(name, 1), "ms", "one connection")
     added = rounds.p50_ms(OURS, 1) - rounds.p50_ms(EMPTY, 1)

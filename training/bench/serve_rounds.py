@@ -22,6 +22,7 @@ class Rounds:
     rates: dict[tuple[str, int], list[float]] = field(default_factory=dict)
     latencies: dict[tuple[str, int], list[float]] = field(default_factory=dict)
     efforts: dict[int, Counter[str]] = field(default_factory=dict)  # our pages by rung of the ladder
+    cpu: dict[tuple[str, int], float] = field(default_factory=dict)  # seconds of the replicas'
     asked: int = 0
     failed: Counter[str] = field(default_factory=Counter)
 
@@ -40,6 +41,15 @@ class Rounds:
 
     def p50_ms(self, name: str, connections: int) -> float:
         return median(self.latencies[name, connections]) * 1e3
+
+    def spent(self, name: str, connections: int, seconds: float) -> None:
+        key = name, connections
+        self.cpu[key] = self.cpu.get(key, 0.0) + seconds
+
+    def cpu_us(self, name: str, connections: int, seconds: float) -> float:
+        """µs of the replica's processor an answer; `seconds`: of each loop with its warming up."""
+        answers = sum(self.rates[name, connections]) * seconds
+        return self.cpu[name, connections] / answers * 1e6
 
     def full(self, connections: int) -> float:
         """The share of our pages that was made with full effort."""

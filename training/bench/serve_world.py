@@ -124,16 +124,15 @@ def opened(
         )  # fmt: skip
         with backed(own) as settings:
             began = time.perf_counter()
-            publish(settings, sizes)
-            fill(settings, sizes)
+            fill(settings, sizes, publish(settings, sizes))
             took = time.perf_counter() - began
             made = f"{sizes.customers:,} customers, {sizes.items:,} items, {sizes.campaigns} campaigns"
             console.print(f"{made}: {took:.1f} s")
             yield Served(settings, sizes)
 
 
-def publish(settings: Settings, sizes: Sizes) -> None:
-    """The bundle into the registry, live, and the plan into its file."""
+def publish(settings: Settings, sizes: Sizes) -> NDArray[np.uint64]:
+    """The bundle into the registry, live, and the plan into its file; the items' keys."""
     bundle = replace(bundle_of(sizes.items, sizes.seed), version=VERSION)
     registry = Registry(settings.registry_url)
     registry.put(save(bundle, settings.home / "made"))
@@ -141,9 +140,10 @@ def publish(settings: Settings, sizes: Sizes) -> None:
     plan = plan_of(bundle, sizes.campaigns, sizes.slots, sizes.seed, datetime.now(UTC).year)
     assert settings.plan is not None
     settings.plan.write_bytes(orjson.dumps(plan))
+    return bundle.items.keys
 
 
-def fill(settings: Settings, sizes: Sizes) -> None:
+def fill(settings: Settings, sizes: Sizes, keys: NDArray[np.uint64]) -> None:
     """Customers into the store: profiles and memberships as a key space, live logs beside it."""
     url = settings.features_url or ""
     rng, now = np.random.default_rng([sizes.seed, 5]), time.time()
@@ -154,7 +154,6 @@ def fill(settings: Settings, sizes: Sizes) -> None:
         ViewBatch(MEMBERSHIP, ids, MEMBERSHIP.pack(_members(sizes.customers, rng), as_of=as_of), as_of),
     ]
     swap_to(settings.control_url or "", write_features(url, "k1", batches, rng=rng))
-    keys = bundle_of(sizes.items, sizes.seed).items.keys
     with filling(settings.live_url or "", "bench") as write:
         assert write is not None
         for at in range(0, sizes.customers, CHUNK):
