@@ -180,6 +180,13 @@ class Fitting:
         return float((weight * miss**2).sum()) + self.unobserved * everywhere + pulls
 
 
+def warm_up() -> None:
+    """Have the kernel compiled, or read from its cache, before a fit is timed."""
+    one = sparse.csr_matrix(np.ones((2, 2), np.float32))
+    params = {"regularization": 1.0, "unobserved": 1.0, "exponent": 1.0}
+    Fitting(one, 2, params, Effort(0, 1)).epoch()
+
+
 def unobserved_of(seen: sparse.csr_matrix, params: Params) -> float:
     """α₀ as given, else from the ratio: what an average user has met, times the ratio, over all items."""
     if params["unobserved"] > 0:
