@@ -27,6 +27,7 @@ from serving.ials_model import IalsModel, Ridge
 from serving.models import Prior
 from training.ials_kernel import improve_rows
 from training.model import NEVER, Effort, Params, Positives, TrainData, decayed
+from training.placing import placed
 from training.prior import fit_prior
 
 FEWEST_EVENTS = 3  # items a user needs for the factors to say something about the profile's part
@@ -121,7 +122,8 @@ def fit_factors(data: TrainData, params: Params, effort: Effort, block: int = BL
         raise ValueError(
             f"iALS gave factors that are not finite with {dict(params)}; raise the regularization"
         )
-    return Factors(fitting.users, fitting.items, np.diff(seen.indptr) >= FEWEST_EVENTS, fitting.unobserved)
+    items = placed(fitting.items, data.had_by(), data.traits, seed=effort.seed)
+    return Factors(fitting.users, items, np.diff(seen.indptr) >= FEWEST_EVENTS, fitting.unobserved)
 
 
 def observed(data: TrainData, half_life_days: float) -> sparse.csr_matrix:
