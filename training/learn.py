@@ -16,8 +16,20 @@ from serving.ensemble_model import EnsembleModel
 from serving.models import IalsModel, PopularModel, ServedModel, VectorModel, load_model
 from training.config import ENSEMBLE, KNOWN, TrainConfig
 from training.dataset import Dataset
-from training.ensemble import Ensemble, choose, fit_weights, said_of, settings_of
-from training.evaluate import scorer_of
+from training.ensemble import (
+    PRIOR,
+    Ensemble,
+    choose,
+    fit_weights,
+    part_of,
+    said_of,
+    settings_of,
+    weights_of,
+    with_prior,
+)
+from training.evaluate import KS, scorer_of
+from training.evidence import fit_worth
+from training.evidence import metric_of as value_of
 from training.index import IndexReport, build_index
 from training.interactions import Interactions
 from training.item_traits import Traits
@@ -148,6 +160,14 @@ def _together(
         return weights, measure_model(served, {"half_life_days": life}, window, config).value(metric)
 
     value, params = choose(own, lambda n, one: models[n].fit(window.data, one, effort), models, weigh)
+    fitted = [models[n].fit(window.data, part_of(params, n), effort) for n in weights_of(params)]
+    past = window.past(config, params)
+    worth = fit_worth(
+        EnsembleModel(fitted, list(weights_of(params).values())),
+        models[PRIOR].fit(window.data, own[PRIOR], effort),
+        window.cases, past, window.data.customers, value_of(metric, KS),
+    )  # fmt: skip
+    params = with_prior(params, own[PRIOR], worth)
     notice(f"{ENSEMBLE}: {said_of(params)}, {metric} {value:.4f}")
     return Trial(ENSEMBLE, params, value, time.perf_counter() - started)
 

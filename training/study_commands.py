@@ -31,6 +31,7 @@ TINY: Final = 80  # items below which lists of 10 hold too much of the catalogue
 _SOURCES: Final = (
     "als", "ials", "ials_kernel", "ease", "ensemble", "neighbours", "popular", "prior", "model", "evaluate",
     "study", "study_attributes", "study_load", "study_fit", "study_split", "study_files", "study_process",
+    "evidence", "placing",
 )  # fmt: skip
 _SERVING: Final = ("vector_model", "ials_model", "table_models", "tables", "ensemble_model", "taste")
 

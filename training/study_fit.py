@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from serving.ensemble_model import EnsembleModel
 from serving.models import ServedModel
 from training.config import ENSEMBLE, TrainConfig
-from training.ensemble import choose, fit_weights, part_of, said_of, weights_of
+from training.ensemble import PRIOR, choose, fit_weights, part_of, said_of, together, weights_of, with_prior
 from training.evaluate import Measures, Ranking, measure, rank, scorer_of
+from training.evidence import fit_worth, metric_of
 from training.model import NEVER, Effort, Model, Params, TrainData
 from training.study import Stage, Study
 from training.study_process import FEWEST_ROWS, Fit, fit_apart, fit_here
@@ -197,6 +198,8 @@ class Bench:
             return weights, self.value(served, {"half_life_days": life})
 
         best = choose(own, lambda n, params: self.fit(models[n], valid, params, self.seeds[0]), models, weigh)
+        if PRIOR in models:
+            best = best[0], self._with_prior(models, parts, best[1])
         own = {name: part_of(best[1], name) for name in weights_of(best[1])}
         took = time.perf_counter() - started
         self.notice(f"ensemble: {said_of(best[1])}; {self.metric} {best[0]:.4f} on validation, {took:.0f} s")
@@ -210,10 +213,25 @@ class Bench:
                 else:  # beside others another setting is better than alone
                     made.append(self._apart(name, stage, own[name], seed))
             seconds, peak = sum(one.seconds for one in made), float(np.max([one.peak_mib for one in made]))
-            whole = EnsembleModel([one.model for one in made], list(weights_of(best[1]).values()))
+            whole = together([one.model for one in made], best[1], self._popular(stage))
             return Fit(whole, seconds, peak)
 
         return self._tested(ENSEMBLE, best[1], fit, 1, took)
+
+    def _with_prior(
+        self, models: Mapping[str, Model], parts: Mapping[str, Outcome], params: Params
+    ) -> dict[str, float]:
+        """The setting with what popularity is worth to those of whom little is known."""
+        valid, seed = self.study.valid, self.seeds[0]
+        fitted = [self.fit(models[name], valid, part_of(params, name), seed) for name in weights_of(params)]
+        whole = EnsembleModel(fitted, list(weights_of(params).values()))
+        popular = self.fit(models[PRIOR], valid, parts[PRIOR].params, seed)
+        past, value = valid.past(params["half_life_days"]), metric_of(self.metric, tuple(self.ks))
+        worth = fit_worth(whole, popular, valid.cases, past, valid.data.customers, value)
+        return with_prior(params, parts[PRIOR].params, worth)
+
+    def _popular(self, stage: Stage) -> Callable[[Params], ServedModel]:
+        return lambda params: self.fit(self.fresh(PRIOR), stage, params, self.seeds[0])
 
     def curve(self, outcomes: Sequence[Outcome], lengths: Sequence[int]) -> dict[str, dict[str, float]]:
         """The metric of each model by how many of a customer's latest items it is told, 0 among them."""
@@ -252,7 +270,7 @@ class Bench:
             own = part_of(one.params, name)
             known = self.served.get((name, seed)) if own == alone.get(name) else None
             made.append(known or self.fit(self.fresh(name), stage, own, seed))
-        return EnsembleModel(made, list(weights.values()))
+        return together(made, one.params, self._popular(stage))
 
     def _kept(self, name: str) -> Outcome | None:
         """What an earlier run left; None where there is nothing, or nothing that can be read."""
