@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from features.tags import TagDictionary
 from features.transforms import EventWeights
 from serving.bundle import Bundle, BundleError, load
-from serving.catalogue import CompiledItems, compile_items, parse_item
+from serving.catalogue import CompiledItems, Item, compile_items, parse_item
 from serving.plan import Plan
 from serving.registry import Registry, RegistryError
 from training.blend import Shown
@@ -22,6 +22,7 @@ from training.config import TrainConfig
 from training.dataset import Dataset
 from training.dataset_files import load_dataset
 from training.index import IndexReport
+from training.item_traits import Traits
 from training.lake import Lake
 from training.learn import Fitted, Prepared, prepare
 from training.materialize import Aggregates, aggregate
@@ -31,7 +32,7 @@ from training.uplift import Learned, fit_uplift
 from training.uplift_study import study_of
 from training.workspace import Workspace, digest_of
 
-LEARNING = 4  # raise when the same inputs shall give another bundle
+LEARNING = 5  # raise when the same inputs shall give another bundle
 
 
 @dataclass
@@ -47,8 +48,12 @@ class RunState:
     tags: TagDictionary | None
 
     @cached_property
+    def parsed(self) -> list[Item]:
+        return [parse_item(raw) for raw in self.lake.read_items()]
+
+    @cached_property
     def items(self) -> CompiledItems:
-        return compile_items([parse_item(raw) for raw in self.lake.read_items()])
+        return compile_items(self.parsed)
 
     @cached_property
     def inputs(self) -> str:
@@ -88,7 +93,7 @@ class RunState:
 
     @cached_property
     def prepared(self) -> Prepared:
-        return prepare(self.dataset, self.config)
+        return prepare(self.dataset, self.config, Traits.of(self.parsed))
 
     @cached_property
     def fitted(self) -> Fitted:
