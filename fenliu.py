@@ -98,8 +98,12 @@ def _parser() -> argparse.ArgumentParser:
 
     work.add_bundle(verb("bundle", "list, show, promote or roll back bundles", None, work.BUNDLE_EXAMPLES))
     work.add_events(verb("events", "move events from the log into the lake", None, work.EVENTS_EXAMPLES))
+    from training import customer_arguments as customers
     from training import replay_arguments as replays
 
+    customers.add_customer(
+        verb("customer", "export, erase, explain; retention", None, customers.CUSTOMER_EXAMPLES)
+    )
     replays.add_replay(
         verb("replay", "why a page was as it was, and would be", None, replays.REPLAY_EXAMPLES)
     )
