@@ -25,6 +25,7 @@ from typing import Any, Final, TypeVar
 from serving.asgi import Receive, Scope, Send
 from serving.backing import backed
 from serving.front import Front
+from serving.json_log import set_up
 from serving.keys import check_plan_file
 from serving.local import free_port
 from serving.security import check_binding, token_keys
@@ -91,6 +92,7 @@ class Pages:
     """What a replica runs. Ray calls `__serve_build_asgi_app__` once it is made, then the ASGI lifespan."""
 
     def __init__(self, settings: Settings) -> None:
+        set_up(os.environ)
         self._app = Front(settings)
 
     def __serve_build_asgi_app__(self) -> Front:
