@@ -32,6 +32,7 @@ ONLY_IN = {
     "pandas": ("training/*",),
     "matplotlib": ("training/*",),
     "threadpoolctl": ("training/*",),
+    "lightgbm": ("training/trees.py",),
     "numba": ("features/compiled.py",),
     "torch": (),
     "pickle": (),
