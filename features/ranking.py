@@ -8,10 +8,10 @@ known is UNKNOWN, below every value.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
-from math import log, log1p
+from math import log1p
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from features.customer import Customer
 from features.events import WHAT
 from features.ids import KINDS
-from features.ranking_kernel import DAY, UNKNOWN, fill
+from features.ranking_kernel import DAY, UNKNOWN, fill, hashed
 from features.transforms import EventWeights
 from features.views import CONTACT, PROFILE, RECENT
 
@@ -47,6 +47,8 @@ INTEREST: Final = EventWeights(
 """What an event says of interest: each look as much as a purchase. Of the synthetic bank's attainable log
 loss, event weights as the models use them left 2.4 points more behind."""
 
+_ACTED: Final = INTEREST.of(np.full(65_536, WHAT["acted"], np.uint8), np.arange(65_536).astype(np.uint16))
+
 _LOGS: Final = frozenset(("assets", "income"))
 _FIELDS: Final = (
     ("assets", "assets"), ("income", "income"), ("age_band", "age_band"), ("star_level", "star_level"),
@@ -57,7 +59,6 @@ _BITS: Final = tuple(
     (OF_PAGE.index(name), field, PROFILE.bit(field), name in _LOGS) for name, field in _FIELDS
 )
 _TZ: Final = PROFILE.bit("tz")
-_FIRST_RATE, _FIRST_WEIGHT = 0.04, 25.0  # of a customer whose displays are few
 _NOTHING_DONE: Final = np.frombuffer(b"", RECENT)
 _NOTHING_MET: Final = np.frombuffer(b"", CONTACT)
 
@@ -71,12 +72,12 @@ class Facts:
     lift by the customer's hour, of working days and of weekends.
     """
 
-    keys: NDArray[np.uint64]  # (n,) ascending
-    order: NDArray[np.int32]  # (n,) their rows
+    keys: NDArray[np.uint64]  # (n,)
     codes: NDArray[np.int32]
     table: NDArray[np.float32]
     ties: NDArray[np.float32]
     hours: NDArray[np.float32]
+    buckets: NDArray[np.int32] = field(init=False, repr=False)  # rows by key: see `ranking_kernel.hashed`
 
     def __post_init__(self) -> None:
         n, width = len(self.keys), self.ties.shape[1]
@@ -89,6 +90,9 @@ class Facts:
             raise ValueError("a code is beyond its table")
         if not all(np.isfinite(one).all() for one in (self.table, self.ties, self.hours)):
             raise ValueError("facts must be finite")
+        buckets = np.full(1 << max(4, int(2 * n).bit_length()), -1, np.int32)
+        hashed(self.keys, buckets)
+        object.__setattr__(self, "buckets", buckets)
 
 
 @lru_cache(maxsize=4096)
@@ -117,7 +121,7 @@ def hour_codes(at: NDArray[np.float64], zones: NDArray[np.bytes_]) -> NDArray[np
 
 
 def constants(customer: Customer, now: float, channel: int) -> NDArray[np.float32]:
-    """What is the same for all items of a page, (len(OF_PAGE),), by OF_PAGE."""
+    """What is the same for all items of a page, (len(OF_PAGE),), by OF_PAGE; the last two wait."""
     found = [UNKNOWN] * len(OF_PAGE)
     zone = bytes(customer.profile.values["tz"]) if _knows(customer, _TZ) and customer.profile else b""
     local = now + (offset_s(zone, int(now // 3600)))
@@ -131,16 +135,9 @@ def constants(customer: Customer, now: float, channel: int) -> NDArray[np.float3
             if known & bit:
                 value = float(values[field])
                 found[at] = log1p(max(value, 0.0)) if logged else value
-    did, met = customer.recent, customer.contact
-    clicks = displays = 0
-    if met is not None and len(met):
-        what = met["what"]
-        displays = int((what == WHAT["displayed"]).sum())
-        clicks = int((what == WHAT["clicked"]).sum())
+    did = customer.recent
     found[12] = float(channel)
     found[13] = log1p(len(did)) if did is not None else UNKNOWN
-    found[14] = log1p(displays)
-    found[15] = log((clicks + _FIRST_RATE * _FIRST_WEIGHT) / (displays + _FIRST_WEIGHT))
     return np.array(found, np.float32)
 
 
@@ -161,14 +158,13 @@ def matrix(
     did = customer.recent if customer.recent is not None else _NOTHING_DONE
     met = customer.contact if customer.contact is not None else _NOTHING_MET
     width = max(facts.ties.shape[1], len(facts.hours), len(KINDS) + 1)
-    gain = INTEREST.of(did["what"], did["action"]) if len(did) else np.zeros(0, np.float32)
     fill(
         now, constants(customer, now, channel),
-        np.array(did["item"]), np.array(did["at"]), gain,
+        np.array(did["item"]), np.array(did["at"]), np.array(did["what"]), np.array(did["action"]), _ACTED,
         np.array(met["item"]), np.array(met["at"]), np.array(met["what"]),
-        rows, np.where(np.isfinite(scores), scores, np.float32(UNKNOWN)), facts.keys, facts.order,
-        facts.codes, facts.table, facts.ties, facts.hours, np.empty((6, width), np.float32),
-        np.empty(width, np.int32), out,
+        rows, scores, facts.keys, facts.buckets, facts.codes, facts.table, facts.ties, facts.hours,
+        np.empty((6, width), np.float32), np.empty(width, np.int32),
+        np.full(len(facts.keys), -1, np.int16), out,
     )  # fmt: skip
     return out
 

@@ -33,7 +33,7 @@ POSITIONS: Final = 64  # of a slot; later ones draw as the last
 _ITEM, _INTEREST, _BUYS, _KIND = (
     FEATURES.index(name) for name in ("item_clicks", "interest", "item_conversions", "kind")
 )
-_FACTS: Final = ("keys", "order", "codes", "table", "ties", "hours")
+_FACTS: Final = ("keys", "codes", "table", "ties", "hours")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

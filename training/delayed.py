@@ -34,12 +34,12 @@ def chances(rows: Rows, now: float, start: Answer, setting: Setting, way: Way = 
     known = rows.converted <= now
     delay = np.where(known, rows.converted - rows.at, np.inf)
     age = now - rows.at
-    every = np.ones(len(rows), np.bool_)
+    every = np.ones(rows.size, np.bool_)
     if way == "negative":
         return _learnt(rows, known & (delay <= HORIZON_S), every, start, setting)
     if way == "waiting":
         return _learnt(rows, delay <= HORIZON_S, age >= HORIZON_S, start, setting)
-    total = np.zeros(len(rows))
+    total = np.zeros(rows.size)
     for low, high in pairwise(EDGES):
         there = (delay > low * DAY) & (delay <= high * DAY) if low else delay <= high * DAY
         total += _learnt(rows, there, age >= high * DAY, start, setting)
@@ -51,7 +51,7 @@ def _learnt(
 ) -> Floats:
     """A model of the mature rows, asked about all of them; where none is mature or positive, never."""
     if not (label & mature).any():
-        return np.zeros(len(rows))
+        return np.zeros(rows.size)
     places = start.place[rows.slot, np.minimum(rows.position, POSITIONS - 1)]
     base = start.raw(rows.matrix, places).astype(np.float64)
     base += level_of(base[mature], label[mature].astype(np.float64))

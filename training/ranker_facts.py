@@ -177,8 +177,7 @@ def facts_of(
         "item_conversions": np.log(rates.converts),
     }
     values = np.column_stack([columns[name] for name in OF_ITEM]).astype(np.float32)
-    order = np.argsort(table["key"], kind="stable").astype(np.int32)
-    return Facts(np.ascontiguousarray(table["key"][order]), order, codes, values, ties, hours)
+    return Facts(np.ascontiguousarray(table["key"]), codes, values, ties, hours)
 
 
 def _known(values: Column) -> Column:

@@ -20,8 +20,8 @@ from training.trees import forest_of, lightgbm
 Floats = NDArray[np.float64]
 _KIND: Final = FEATURES.index("kind")
 FOLDS: Final = 3
-SLOPE_RIDGE: Final = 200.0  # what "as the larger group" weighs, in sums of p (1 - p) times log-odds squared
-LEVEL_RIDGE: Final = 50.0  # … and in sums of p (1 - p): about as many answers
+SLOPE_RIDGE: Final = 4000.0  # what "as the larger group" weighs, in sums of p (1 - p) times log-odds squared
+LEVEL_RIDGE: Final = 300.0  # … and in sums of p (1 - p): about as many answers
 PLACE_WEIGHT: Final = 5.0  # expected answers that a place's first estimate counts for
 MONOTONE: Final[Mapping[str, int]] = {"tired": -1}
 """By default only this: showing again what was not wanted never helps. A business may ask more."""
@@ -62,7 +62,8 @@ class Rows(NamedTuple):
     clicked: NDArray[np.bool_]
     converted: Floats
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
         return len(self.slot)
 
     def take(self, chosen: NDArray[Any]) -> Rows:
@@ -125,15 +126,26 @@ def fit_answer(rows: Rows, label: Floats, start: Answer, setting: Setting) -> Fi
 
 
 def boosted(
-    columns: NDArray[np.float32], label: Floats, base: Floats, setting: Setting, *, large: bool
+    columns: NDArray[np.float32],
+    label: Floats,
+    base: Floats,
+    setting: Setting,
+    *,
+    large: bool,
+    weight: Floats | None = None,
 ) -> Any:
-    """A booster on top of the log-odds `base`; `label` may be a probability (`cross_entropy`)."""
+    """A booster on top of the log-odds `base`; `label` may be a probability (`cross_entropy`).
+
+    `columns` (m, FEATURES and what a study adds to them).
+    """
     learner = lightgbm()
     shared = {
         "objective": "cross_entropy", "seed": setting.seed, "num_threads": setting.threads, "verbosity": -1,
         "deterministic": True, "force_col_wise": True, "max_bin": 127, "lambda_l2": 5.0,
         "min_data_in_leaf": 100, "boost_from_average": False,
-        "monotone_constraints": [setting.monotone.get(name, 0) for name in FEATURES],
+        "monotone_constraints": [
+            *(setting.monotone.get(name, 0) for name in FEATURES), *[0] * (columns.shape[1] - len(FEATURES))
+        ],
     }  # fmt: skip
     if large:
         trees = setting.teacher_trees
@@ -144,7 +156,7 @@ def boosted(
         }
     else:
         trees, own = setting.trees, {"num_leaves": setting.leaves, "learning_rate": setting.rate}
-    data = learner.Dataset(columns, label, init_score=base, feature_name=list(FEATURES), params=shared)
+    data = learner.Dataset(columns, label, weight=weight, init_score=base, params=shared)
     return learner.train(shared | own, data, trees)
 
 
@@ -155,7 +167,7 @@ def fit_calibrated(rows: Rows, label: Floats, start: Answer, setting: Setting) -
     on all that was foretold: many days, so that no weekend's mood becomes the level.
     """
     fold = np.floor_divide(rows.at, DAY).astype(np.int64) % FOLDS
-    raw = np.zeros(len(rows))
+    raw = np.zeros(rows.size)
     for one in np.unique(fold).tolist():
         out = fold == one
         if out.all():

@@ -48,6 +48,7 @@ def click_figures(
     worst = max(cells, key=lambda one: abs(cells[one] - 1))
     raw = np.log(p / (1 - p))
     found["slope"] = platt(raw, truth, (1.0, 0.0))[0]
+    found["slope_off"] = abs(found["slope"] - 1)
     decile = np.minimum(np.argsort(np.argsort(p, kind="stable"), kind="stable") * 10 // len(p), 9)
     tenths = ratios(p, truth, decile, 0.0)
     found["decile_lowest"], found["decile_highest"] = min(tenths.values()), max(tenths.values())
