@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final, Literal
 
@@ -145,3 +146,17 @@ LIFT_TEXTS: Final[dict[Lift, tuple[str, str]]] = {
     Lift.RESTED: ("近期未重复展示", "Not shown to you too often lately"),
     Lift.FRESH: ("新上线", "New"),
 }
+
+
+LIFTS_TOLD: Final = 3
+LEAST_LIFT: Final = 0.05  # log-odds: what adds less is not worth a word
+
+
+def lifted(terms: Mapping[str, float | None]) -> list[dict[str, object]]:
+    """What lifted an item, most first, in words; none where no ranker spoke. `terms`: log-odds by name."""
+    found = [(lift, value) for lift in Lift if (value := terms.get(lift.code)) and value >= LEAST_LIFT]
+    found.sort(key=lambda pair: (-pair[1], pair[0]))
+    return [
+        {"code": lift.code, "log_odds": value, "zh": lift.text("zh"), "en": lift.text("en")}
+        for lift, value in found[:LIFTS_TOLD]
+    ]

@@ -16,6 +16,7 @@ from serving.decide import decide
 from serving.ranker import Answer, Ranker
 from serving.ranking import MOST, Signals, chosen_of, levelled
 from serving.reasons import LIFT_TEXTS, Lift
+from serving.wire import explained_slots
 from tests.rankers import ranked_bundle, stumps, tiny_ranker
 from tests.worlds import NOW, contact_entries, customer, query, recent_entries, tiny_bundle, tiny_live
 
@@ -145,6 +146,14 @@ def test_explanations_speak_in_the_closed_vocabulary() -> None:
     said = set(decision.explained.terms) & {lift.code for lift in Lift}
     assert said == {lift.code for lift in Lift} and set(LIFT_TEXTS) == set(Lift)
     assert all(len(zh) and en.isascii() for zh, en in LIFT_TEXTS.values())
+    told = [slot.get("lifted", {}) for slot in explained_slots(decision, LIVE.texts)]
+    words = [one for slot in told for lifts in slot.values() for one in lifts]
+    assert words and {one["code"] for one in words} <= said
+    assert all(one["log_odds"] >= 0.05 for one in words) and all(
+        [one["log_odds"] for one in lifts] == sorted((one["log_odds"] for one in lifts), reverse=True)
+        for slot in told
+        for lifts in slot.values()
+    )
     met = contact_entries(("i3", "displayed", 60.0), ("i3", "displayed", 30.0))
     tired = decide(query(LIVE, customer(contact=met), explain=True), LIVE).explained
     assert tired is not None
