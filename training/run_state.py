@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version as package_version
 from pathlib import Path
+from typing import Any
 
 import implicit
 import numpy as np
@@ -13,6 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from features.tags import TagDictionary
 from features.transforms import EventWeights
+from serving.blend import Blend
 from serving.bundle import Bundle, BundleError, load
 from serving.catalogue import CompiledItems, Item, compile_items, parse_item
 from serving.plan import Plan
@@ -27,6 +30,7 @@ from training.lake import Lake
 from training.learn import Fitted, Prepared, prepare
 from training.materialize import Aggregates, aggregate
 from training.progress import StepRecord, Telling
+from training.ranker_step import Learning
 from training.shown import shown_in
 from training.uplift import Learned, fit_uplift
 from training.uplift_study import study_of
@@ -63,7 +67,7 @@ class RunState:
             package_version("fenliu"),
             implicit.__version__,
             np.__version__,
-            {name: self.lake.manifest().files[name] for name in ("events", "outcomes")},
+            {name: self.lake.manifest().files[name] for name in ("events", "outcomes", "served")},
             self._catalogue("items.jsonl.zst"),
             self._catalogue("users.parquet"),
             b"" if self.tags is None else self.tags.to_json(),
@@ -111,6 +115,19 @@ class RunState:
             return None
         with threadpool_limits(1):  # the same bits on any number of cores
             return fit_uplift(study, seed=self.config.seed)
+
+    def learning(self, evaluation: Mapping[str, Any]) -> Learning:
+        """What the ranker is learnt from."""
+        return Learning(
+            lake=self.lake,
+            prepared=self.prepared,
+            fitted=self.fitted,
+            chosen=evaluation["chosen"],
+            blend=Blend.load(self.work.folder("evaluate")),
+            stats=self.aggregates.stats,
+            plan=self.plan,
+            setting=self.config.ranker,
+        )
 
     def last_event(self) -> float:
         """The data's own present: two runs over the same lake see the same one."""

@@ -26,7 +26,7 @@ Bar = tuple[Literal[">=", "<="], float]
 BENCHES = (
     *("loop", "serve", "decide", "race", "benefit", "pacing", "tags", "booking", "page", "audiences"),
     *("solver", "budget", "offline", "faults", "soak", "flame", "replay"),
-    *("rights", "assignment", "experiments", "ope", "coldstart", "ghosts"),
+    *("rights", "assignment", "experiments", "ope", "coldstart", "ghosts", "ranker"),
 )
 
 
