@@ -112,6 +112,7 @@ def _operators(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """What operators and whoever approves their changes do."""
     from training import governance_arguments as governance
     from training import ledger_arguments as ledger
+    from training import scores_commands as scores
     from training import work_arguments as work
 
     plan = verb("plan", "propose, approve and publish the operators' plan", None, governance.PLAN_EXAMPLES)
@@ -124,6 +125,7 @@ def _operators(verb: Callable[..., argparse.ArgumentParser]) -> None:
     governance.add_keys(verb("keys", "principals and their API keys", None, governance.KEYS_EXAMPLES))
     governance.add_audit(verb("audit", "the log of who did what", None, governance.AUDIT_EXAMPLES))
     ledger.add_list(verb("list", "lists of customers that audiences name", None, ledger.LIST_EXAMPLES))
+    scores.add_scores(verb("scores", "scores of the bank's own models", None, scores.EXAMPLES))
     ledger.add_ledger(verb("ledger", "caps, quotas and what was delivered", None, ledger.LEDGER_EXAMPLES))
 
 
