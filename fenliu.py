@@ -128,6 +128,7 @@ def _operators(verb: Callable[..., argparse.ArgumentParser]) -> None:
     from training import experiment_arguments as experiments
     from training import governance_arguments as governance
     from training import ledger_arguments as ledger
+    from training import scores_commands as scores
     from training import work_arguments as work
 
     plan = verb("plan", "propose, approve and publish the operators' plan", None, governance.PLAN_EXAMPLES)
@@ -146,6 +147,7 @@ def _operators(verb: Callable[..., argparse.ArgumentParser]) -> None:
     experiments.add_ope(
         verb("ope", "what another plan or bundle would have earned", None, experiments.OPE_EXAMPLES)
     )
+    scores.add_scores(verb("scores", "scores of the bank's own models", None, scores.EXAMPLES))
     ledger.add_ledger(verb("ledger", "caps, quotas and what was delivered", None, ledger.LEDGER_EXAMPLES))
 
 

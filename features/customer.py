@@ -1,4 +1,4 @@
-"""What is known about one customer at the moment of a decision: six stored blobs, decoded once.
+"""What is known about one customer at the moment of a decision: seven stored blobs, decoded once.
 
 Unknown is not a value here: a view that was absent, expired, of another schema or late is named in `missing`,
 and its part is None. What the customer refused is blanked here, so that no later stage can see it.
@@ -6,13 +6,14 @@ and its part is None. What the customer refused is blanked here, so that no late
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from features.external import NO_SCORES, unpack
 from features.patch import Patch, decode_patch, merge
 from features.schema import Purpose, Record, SchemaMismatch, Schemas, View
 from features.views import CONTACT, MEMBERSHIP, PROFILE, RECENT, TAG_BITS
@@ -27,13 +28,14 @@ class Blobs(NamedTuple):
     contact: bytes | None
     patch: bytes | None
     unit: bytes | None = None
+    external: bytes | None = None  # last and optional: decisions logged before it was read replay
 
 
 # Told apart by value, not identity, so that a logged decision replays: no record or log is 5 bytes long.
 LATE_BLOB: Final = b"\0late"
 """Stands in Blobs for what a store did not answer in time (one role may be late and the other not)."""
 
-LATE: Final = Blobs(LATE_BLOB, LATE_BLOB, LATE_BLOB, LATE_BLOB, LATE_BLOB, LATE_BLOB)
+LATE: Final = Blobs(*[LATE_BLOB] * len(Blobs._fields))
 NOTHING: Final = Blobs(None, None, None, None, None)
 
 _BITS: Final = {name: PROFILE.bit(name) for name in PROFILE.names}
@@ -59,6 +61,9 @@ class Customer:
     missing: tuple[str, ...] = ()
     profiling: bool = True
     unit: str | None = ""
+    external: NDArray[np.void] = field(
+        default_factory=lambda: NO_SCORES
+    )  # of the bank's own models; never missing, only absent
 
     def knows(self, field: str) -> bool:
         """Whether a PROFILE field has a value that permission may rely on. KeyError for an unknown name."""
@@ -111,7 +116,8 @@ def decode_customer(
     if recent is None or contact is None or not patch_readable:
         missing += ("live",)
     unit = None if blobs.unit == LATE_BLOB else (blobs.unit or b"").decode(errors="replace")
-    return Customer(record, audiences, recent, contact, missing, allowed, unit)
+    scores = unpack(blobs.external) if allowed else NO_SCORES
+    return Customer(record, audiences, recent, contact, missing, allowed, unit, scores)
 
 
 _READABLE: Final = ("", "absent")
@@ -168,10 +174,10 @@ def _without(record: Record, purpose: Purpose) -> Record:
 def _bytes_of(purpose: Purpose) -> NDArray[np.bool_]:
     """Which bytes of a packed profile belong to fields of a purpose."""
     marks = np.zeros(1, PROFILE.dtype)
-    for field in PROFILE.fields:
-        if field.purpose == purpose:
-            size = field.packed.itemsize * int(np.prod(field.shape))
-            marks[field.name] = np.frombuffer(b"\1" * size, field.packed).reshape(field.shape)
+    for one in PROFILE.fields:
+        if one.purpose == purpose:
+            size = one.packed.itemsize * int(np.prod(one.shape))
+            marks[one.name] = np.frombuffer(b"\1" * size, one.packed).reshape(one.shape)
     return np.frombuffer(marks.tobytes(), np.bool_)
 
 

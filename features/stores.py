@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Self
 
 from features.customer import LATE_BLOB, Blobs
+from features.external import external_key
 from features.ledger import Ledger
 from features.live_store import LiveStore, MemoryLiveStore, decision_key
 from features.log import EventLog, MemoryLog
@@ -32,7 +33,7 @@ MEMORY: Final = "memory://"
 _BATCH: Final = (PROFILE.name, MEMBERSHIP.name)
 
 Found = list[bytes | None]
-_NO_BATCH: Final[Found] = [None, None]
+_NO_BATCH: Final[Found] = [None, None, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,8 @@ class Stores:
         """
         is_user = subject.startswith("u:") and version is not None
         batch = [feature_key(version or "", name, subject[2:]) for name in _BATCH] if is_user else []
+        if is_user:
+            batch.append(external_key(subject[2:]))
         live = [*self.live.keys(subject)]
         if visitor is not None:
             live += self.live.keys(visitor)
@@ -176,10 +179,10 @@ async def _in_time(
 
 def _fetched(known: Found | None, recent: Found | None, visitor: bool, decision: bool) -> Fetched:
     late = tuple(role for role, found in (("features", known), ("live", recent)) if found is None)
-    batch = [LATE_BLOB, LATE_BLOB] if known is None else known
+    profile, membership, external = [LATE_BLOB] * 3 if known is None else known
     live = [LATE_BLOB] * 10 if recent is None else recent
     return Fetched(
-        Blobs(*batch, *live[:3])._replace(unit=live[4]),
+        Blobs(profile, membership, *live[:3])._replace(unit=live[4], external=external),
         Blobs(None, None, *live[5:8])._replace(unit=live[9]) if visitor else None,
         recent[-1] if decision and recent is not None else None,
         late,

@@ -255,6 +255,7 @@ _REASONS: Final[tuple[tuple[str, Reason], ...]] = (
     ("popular_in_city", Reason.POPULAR_HERE),
     ("popular_in_segment", Reason.POPULAR_SEGMENT),
     ("new", Reason.NEW_ITEM),
+    ("external", Reason.PICK_OF_OPERATOR),
     ("popular_with_everybody", Reason.POPULAR),
     ("operator", Reason.PICK_OF_OPERATOR),
 )

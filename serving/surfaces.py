@@ -24,6 +24,7 @@ from features.views import ITEM
 from serving.arm_plans import AS_PLANNED, Tuning
 from serving.audience_facts import lookups_of
 from serving.domain import Effort, Mask, Rows
+from serving.external import External
 from serving.filters import FILTERS
 from serving.hydrators import Affinity, Fatigue
 from serving.interest import RecentInterest
@@ -63,6 +64,7 @@ SOURCES: Final = (
     "operator",  # a slot's fallback list in the plan
     "backfill",  # the slot's popular items, when nothing else was left
     "campaign",  # an item of a campaign that runs for this page
+    "external",  # a score of one of the bank's own models
 )
 """A source's place here is its bit in a placement's origin."""
 
@@ -130,6 +132,7 @@ def pipelines(
         "cached": Cached(len(items)),
         "popular_with_everybody": PopularWithEverybody(bundle.popular),
     }
+    sources["external"] = External(items.rows_of_keys)
     blended = Blended(bundle.blend, bundle.popular, kinds)
     lookups = lookups_of(items.rows_of_keys, columns)
     running = Running(campaigns, plan.audiences, lookups, plan.lineages, plan.called, stopped)
@@ -160,8 +163,8 @@ def pipelines(
         return Pipeline(understanding, chosen, permission, hydrators, scorers)
 
     return {
-        "full": rung((taste, running), SOURCES[:7], hydrators, (*scorers, *second, *last)),
-        "light": rung((taste, running), SOURCES[1:7], hydrators, (*scorers, *last)),
+        "full": rung((taste, running), (*SOURCES[:7], "external"), hydrators, (*scorers, *second, *last)),
+        "light": rung((taste, running), (*SOURCES[1:7], "external"), hydrators, (*scorers, *last)),
         "cached": rung((running,), ("cached",), (), (), notices),
         "popular": rung((running,), ("popular_with_everybody",), (), (*scorers, *last)),
         "fallback": rung((running,), (), (), (), notices),

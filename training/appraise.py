@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serving.blend import Blend
 from serving.bundle import Bundle
@@ -20,10 +21,11 @@ from training.blend import (
     examples_from_positives,
     fit_blend,
 )
-from training.evaluate import Cases, Measures, Past, Scorer, difference, measure, rank, scorer_of
+from training.evaluate import Cases, Measures, Past, Ranking, Scorer, difference, measure, rank, scorer_of
 from training.gate import Comparison
 from training.learn import Fitted, Prepared, fit_one, model_of
 from training.tuning import Window, measure_model
+from training.watch import watched
 from training.windows import had_share
 
 BASELINE = PopularModel.name
@@ -56,12 +58,15 @@ def appraise(prepared: Prepared, fitted: Fitted, live: Bundle | None, shown: Sho
     popular = fitted.popular("test").popular
     kinds = prepared.dataset.kinds
     as_served = blended(_scorer(prepared, fitted, chosen), blend, popular, kinds, _segment(window))
-    served = measure(rank(as_served, window.cases), window.cases, had_share(window.data))
+    ranking, best_scores = _ranked(as_served, window)
+    served = measure(ranking, window.cases, had_share(window.data))
     best, baseline = measured[chosen], measured[BASELINE]
     comparisons = [_against(best, baseline, BASELINE, "by segment with decay, tuned as hard", prepared)]
     if live is not None:
         comparisons += _against_live(live, best, prepared)
+    before = None if live is None else live.manifest.get("evaluation", {}).get("watched")
     report = {
+        "watched": watched(prepared, ranking, best_scores, served, baseline, before),
         "metric": metric,
         "metric_note": prepared.metric_note,
         "chosen": chosen,
@@ -82,6 +87,20 @@ def appraise(prepared: Prepared, fitted: Fitted, live: Bundle | None, shown: Sho
         "comparisons": [asdict(one) for one in comparisons],
     }
     return Appraisal(chosen, blend, tuple(comparisons), report)
+
+
+def _ranked(scorer: Scorer, window: Window) -> tuple[Ranking, NDArray[np.floating]]:
+    """The ranking, and the best score of each case."""
+    best = np.full(len(window.cases), np.nan)
+
+    def told(case: int) -> Scores:
+        scores = scorer(case)
+        opened = window.cases.opened(case, scores)
+        finite = opened[np.isfinite(opened)]
+        best[case] = finite.max() if len(finite) else np.nan
+        return scores
+
+    return rank(told, window.cases), best
 
 
 def choose(measured: Mapping[str, Measures], metric: str) -> str:

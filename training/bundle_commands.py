@@ -20,6 +20,7 @@ from serving.plans import PlanShelf
 from serving.redis_control import RedisControl
 from serving.registry import Registry
 from serving.settings import Settings
+from training.model_card import model_card
 from training.usage import UsageError
 
 T = TypeVar("T")
@@ -53,6 +54,19 @@ def bundle_show(args: argparse.Namespace, settings: Settings) -> int:
             "no bundle is live yet: `fenliu train` makes the first, or name one: fenliu bundle show V"
         )
     print(json.dumps(registry.show(version), indent=2, ensure_ascii=False))
+    return 0
+
+
+def bundle_card(args: argparse.Namespace, settings: Settings) -> int:
+    registry = Registry(settings.registry_url)
+    version = args.version or registry.live()
+    if version is None:
+        raise UsageError("no bundle is live yet: `fenliu train` makes the first")
+    card = model_card(registry.show(version))
+    if args.out is None:
+        print(card)
+    else:
+        args.out.write_text(card, encoding="utf-8")
     return 0
 
 

@@ -134,12 +134,22 @@ class Evaluation(_Typed):
 
 
 class GateRules(_Typed):
-    """`margin`: how much worse, relative to the other's value, is not worse yet."""
+    """`margin`: how much worse, relative to the other's value, is not worse yet.
+
+    `slice_margin`: the same of a segment against popularity; `group_ratio`: a group's metric over
+    everybody's; both only of `fewest_slice` customers or more. `concentration`: the share of places that a
+    hundredth of the items may take; `drift`: the stability index against the live bundle.
+    """
 
     metric: str = "recall@20"
     margin: float = Field(0.02, ge=0, le=1)
     index_recall: float = Field(0.99, ge=0, le=1)
     fewest_customers: int = Field(20, ge=1)
+    slice_margin: float = Field(0.1, ge=0, le=1)
+    group_ratio: float = Field(0.5, ge=0, le=1)
+    fewest_slice: int = Field(100, ge=1)
+    concentration: float = Field(1.0, gt=0, le=1)
+    drift: float = Field(2.0, gt=0)
 
     @field_validator("metric")
     @classmethod

@@ -44,9 +44,10 @@ from training.materialize import (
     view_batches,
     write_features,
 )
+from training.model_card import model_card
 from training.overlay import take_over_items
 from training.progress import StepRecord, Telling
-from training.publish import Parts, put_and_promote, write_and_judge
+from training.publish import Parts, manifest, put_and_promote, write_and_judge
 from training.ranker_fit import RankerVerdict
 from training.report import Findings, write_report
 from training.run_state import RunState
@@ -365,7 +366,11 @@ class _Run(RunState):
             seed=self.config.seed,
             threads=self.config.threads,
         )
-        return write_report(findings, self.home / "runs" / findings.version)
+        folder = self.home / "runs" / findings.version
+        path = write_report(findings, folder)
+        said = {**manifest(parts), "version": findings.version, "gate": verdict.to_json()}
+        (folder / "model-card.md").write_text(model_card(said), encoding="utf-8")
+        return path
 
 
 def _positives(dataset: Dataset) -> NDArray[np.float64]:

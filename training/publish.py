@@ -27,6 +27,7 @@ from training.learn import Fitted, Prepared
 from training.neighbours import build_neighbours, cooccurrence, owned
 from training.ranker_fit import RankerVerdict
 from training.uplift import Learned
+from training.watch import refusals
 from training.workspace import digest_of
 
 RELATED_DAMPING = 0.6  # on ml-1m, 0.3 puts Star Wars beside Toy Story, 1.0 what hardly anybody has seen
@@ -143,7 +144,7 @@ def write_and_judge(
     verdict = judge(
         parts.prepared.config.gate,
         comparisons=comparisons,
-        problems=inspect(loaded),
+        problems=[*inspect(loaded), *_watched(parts)],
         golden=golden,
         index_recall=_recalls(parts),
         force=force,
@@ -156,6 +157,11 @@ def write_and_judge(
     text = json.dumps(said, indent=1, ensure_ascii=False, sort_keys=True)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
     return verdict, version
+
+
+def _watched(parts: Parts) -> list[Refusal]:
+    found = parts.evaluation.get("watched", {})
+    return refusals(parts.prepared.config.gate, found, parts.evaluation["metric"])
 
 
 def _day(parts: Parts) -> datetime:

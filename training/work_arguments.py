@@ -21,6 +21,7 @@ TRAIN_EXAMPLES: Final = """\
 """
 BUNDLE_EXAMPLES: Final = """  fenliu bundle list
   fenliu bundle show
+  fenliu bundle card --out card.md
   fenliu bundle promote 20261122-101500-3f2a1b --reason "manual check passed"
   fenliu bundle rollback
 """
@@ -55,6 +56,9 @@ def add_bundle(parser: argparse.ArgumentParser) -> None:
     _verb(verbs, "list", "all bundles, newest first", "bundle_list")
     one = _verb(verbs, "show", "one bundle's manifest", "bundle_show")
     one.add_argument("version", nargs="?", help="the live one unless given")
+    card = _verb(verbs, "card", "one bundle's model card, Markdown", "bundle_card")
+    card.add_argument("version", nargs="?", help="the live one unless given")
+    card.add_argument("--out", type=Path, metavar="FILE")
     promote = _verb(verbs, "promote", "make a bundle live", "bundle_promote")
     promote.add_argument("version")
     promote.add_argument("--reason", default="by hand")

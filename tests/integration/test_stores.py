@@ -134,7 +134,13 @@ def test_a_role_that_hangs_is_late_and_the_other_stands(tmp_path, valkey_url):
         live_late = asyncio.run(run(StoreUrls(valkey_url, other.url, valkey_url, valkey_url)))
         both_late = asyncio.run(run(StoreUrls.one(other.url)))
     none = Blobs(None, None, None, None, None)
-    assert features_late == (Blobs(LATE_BLOB, LATE_BLOB, ENTRY, None, None), none, None, ("features",), None)
+    assert features_late == (
+        Blobs(LATE_BLOB, LATE_BLOB, ENTRY, None, None, None, LATE_BLOB),
+        none,
+        None,
+        ("features",),
+        None,
+    )
     late3 = (LATE_BLOB, LATE_BLOB, LATE_BLOB)
     assert live_late == (
         Blobs(None, None, *late3, LATE_BLOB),
@@ -143,7 +149,7 @@ def test_a_role_that_hangs_is_late_and_the_other_stands(tmp_path, valkey_url):
         ("live",),
         LATE_BLOB,
     )
-    assert both_late.blobs == Blobs(LATE_BLOB, LATE_BLOB, *late3, LATE_BLOB)
+    assert both_late.blobs == Blobs(LATE_BLOB, LATE_BLOB, *late3, LATE_BLOB, LATE_BLOB)
     assert both_late.late == ("features", "live")
 
 

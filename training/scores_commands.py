@@ -1,0 +1,147 @@
+"""`fenliu scores …`: the bank's own models as a source of candidates."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+Run = Callable[[argparse.Namespace], int]
+EXAMPLES: Final = """\
+  fenliu scores import wealth.parquet --model wealth_v3      user_id, item_id, score[, expires]
+  fenliu scores show
+  fenliu scores rollback wealth_v3
+  fenliu scores remove wealth_v3
+"""
+
+
+def add_scores(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="scores_verb", metavar="VERB", required=True)
+    bring = _verb(verbs, "import", "a file of scores, in place of the model's last", "bring")
+    bring.add_argument("file", type=Path)
+    bring.add_argument("--model", required=True, metavar="M", help="whose scores they are")
+    bring.add_argument("--force", action="store_true", help="although it looks wrong beside the live version")
+    _verb(verbs, "show", "every model, its live version and what lies in it", "show")
+    back = _verb(verbs, "rollback", "the version before the live one again", "rollback")
+    remove = _verb(verbs, "remove", "take a model's scores from every customer", "remove")
+    for one in (back, remove):
+        one.add_argument("model")
+    for one in (bring, back, remove):
+        one.add_argument("--reason", default="", help="for the audit log")
+
+
+def _verb(verbs: Any, name: str, about: str, function: str) -> argparse.ArgumentParser:
+    one: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
+    one.set_defaults(run=_lazy(function))
+    return one
+
+
+def _lazy(function: str) -> Run:
+    def run(args: argparse.Namespace) -> int:
+        from rich.console import Console
+
+        from serving.backing import backed
+        from serving.settings import Settings
+        from training.desk import desk_of
+
+        with backed(Settings.from_env()) as settings:
+            done: int = getattr(import_module(__name__), function)(args, desk_of(settings), Console())
+        return done
+
+    return run
+
+
+def bring(args: argparse.Namespace, desk: Any, console: Any) -> int:
+    from features.ids import keys64
+    from training.progress import counting
+    from training.scores import read_scores
+    from training.workspace import alone
+
+    _may(desk)
+    scores = _scores(desk)
+    known = keys64([item["id"] for item in scores.lake.read_items()])
+    found = read_scores(args.file, args.model, known, now=time.time())
+    for note in found.notes:
+        console.print(f"  {note}", highlight=False, markup=False)
+    done = [0]
+    with alone(desk.settings.home), counting(console, f"{len(found):,} customers") as tick:
+
+        def told(n: int) -> None:
+            done[0] += n
+            tick(min(done[0], len(found)), len(found))
+
+        said = scores.put(args.model, found, at=time.time(), force=args.force, progress=told)
+    _record(desk, "scores_imported", args, {"version": said["version"], "customers": said["customers"]})
+    console.print(
+        f"{args.model} version {said['version']}: {said['rows']:,} scores of {said['items']:,} items for "
+        f"{said['customers']:,} customers; they are proposed from the next page on",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def show(_args: argparse.Namespace, desk: Any, console: Any) -> int:
+    from rich.table import Table
+
+    scores = _scores(desk)
+    table = Table(box=None)
+    for column in ("model", "version", "customers", "scores", "items", "mean", "imported", "expires"):
+        table.add_column(column)
+    for model in scores.models():
+        index = scores.index(model)
+        for one in index["versions"]:
+            mark = " (live)" if one["version"] == index["live"] else ""
+            table.add_row(
+                model, f"{one['version']}{mark}", f"{one['customers']:,}", f"{one['rows']:,}",
+                f"{one['items']:,}", f"{one['mean']:.4g}", _day(one["at"]), _day(one["expires"]),
+            )  # fmt: skip
+    console.print(table)
+    return 0
+
+
+def rollback(args: argparse.Namespace, desk: Any, console: Any) -> int:
+    from training.workspace import alone
+
+    _may(desk)
+    with alone(desk.settings.home):
+        version = _scores(desk).rollback(args.model)
+    _record(desk, "scores_rolled_back", args, {"version": version})
+    console.print(f"{args.model}: version {version} is live", highlight=False)
+    return 0
+
+
+def remove(args: argparse.Namespace, desk: Any, console: Any) -> int:
+    from training.workspace import alone
+
+    _may(desk)
+    with alone(desk.settings.home):
+        _scores(desk).remove(args.model)
+    _record(desk, "scores_removed", args, {})
+    console.print(f"{args.model}: no customer has its scores any more", highlight=False)
+    return 0
+
+
+def _scores(desk: Any) -> Any:
+    from training.commands import lake_of
+    from training.scores import Scores
+
+    return Scores(lake_of(desk.settings), desk.settings.features_url)
+
+
+def _may(desk: Any) -> None:
+    from serving.security import needs
+
+    needs(desk.who, "engineer", "admin")
+
+
+def _record(desk: Any, action: str, args: argparse.Namespace, said: dict[str, Any]) -> None:
+    desk.governance.record(desk.who, action, f"scores:{args.model}", args.reason, said)
+
+
+def _day(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}Z"
