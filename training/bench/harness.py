@@ -25,7 +25,7 @@ Bar = tuple[Literal[">=", "<="], float]
 
 BENCHES = (
     *("loop", "serve", "decide", "race", "benefit", "pacing", "tags", "booking", "page", "audiences"),
-    *("solver", "assignment", "experiments", "ope", "ghosts"),
+    *("solver", "assignment", "experiments", "ope", "ghosts", "exploration"),
 )
 
 
