@@ -199,7 +199,7 @@ def _explored(
     for index, place in enumerate(placements):
         if place.campaign >= 0 or place.capped or place.flags:
             continue
-        drawn = draw.at(index, place.slot, place.row)
+        drawn = draw.at(index, place.slot, place.row, place.value)
         if drawn is None:
             continue
         lottery, at, creative = drawn

@@ -190,7 +190,14 @@ def _check_testers(text: Experiments) -> None:
         layer.name: {f"{one.name}/{arm.name}" for one in layer.experiments for arm in one.arms}
         for layer in text.layers
     }
+    domain_of = {layer.name: layer.domain for layer in text.layers}
     for tester, forced in text.testers.items():
+        domains = {domain_of[layer] for layer in forced if domain_of.get(layer) is not None}
+        if len(domains) > 1:
+            path = f"experiments.testers.{tester}"
+            raise PlanError(
+                path, "asks for layers of two domains", "nobody is in two: name one domain's layers"
+            )
         for layer, name in forced.items():
             path = f"experiments.testers.{tester}.{layer}"
             if layer not in known:

@@ -41,6 +41,7 @@ class Ghosts:
 
     salt: NDArray[np.uint64]
     share: NDArray[np.float64]
+    any: bool = False  # whether anybody is held out from anything
 
     @classmethod
     def of(cls, plan: Plan, ids: Sequence[str]) -> Ghosts:
@@ -54,11 +55,7 @@ class Ghosts:
             for name in ids
         ]
         salts = [salt_of(salt, "ghost", name) for name in ids]
-        return cls(np.array(salts, np.uint64), np.array(shares, np.float64))
-
-    @property
-    def any(self) -> bool:
-        return bool((self.share > 0).any())
+        return cls(np.array(salts, np.uint64), np.array(shares, np.float64), any(shares))
 
     def held(self, unit: str) -> Mask:
         """(C,) the campaigns that a unit is never shown."""

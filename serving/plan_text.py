@@ -52,6 +52,10 @@ class SlotSpec(TextModel):
         0.0,
         description="part of the displays in which a runner-up is tried, where no campaign or rule stands",
     )
+    explore_budget: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = Field(
+        1.0,
+        description="the most that exploring a place may cost, of its worth, in expectation; 1: no matter",
+    )
     owner: Code | None = Field(None, description="the org whose slot it is; None: head office")
     shares: dict[Code, Share] = Field(
         default_factory=dict, description="org -> part of the displays to its customers that is its to fill"

@@ -13,6 +13,8 @@ EXPERIMENT_EXAMPLES: Final = """\
   fenliu experiment who u42 u43
   fenliu experiment plan --mean 0.31 --deviation 1.4 --effect 0.02 --daily 200000 --correlation 0.6
   fenliu experiment lift c12
+  fenliu experiment off shorter-feed short --reason "dismissals up"
+  fenliu experiment promote shorter-feed short --reason "value +1.2 % (0.4 to 2.0)"
   fenliu experiment report shorter-feed --segments city,star_level
 """
 
@@ -59,6 +61,14 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
     one = with_plan(verb("lift", "what a campaign made customers do, by its ghost placements", "lift"))
     _add_reading(one)
     one.add_argument("campaign", metavar="CAMPAIGN")
+    for name, about in (
+        ("off", "propose the plan with an arm switched off: nobody else moves"),
+        ("promote", "propose the plan with an arm's changes in it, and the experiment ended"),
+    ):
+        one = verb(name, about, name)
+        one.add_argument("name", metavar="NAME")
+        one.add_argument("arm", metavar="ARM")
+        one.add_argument("--reason", required=True)
     _add_plan(verb("plan", "how many units and days an experiment needs", "plan_ahead"))
 
 

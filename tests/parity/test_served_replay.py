@@ -127,6 +127,7 @@ class Story:
     def __init__(self) -> None:
         self.lives: list[tuple[int, tuple[Kill, ...], list[OverlayEntry]]] = []
         self.records: list[Record] = []
+        self.units: list[dict[str, Any]] = []  # what reports read of the same pages
 
 
 async def lived(lake: Lake) -> tuple[Story, Any, Any]:
@@ -150,6 +151,7 @@ async def lived(lake: Lake) -> tuple[Story, Any, Any]:
         plan, log, now = live.plan.plan, shell.stores.log, shell.clock.now
     ingest(log, lake, now=now)  # the service has ended: its last records are in the log
     story.records = list(records(lake))
+    story.units = lake.served(columns=["id", "unit", "arms", "campaigns", "ghosts"]).to_pylist()
     return story, made, plan
 
 
@@ -191,6 +193,13 @@ def test_every_page_is_decided_again_bit_for_bit(replayed: tuple[Story, dict[int
     assert arms == {"holdout", "longer/control", "longer/six", "longer/plain"}
     assert {record["unit"][:2] for record in story.records} == {"u:", "v:"}
     assert any(record["blobs"][2] for record in story.records)  # what they did came along
+
+
+def test_reports_read_the_units_and_arms_of_the_records(replayed: tuple[Story, dict[int, Live]]) -> None:
+    story, _ = replayed
+    told = [(record["id"], record["unit"], sorted(record["arms"].values())) for record in story.records]
+    assert [(row["id"], row["unit"], sorted(row["arms"])) for row in story.units] == told
+    assert all(row["campaigns"] == [] == row["ghosts"] for row in story.units)
 
 
 def test_each_input_of_the_record_matters(replayed: tuple[Story, dict[int, Live]]) -> None:

@@ -159,6 +159,22 @@ class TestAssignment:
         assert made.assigned("u:t1", None, customer(), NOW)[0][1:] == ("e/treatment", -1, True)
         assert made.assigned("u:other", "v:t1", customer(), NOW)[0].forced
 
+    def test_a_tester_is_in_the_domain_of_what_they_ask_for(self) -> None:
+        text = {
+            "domains": [{"name": "left", "share": 0.5}, {"name": "right", "share": 0.5}],
+            "layers": [
+                {"name": side, "domain": side, "experiments": [experiment(side)]}
+                for side in ("left", "right")
+            ],
+        }
+        for n in range(30):
+            made = compiled({**text, "testers": {f"t{n}": {"right": "right/treatment"}}})
+            found = made.assigned(f"u:t{n}", None, customer(), NOW)
+            assert [one.layer for one in found] == ["right"]
+        both = {"t": {"left": "left/control", "right": "right/control"}}
+        with pytest.raises(PlanError, match="two domains"):
+            compiled({**text, "testers": both})
+
     def test_an_arm_that_is_off_has_nobody_and_moves_nobody(self) -> None:
         three = [{"name": name} for name in ("control", "a", "b")]
         before = compiled(layers(experiment(arms=three))).many(KEYS, NOW, "ranking")

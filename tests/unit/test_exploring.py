@@ -9,7 +9,7 @@ import pytest
 from features.events import WHAT
 from serving.decide import decide
 from serving.domain import EXPLORING
-from serving.exploring import RUNNERS, _pick
+from serving.exploring import RUNNERS, _pick, affordable, bits_of
 from serving.page import RULE
 from tests.worlds import SLOTS, customer, market_live, query, sold, stranger
 
@@ -71,9 +71,9 @@ def test_draws_follow_the_chances():
     asked = query(LIVE)
     counts = [0, 0, 0]
     for number in range(3000):
-        counts[_pick((0.6, 0.3, 0.1), replace(asked, decision_id=f"d{number}"), 4)] += 1
+        counts[_pick((0.6, 0.3, 0.1), bits_of(replace(asked, decision_id=f"d{number}")), 4)] += 1
     assert counts == pytest.approx([1800, 900, 300], rel=0.15)
-    assert _pick((0.0, 0.0), asked, 0) == 0  # rounding leaves the winner
+    assert _pick((0.0, 0.0), bits_of(asked), 0) == 0  # rounding leaves the winner
 
 
 def test_nobody_is_explored_upon_without_profiling_or_on_a_lower_rung():
@@ -141,3 +141,26 @@ def test_tags_of_exploration_add_up_to_the_value_of_deciding_again_without_it(di
         tags += sum(one.tag for one in page.placements if one.rule == RULE["exploration"])
         lost += base_worth(drawn(number, plain), plain) - base_worth(page, live)
     assert lost > 0 and tags == pytest.approx(lost, rel=off)
+
+
+def test_a_budget_explores_less_where_the_runners_up_are_poor():
+    assert affordable(0.3, 1.0, 2.0, [0.1]) == 0.3  # no budget
+    assert affordable(0.3, 0.05, 2.0, [1.0, 1.0]) == pytest.approx(0.1)  # costs 0.1 × 1.0 of 2.0
+    assert affordable(0.3, 0.05, 2.0, [1.9]) == 0.3 == affordable(0.3, 0.0, 1.0, [1.5])
+    slots = [slot | {"explore": 0.4, "explore_budget": 0.02} for slot in SLOTS]
+    live = market_live(slots=slots)
+    explored = 0
+    for number in range(8):
+        page = drawn(number, live)
+        for one in page.lotteries:
+            part = 1 - one.probabilities[0]
+            assert sum(one.probabilities) == pytest.approx(1) and part <= 0.4 + 1e-9
+            explored += 1
+    assert explored
+
+
+def test_a_slot_that_does_not_explore_takes_no_runner_up_from_one_that_does():
+    """The banner takes activities and so does the feed: only the feed explores, with the best of them."""
+    page = drawn(2)
+    slots = {page.placements[one.place].slot for one in page.lotteries}
+    assert {page.query.slots[slot].spec.name for slot in slots} == {"home.shelf", "home.feed"}

@@ -27,6 +27,7 @@ BENCHES = (
     *("loop", "serve", "decide", "race", "benefit", "pacing", "tags", "booking", "page", "audiences"),
     *("solver", "budget", "offline", "faults", "soak", "flame", "replay"),
     *("rights", "assignment", "experiments", "ope", "coldstart", "ghosts", "ranker"),
+    *("exploration"),
 )
 
 

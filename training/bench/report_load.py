@@ -62,6 +62,9 @@ def report_figures(tally: Tally, console: Console, events: int, units: int, seed
     tally.put(
         "report_s", found["seconds"], "s", "units, four metrics day by day, segments, mismatch", ("<=", 60)
     )
+    tally.put(
+        "report_cpu_s", found["cpu"], "s", "of processor, over all threads: what company does not change"
+    )
     tally.put("report_gb", found["gb"], "GB", "at its peak, Python and all", ("<=", 4))
     tally.put("report_lift", found["lift"], "", f"relative, on clicks; {LIFT:g} was put in")
     tally.put("report_covers", found["covers"], "", "whether the interval holds it", (">=", 1))
@@ -83,6 +86,7 @@ def child(folder: str) -> None:
     clicks = found.of("treatment", "clicks")
     told = {
         "seconds": time.perf_counter() - started,
+        "cpu": sum(resource.getrusage(resource.RUSAGE_SELF)[:2]),
         "gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         "lift": clicks.relative,
         "covers": float(clicks.relative_low <= LIFT <= clicks.relative_high),

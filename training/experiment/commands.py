@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -17,9 +19,12 @@ from features.ids import key32, user_subject, visitor_subject
 from serving.experiment import Experiment, Layer
 from serving.experiments import compile_experiments
 from serving.plan import Plan, load_plan
+from serving.proposals import FRAME
 from serving.settings import Settings
 from training.commands import lake_of, live_plan
+from training.desk import desk_of
 from training.experiment.analysis import Answer, Question, answer
+from training.experiment.changes import promoted, switched_off
 from training.experiment.collect import Files, collect, connect
 from training.experiment.metrics import named
 from training.experiment.pages import write
@@ -115,6 +120,32 @@ def lift(args: argparse.Namespace, settings: Settings) -> int:
     else:
         _told(console, found, page)
     return 1 if found.mismatch.found else 0
+
+
+def off(args: argparse.Namespace, settings: Settings) -> int:
+    return _proposed(args, settings, lambda frame, _who: switched_off(frame, args.name, args.arm))
+
+
+def promote(args: argparse.Namespace, settings: Settings) -> int:
+    return _proposed(
+        args, settings, lambda frame, who: promoted(frame, args.name, args.arm, owner=who, now=time.time())
+    )
+
+
+def _proposed(
+    args: argparse.Namespace, settings: Settings, change: Callable[[dict[str, Any], str], dict[str, Any]]
+) -> int:
+    """A changed frame, proposed by whoever calls; somebody else approves it."""
+    desk = desk_of(settings)
+    desk.governance.refresh()
+    frame = desk.governance.books.newest(FRAME)
+    if frame is None:
+        raise UsageError("no plan was published yet: fenliu plan propose FILE")
+    made = change(frame, desk.who.principal)
+    base = desk.governance.state.number(FRAME)
+    one = desk.governance.propose(desk.who, FRAME, made, base=base, reason=args.reason)
+    print(f"proposed {one.id}: `fenliu plan diff {one.id}` shows it; then fenliu plan approve, publish")
+    return 0
 
 
 def plan_ahead(args: argparse.Namespace, _settings: Settings) -> int:

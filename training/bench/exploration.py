@@ -1,0 +1,130 @@
+"""`fenliu bench exploration`: logged chances against how often `decide()` draws, and what the lotteries cost.
+
+A few customers ask for the canonical homepage, every slot exploring, under many decision ids. Nothing but the
+draws differs between the pages of one customer, so each place's frequencies must be its logged chances, and
+neighbouring places must be drawn independently.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from math import inf
+from time import process_time
+from typing import Final
+
+import numpy as np
+from rich.console import Console
+from scipy import stats
+
+from serving.decide import decide
+from serving.domain import Query
+from serving.live import Live, build_live
+from training.bench.decide_world import live_of, queries
+from training.bench.harness import Result
+from training.bench.tally import Tally
+from training.progress import counting
+
+ABOUT: Final = "exploration: propensities against Monte-Carlo frequencies of decide(), cost of the lotteries"
+CUSTOMERS: Final = 4
+EXPLORE: Final = 0.3
+BUDGET: Final = 0.05
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--draws", type=int, help="lotteries held (1,000,000; quick 60,000)")
+    parser.add_argument("--items", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=9)
+
+
+def run(args: argparse.Namespace) -> Result:
+    tally, console = Tally(), Console()
+    draws = args.draws or (60_000 if args.quick else 1_000_000)
+    plain = live_of(args.items, 0, 6, args.seed)
+    live = _exploring(plain)
+    asked = queries(live, CUSTOMERS, 16, args.seed)
+    with counting(console, f"{draws:,} draws") as tick:
+        _frequencies(tally, live, asked, draws, tick)
+    _cost(tally, plain, live, args.seed)
+    return tally.result()
+
+
+def _exploring(live: Live) -> Live:
+    plan = live.plan.plan
+    slots = tuple(
+        slot.model_copy(update={"explore": EXPLORE, "explore_budget": BUDGET if slot.size > 5 else 1.0})
+        for slot in plan.slots
+    )
+    return build_live(live.bundle, (), plan.model_copy(update={"slots": slots}))
+
+
+def _frequencies(tally: Tally, live: Live, asked: Sequence[Query], draws: int, tick: object) -> None:
+    counts: dict[tuple[int, int], np.ndarray] = {}
+    chances: dict[tuple[int, int], tuple[float, ...]] = {}
+    slot_of: dict[tuple[int, int], str] = {}
+    pairs: dict[tuple[int, int], np.ndarray] = defaultdict(lambda: np.zeros((2, 2)))
+    held = pages = 0
+    sums, differing = 0.0, 0
+    while held < draws:
+        customer = pages % len(asked)
+        page = decide(replace(asked[customer], decision_id=f"m{pages}"), live)
+        before = None
+        for one in page.lotteries:
+            key = (customer, one.place)
+            if key not in counts:
+                counts[key], chances[key] = np.zeros(len(one.keys)), one.probabilities
+                slot_of[key] = page.query.slots[page.placements[one.place].slot].spec.name
+            differing += chances[key] != one.probabilities
+            counts[key][one.drawn] += 1
+            sums = max(sums, abs(sum(one.probabilities) - 1))
+            if before is not None:
+                pairs[key][int(before > 0), int(one.drawn > 0)] += 1
+            before = one.drawn
+        held += len(page.lotteries)
+        pages += 1
+        tick(min(held, draws), draws)  # type: ignore[operator]
+    tally.put("draws", held, "", f"lotteries on {pages:,} pages of {len(asked)} customers")
+    tally.put(
+        "chances_differ", differing, "", "lotteries whose chances changed with the decision id", ("<=", 0)
+    )
+    tally.put("chances_sum_off", sums, "", "of a lottery, from 1", ("<=", 1e-9))
+    by_slot: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    for key, found in counts.items():
+        expected = found.sum() * np.array(chances[key])
+        by_slot[slot_of[key]].append((float(((found - expected) ** 2 / expected).sum()), len(found) - 1))
+    for slot, cells in by_slot.items():
+        _chi(
+            tally,
+            f"chi_{slot.rpartition('.')[2]}",
+            cells,
+            f"{len(cells)} places, over its degrees of freedom",
+        )
+    _chi(tally, "chi_pairs", [(_independence(table), 1) for table in pairs.values()], "neighbouring places")
+
+
+def _chi(tally: Tally, name: str, cells: Sequence[tuple[float, int]], note: str) -> None:
+    total, freedom = sum(value for value, _ in cells), sum(free for _, free in cells)
+    tally.put(name, total / freedom, "", note, ("<=", float(stats.chi2.ppf(0.999, freedom)) / freedom))
+
+
+def _independence(table: np.ndarray) -> float:
+    expected = table.sum(1, keepdims=True) * table.sum(0, keepdims=True) / max(table.sum(), 1)
+    return float(((table - expected) ** 2 / np.maximum(expected, 1e-9)).sum())
+
+
+def _cost(tally: Tally, plain: Live, live: Live, seed: int, pages: int = 64) -> None:
+    best = {"plain": inf, "exploring": inf}
+    asked = {"plain": queries(plain, pages, 16, seed), "exploring": queries(live, pages, 16, seed)}
+    lotteries = 0
+    for _ in range(7):
+        for name, view in (("plain", plain), ("exploring", live)):
+            start = process_time()
+            for query in asked[name]:
+                made = decide(query, view)
+            best[name] = min(best[name], (process_time() - start) / pages)
+            lotteries = len(made.lotteries)
+    tally.put("page_us", best["plain"] * 1e6, "µs", "processor time of a page without")
+    note = f"more with {lotteries} lotteries; the budget of a page has 10"
+    tally.put("explore_us", (best["exploring"] - best["plain"]) * 1e6, "µs", note)

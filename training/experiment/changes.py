@@ -1,0 +1,87 @@
+"""What an experiment's end makes of head office's frame: an arm switched off, or a winner made the plan.
+
+Pure, over the frame as JSON. Whoever proposes the result, somebody else approves and publishes it, as any
+change of the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from serving.experiment import Arm, Changes
+from training.usage import UsageError
+
+LEVER_S: Final = 30 * 86_400.0  # a promoted lever is looked at again after so long
+Raw = dict[str, Any]
+
+
+def switched_off(frame: Mapping[str, Any], name: str, arm: str) -> Raw:
+    """The frame with the arm off: its units see the plan as it stands, nobody else moves.
+
+    Raises UsageError for an unknown arm, the control, and one that is off already.
+    """
+    made = deepcopy(dict(frame))
+    _, experiment, found = _find(made, name, arm)
+    if found is experiment["arms"][0]:
+        raise UsageError(f"{arm!r} is the control of {name!r}: pause the experiment instead (state: paused)")
+    if found.get("state") == "off":
+        raise UsageError(f"{name}/{arm} is off already")
+    found["state"] = "off"
+    return made
+
+
+def promoted(frame: Mapping[str, Any], name: str, arm: str, *, owner: str, now: float) -> Raw:
+    """The frame with the arm's changes in it, and without the experiment. Raises UsageError."""
+    made = deepcopy(dict(frame))
+    layer, experiment, found = _find(made, name, arm)
+    changes = Arm.model_validate(found).changes
+    if changes.ranker is not None or changes.sources_off:
+        raise UsageError(
+            f"{name}/{arm} changes the ranker or the sources, which no field of a plan says: let the arm stay"
+            " with its whole layer enrolled, or train the next bundle so"
+        )
+    _apply(made, changes, f"promoted from {name}/{arm}", owner, now)
+    layer["experiments"] = [one for one in layer["experiments"] if one is not experiment]
+    return made
+
+
+def _apply(made: Raw, changes: Changes, reason: str, owner: str, now: float) -> None:
+    for slot in made["slots"]:
+        if slot["name"] in changes.slots:
+            change = changes.slots[slot["name"]].model_dump(mode="json", exclude_none=True)
+            slot |= change
+            rates = slot.get("display_rates")
+            if rates and "size" in change and "display_rates" not in change:
+                slot["display_rates"] = [*rates[: slot["size"]], *[rates[-1]] * (slot["size"] - len(rates))]
+    if changes.values is not None:
+        made["values"] = changes.values.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    for campaign in made.get("campaigns", []):
+        one = campaign["id"]
+        if one in changes.levers:
+            until = datetime.fromtimestamp(now + LEVER_S, UTC).isoformat()
+            campaign["lever"] = {
+                "factor": changes.levers[one], "owner": owner, "reason": reason, "until": until,
+            }  # fmt: skip
+        if one in changes.creatives:
+            held = {item: list(some) for item, some in changes.creatives[one].items()}
+            campaign["creatives"] = {**campaign.get("creatives", {}), **held}
+        if one in changes.paused:
+            campaign["state"] = "paused"
+
+
+def _find(frame: Raw, name: str, arm: str) -> tuple[Raw, Raw, Raw]:
+    """The layer, the experiment and the arm in the frame."""
+    layers = (frame.get("experiments") or {}).get("layers", [])
+    every = [(layer, one) for layer in layers for one in layer.get("experiments", [])]
+    for layer, one in every:
+        if one["name"] == name:
+            for each in one["arms"]:
+                if each["name"] == arm:
+                    return layer, one, each
+            known = ", ".join(each["name"] for each in one["arms"])
+            raise UsageError(f"{name!r} has no arm {arm!r}: it has {known}")
+    known = ", ".join(one["name"] for _, one in every) or "none"
+    raise UsageError(f"head office's frame has no experiment {name!r}: it has {known}")
