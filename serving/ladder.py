@@ -59,8 +59,11 @@ class Ladder:
         self._cost[effort] += 0.1 * (min(seconds, 0.25) - self._cost[effort])
 
     def answered(self, seconds: float) -> None:
-        """How long token, bytes and notes of a page took after its decision."""
-        self._around += 0.1 * (AROUND * min(seconds, 0.02) - self._around)
+        """How long token and bytes of a page took after its decision: about the same for all, so that a long
+        one was disturbed (the first of all, say) and counts little.
+        """
+        cost = AROUND * min(seconds, 0.002)
+        self._around += (0.3 if cost < self._around else 0.02) * (cost - self._around)
 
 
 def below(effort: Effort, *, cached: bool) -> Effort | None:
