@@ -102,11 +102,17 @@ def _parser() -> argparse.ArgumentParser:
 
     work.add_bundle(verb("bundle", "list, show, promote or roll back bundles", None, work.BUNDLE_EXAMPLES))
     work.add_events(verb("events", "move events from the log into the lake", None, work.EVENTS_EXAMPLES))
+    from training import customer_arguments as customers
     from training import replay_arguments as replays
 
+    customers.add_customer(
+        verb("customer", "export, erase, explain; retention", None, customers.CUSTOMER_EXAMPLES)
+    )
     replays.add_replay(
         verb("replay", "why a page was as it was, and would be", None, replays.REPLAY_EXAMPLES)
     )
+    doctor = verb("doctor", "is everything there, and what to do where it is not", _doctor, DOCTOR_EXAMPLES)
+    doctor.add_argument("--json", action="store_true", help="print one JSON document")
     work.add_report(verb("report", "where the latest training report is, and its main figures", None))
 
     bench = verb("bench", "the benchmarks", None, "  fenliu bench loop --quick\n  fenliu bench serve\n")
@@ -152,6 +158,11 @@ SERVE_EXAMPLES = """  fenliu serve --local                     laptop, debugging
 """
 
 
+DOCTOR_EXAMPLES = """  fenliu doctor                            what is there, and what to do
+  fenliu doctor --json                     for a probe or a ticket; secrets are cut out
+"""
+
+
 def _demo(args: argparse.Namespace) -> int:
     from training.demo import run_demo
     from training.progress import console
@@ -179,9 +190,11 @@ def _serve(args: argparse.Namespace) -> int:
     import signal
     import threading
 
+    from serving.json_log import set_up
     from serving.settings import Settings
 
     settings = Settings.from_env(host=args.host, port=args.port, replicas=args.replicas)
+    set_up(os.environ)
     if args.local:
         from serving.local import serve_local as serving
     else:
@@ -194,6 +207,13 @@ def _serve(args: argparse.Namespace) -> int:
         over.wait()
         print("stopping", flush=True)
     return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from training.doctor_command import doctor
+    from training.progress import console
+
+    return doctor(args, console())
 
 
 def _decide(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ loopback as well.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import secrets
 import shlex
@@ -24,6 +25,7 @@ from typing import Any, Final, TypeVar
 from serving.asgi import Receive, Scope, Send
 from serving.backing import backed
 from serving.front import Front
+from serving.json_log import set_up
 from serving.keys import check_plan_file
 from serving.local import free_port
 from serving.security import check_binding, token_keys
@@ -59,6 +61,7 @@ LONGEST_SCRATCH: Final = 36  # a node's folder and a socket's name still fit int
 LOOPBACK: Final = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"
 }  # Ray's name for "a cluster of this machine only"
+LOG: Final = logging.getLogger("fenliu.app")
 PORTS: Final = (
     "RAY_SERVE_HAPROXY_METRICS_PORT",
     "RAY_SERVE_HAPROXY_STATS_PORT",
@@ -89,6 +92,7 @@ class Pages:
     """What a replica runs. Ray calls `__serve_build_asgi_app__` once it is made, then the ASGI lifespan."""
 
     def __init__(self, settings: Settings) -> None:
+        set_up(os.environ)
         self._app = Front(settings)
 
     def __serve_build_asgi_app__(self) -> Front:
@@ -202,10 +206,14 @@ def _workers() -> dict[str, str]:
 
 def _serve(settings: Settings, pages: type) -> None:
     from ray import serve
+    from ray.exceptions import ActorDiedError
     from ray.serve.config import HTTPOptions
 
     options = HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=REQUEST_TIMEOUT_S)
-    serve.start(http_options=options)
+    try:
+        serve.start(http_options=options)
+    except ActorDiedError:  # a proxy that was slow to start, on a busy machine: the controller made another
+        LOG.warning("the proxy was slow to start and has been replaced")
     serve.run(application(settings, pages), name=NAME, route_prefix="/")
 
 

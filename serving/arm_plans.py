@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from serving.campaign import Campaign, Lever
-from serving.experiment import Arm, Changes, Experiment, Ranker
+from serving.experiment import Arm, Changes, Experiment, Experiments, Ranker
 from serving.experiment_checks import combinations_in, variants_in
 from serving.plan_error import PlanError
 
@@ -76,7 +76,9 @@ def varied(plan: Plan, arms: Iterable[tuple[Experiment, Arm]]) -> tuple[Plan, Tu
             "slots": tuple(slots.values()),
             "campaigns": tuple(campaigns.values()),
             "values": values,
-            "experiments": None,
+            "experiments": Experiments(salt=plan.experiments.salt, ghosts=plan.experiments.ghosts)
+            if plan.experiments is not None
+            else None,
         }
     )
     made.__dict__["version"] = version

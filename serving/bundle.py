@@ -6,6 +6,7 @@
     stats.npy           ITEM_STATS of every item at training time
     model/ popular/ neighbours/ blend.json schemas.json golden.json
     uplift.json         what benefits add, where it was measured; may be missing
+    ranker/             the second stage, where enough was displayed; may be missing
 
 Arrays are plain `.npy`, memory-mapped. Nothing in a bundle is about any single customer.
 """
@@ -31,6 +32,8 @@ from features.views import ITEM, ITEM_STATS
 from serving.blend import Blend
 from serving.catalogue import CompiledItems
 from serving.models import Neighbours, Popular, load_model
+from serving.ranker import FILE as RANKER_FILE
+from serving.ranker import Ranker
 from serving.taste import ServedModel
 from serving.texts import Texts
 from serving.uplift import FILE as UPLIFT_FILE
@@ -66,6 +69,7 @@ class Bundle:
     schemas: Schemas
     golden: tuple[Mapping[str, Any], ...] = ()  # made-up queries with what they must give
     uplift: Uplift | None = None  # None: not measured
+    ranker: Ranker | None = None  # None: candidates are ranked by the blend
 
     def __post_init__(self) -> None:
         n = len(self.items)
@@ -77,6 +81,8 @@ class Bundle:
             "popular": self.popular.n_items,
             "neighbours": self.neighbours.n_items,
         }
+        if self.ranker is not None:
+            lengths["ranker"] = len(self.ranker)
         for part, length in lengths.items():
             if length != n:
                 raise BundleError(part, f"describes {length} items, ids.txt {n}", "publish parts of one fit")
@@ -123,6 +129,8 @@ def save(bundle: Bundle, folder: str | Path) -> Path:
     bundle.blend.save(root)
     if bundle.uplift is not None:
         bundle.uplift.save(root)
+    if bundle.ranker is not None:
+        bundle.ranker.save(root)
     (root / "schemas.json").write_text(bundle.schemas.to_json(), encoding="utf-8")
     (root / "golden.json").write_text(_json(list(bundle.golden)), encoding="utf-8")
     manifest = {**bundle.manifest, "version": bundle.version, "format": FORMAT, "files": digests(root)}
@@ -211,6 +219,7 @@ def _assemble(root: Path, manifest: dict[str, Any]) -> Bundle:
         schemas=Schemas.from_json((root / "schemas.json").read_text(encoding="utf-8")),
         golden=tuple(golden),
         uplift=Uplift.load(root) if UPLIFT_FILE in manifest["files"] else None,
+        ranker=Ranker.load(root) if RANKER_FILE in manifest["files"] else None,
     )
 
 

@@ -289,6 +289,11 @@ class Campaign(TextModel):
     per_page: Least1 | None = Field(
         None, description="placements on one page; None: 1, of a roadblock one per slot"
     )
+    ghost: Annotated[float, Field(ge=0, le=0.05, allow_inf_nan=False)] | None = Field(
+        None,
+        description="part of its customers who are never shown it, so that its lift is known;"
+        " None: the plan's `experiments.ghosts`",
+    )
     exclusive: bool = Field(False, description="its items are shown by campaigns only")
     state: Literal["live", "paused"] = "live"
 

@@ -32,6 +32,7 @@ from serving.domain import (
 from serving.experiments import Assigned
 from serving.exploring import Draw
 from serving.filling import Chosen
+from serving.ghosts import unseen, without
 from serving.live import Live
 from serving.market import Market
 from serving.page import RULE
@@ -66,6 +67,11 @@ def decide(
     trace.note("market", len(ranked), start)
     start = trace.start()
     chosen = Allocation(page, live, ranked, effort, market).fill()
+    held, ghosts = unseen(page, live, chosen)
+    if held is not None:
+        ranked = without(page, live, ranked, held, 1 << BIT["campaign"])
+        market = live.stalls.of(page, ranked, effort)
+        chosen = Allocation(page, live, ranked, effort, market).fill()
     trace.note("allocate", len(ranked), start)
     lost = tuple(trace.failed) + (("killed",) if live.kills.everything else ())
     start = trace.start()
@@ -87,6 +93,7 @@ def decide(
         lotteries=lotteries,
         met=_met(page, live, market, found, drops),
         arms=arms,
+        ghosts=ghosts,
     )
     trace.note("assemble", len(ranked), start)
     return decision

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from features.customer import Customer
     from serving.experiments import Assigned
+    from serving.ghosts import Ghost
     from serving.plan import CompiledSlot
 
 Rows = NDArray[np.int32]  # dense item numbers: the bundle's, then the overlay's; valid within one Live
@@ -231,6 +232,7 @@ class Decision:
     refused: tuple[Refused, ...] = ()  # what the ledger or a lease did not give
     met: Met | None = None
     arms: tuple[Assigned, ...] = ()  # of experiments, by layer
+    ghosts: tuple[Ghost, ...] = ()  # what campaigns held out from this customer would have got
 
     @property
     def valid_until(self) -> float:

@@ -1,4 +1,8 @@
-"""Several models as one: a weighted sum of their scores, each standardised within the customer."""
+"""Several models as one: a weighted sum of their scores, each standardised within the customer.
+
+Of who did little the sum is drawn to what their segment likes: `prior` counts as much as `worth` items of a
+history, and alone where there is none.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +22,31 @@ if TYPE_CHECKING:
 
 
 class EnsembleModel:
-    """score(j) = sum_m weight_m (s_m(j) - mean s_m) / deviation s_m, over the items of the catalogue.
+    """score(j) = sum_m weight_m (s_m(j) - mean s_m) / deviation s_m, over the items of the catalogue; with a
+    prior p and h items of history (h · that, standardised again, + worth · p standardised) / (h + worth).
 
     Items without a score by a model take that model's lowest; those that no model scores have none. All parts
     read the same history.
     """
 
     name: ClassVar[str] = "ensemble"
-    __slots__ = ("kinds", "parts", "weights")
+    __slots__ = ("kinds", "parts", "prior", "weights", "worth")
 
-    def __init__(self, parts: Sequence[ServedModel], weights: Sequence[float]) -> None:
-        """Raises ValueError where parts are of different catalogues, or weights do not match them."""
+    def __init__(
+        self,
+        parts: Sequence[ServedModel],
+        weights: Sequence[float],
+        prior: ServedModel | None = None,
+        worth: float = 0.0,
+    ) -> None:
+        """`prior` speaks for those of whom little is known, as much as `worth` items of a history.
+
+        Raises ValueError where parts are of different catalogues, or weights do not match them.
+        """
         if not parts or len(parts) != len(weights) or len({part.n_items for part in parts}) > 1:
             raise ValueError("an ensemble is of one or more models of one catalogue, with a weight for each")
         self.parts, self.weights = tuple(parts), tuple(map(float, weights))
+        self.prior, self.worth = prior, float(worth)
         self.kinds: KindRows = parts[0].kinds
 
     @property
@@ -40,6 +55,18 @@ class EnsembleModel:
 
     def represent(self, history: History, tokens: NDArray[np.uint32], segment: int) -> Taste:
         """One score per item (n_items,) f4."""
+        if self.prior is None or not self.worth:
+            return self.whole(history, tokens, segment)
+        start = self.prior.represent(history, tokens, segment)
+        known = int(np.count_nonzero(history.rows < self.n_items))
+        if not known:
+            return Taste(standardised(self.prior.score_all(start)), start.informed)
+        taste = self.whole(history, tokens, segment)
+        share = self.worth / (self.worth + known)
+        return Taste(drawn(taste.values, self.prior.score_all(start), share), taste.informed)
+
+    def whole(self, history: History, tokens: NDArray[np.uint32], segment: int) -> Taste:
+        """The sum alone."""
         total = np.zeros(self.n_items, np.float32)
         unknown = np.ones(self.n_items, np.bool_)
         informed = False
@@ -65,14 +92,25 @@ class EnsembleModel:
         folder.mkdir(parents=True, exist_ok=True)
         for place, part in enumerate(self.parts):
             part.save(folder / f"part-{place}")
-        spec = {"model": self.name, "weights": self.weights}
+        if self.prior is not None:
+            self.prior.save(folder / "prior")
+        spec = {"model": self.name, "weights": self.weights, "worth": self.worth}
         (folder / "model.json").write_text(json.dumps(spec, indent=1, sort_keys=True) + "\n")
 
     @classmethod
     def load(cls, folder: Path, load: Callable[[Path], ServedModel]) -> EnsembleModel:
         """`load` reads a part."""
-        weights = json.loads((folder / "model.json").read_text())["weights"]
-        return cls([load(folder / f"part-{place}") for place in range(len(weights))], weights)
+        spec = json.loads((folder / "model.json").read_text())
+        parts = [load(folder / f"part-{place}") for place in range(len(spec["weights"]))]
+        prior = load(folder / "prior") if (folder / "prior").exists() else None
+        return cls(parts, spec["weights"], prior, spec.get("worth", 0.0))
+
+
+def drawn(scores: Scores, prior: Scores, share: float) -> Scores:
+    """`scores` drawn to the prior's by a share, both standardised; NaN where `scores` are."""
+    found = np.float32(1.0 - share) * standardised(scores) + np.float32(share) * standardised(prior)
+    found[~np.isfinite(scores)] = np.nan
+    return found
 
 
 def standardised(scores: Scores) -> Scores:

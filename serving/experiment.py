@@ -148,6 +148,11 @@ class Experiments(TextModel):
     holdout: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = Field(
         0.0, description="part of all units that no experiment may have"
     )
+    ghosts: Annotated[float, Field(ge=0, le=0.05, allow_inf_nan=False)] = Field(
+        0.0,
+        description="part of each campaign's customers who are never shown it: 0.01 tells its lift;"
+        " mandatory campaigns are shown to all",
+    )
     domains: Annotated[tuple[Domain, ...], Field(max_length=MOST_LAYERS)] = ()
     layers: Annotated[tuple[Layer, ...], Field(max_length=MOST_LAYERS)] = ()
     testers: dict[Id, dict[Code, Code]] = Field(

@@ -24,6 +24,10 @@ Parameter = tuple[str, ...]
 
 def check_experiments(plan: Plan) -> None:
     """Raises PlanError."""
+    for at, campaign in enumerate(plan.campaigns):
+        if campaign.ghost and campaign.tier == "mandatory":
+            path = f"campaigns.{at}.ghost ({campaign.id})"
+            raise PlanError(path, "a mandatory campaign is held out from nobody", "remove it")
     if plan.experiments is None:
         return
     text = plan.experiments

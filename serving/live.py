@@ -17,6 +17,7 @@ from serving.bundle import Bundle
 from serving.domain import Drops, Effort, Rows
 from serving.experiments import NO_EXPERIMENTS, CompiledExperiments, compile_experiments
 from serving.filters import rules_of
+from serving.ghosts import NO_GHOSTS, Ghosts
 from serving.items import Entry, Items, content_digest, items_in_effect
 from serving.market import Stalls
 from serving.page import Slots
@@ -103,6 +104,7 @@ class Live:
     thrown: tuple[tuple[str, str], ...] = ()  # the kills as control says them: scope and id
     problems: tuple[str, ...] = ()  # of the overlay and of the plan over it; nothing unsafe
     experiments: CompiledExperiments = NO_EXPERIMENTS
+    ghosts: Ghosts = NO_GHOSTS
     variants: Mapping[frozenset[int], Live] = field(default_factory=dict)  # by numbers of arms with changes
     # Memos, the same on every replica: by layout and language, per row; and the slots of pages as columns.
     _picks: dict[tuple[int, bool], list[int]] = field(default_factory=dict, repr=False)
@@ -241,6 +243,7 @@ def build_live(
         content=content_digest(overlay, lists or {}),
         thrown=tuple((one.scope, one.id) for one in kills),
         problems=(*items.problems, *(str(problem) for problem in compiled.problems)),
+        ghosts=Ghosts.of(plan, campaigns.ids),
     )
     if plan.experiments is None or not plan.experiments.layers:
         return live

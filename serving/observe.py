@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from math import inf
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -71,6 +72,12 @@ class Metrics:
         self._ledger = counter("ledger_total", "places and units asked of the ledger, by outcome", "result")
         self._polled = gauge("control_age_seconds", "time since control last answered")
         self._features_age = gauge("features_age_seconds", "time since the watermark of a batch view", "view")
+        self._surfaces = counter("surface_pages_total", "pages by surface, templates as one", "surface")
+        self._score = Histogram(
+            "fenliu_page_score", "mean probability of a click of a page's places: its drift",
+            registry=self.registry, buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1),
+        )  # fmt: skip
+        self._learned = gauge("bundle_age_seconds", "time since the last event that the bundle learned from")
         self._cache: dict[tuple[str, ...], Any] = {}
 
     def request(self, route: str, status: int, seconds: float) -> None:
@@ -87,6 +94,16 @@ class Metrics:
             self._child(("degraded", cause), partial(self._degraded.labels, cause)).inc()
         for rule, count in drops.items():
             self._child(("drops", rule), partial(self._drops.labels, rule)).inc(count)
+
+    def recorded(self, surface: str, scores: Collection[float]) -> None:
+        """A page, off the request's path. `surface`: as the plan names it, so that names stay few."""
+        self._child(("surface", surface), lambda: self._surfaces.labels(surface)).inc()
+        if scores:
+            self._score.observe(sum(scores) / len(scores))
+
+    def learned(self, until: float) -> None:
+        """POSIX seconds of the last event in the running bundle; infinite where it does not say."""
+        self._learned.set_function((lambda: float("nan")) if until == inf else partial(_age, until))
 
     def events(self, result: str, count: int) -> None:
         if count:

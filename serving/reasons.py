@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final, Literal
 
@@ -119,3 +120,43 @@ REASON_TEXTS: Final[dict[Reason, tuple[str, str]]] = {
     Reason.POPULAR: ("大家都在看", "Popular with everyone"),
     Reason.FALLBACK: ("常用推荐", "Often used"),
 }
+
+
+class Lift(_Coded):
+    """What lifted an item in the ranker, or held it down: the vocabulary of explanations."""
+
+    INTEREST = 1
+    RECENT = 2
+    DRAWS_CLICKS = 3
+    MOMENT = 4
+    SUITS = 5
+    RESTED = 6
+    FRESH = 7
+
+    def text(self, locale: str) -> str:
+        return LIFT_TEXTS[self][locale.startswith("en")]
+
+
+LIFT_TEXTS: Final[dict[Lift, tuple[str, str]]] = {
+    Lift.INTEREST: ("符合您的兴趣", "Fits your interests"),
+    Lift.RECENT: ("与您最近的操作有关", "Follows from what you did recently"),
+    Lift.DRAWS_CLICKS: ("点击的客户较多", "Many customers open it"),
+    Lift.MOMENT: ("适合当前时段", "Suits this time"),
+    Lift.SUITS: ("适合您的情况", "Suits your circumstances"),
+    Lift.RESTED: ("近期未重复展示", "Not shown to you too often lately"),
+    Lift.FRESH: ("新上线", "New"),
+}
+
+
+LIFTS_TOLD: Final = 3
+LEAST_LIFT: Final = 0.05  # log-odds: what adds less is not worth a word
+
+
+def lifted(terms: Mapping[str, float | None]) -> list[dict[str, object]]:
+    """What lifted an item, most first, in words; none where no ranker spoke. `terms`: log-odds by name."""
+    found = [(lift, value) for lift in Lift if (value := terms.get(lift.code)) and value >= LEAST_LIFT]
+    found.sort(key=lambda pair: (-pair[1], pair[0]))
+    return [
+        {"code": lift.code, "log_odds": value, "zh": lift.text("zh"), "en": lift.text("en")}
+        for lift, value in found[:LIFTS_TOLD]
+    ]

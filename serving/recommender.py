@@ -34,6 +34,7 @@ from serving.granting import Granting
 from serving.holder import Holder
 from serving.intake import Intake, Taken, in_time
 from serving.joining import Links, with_entries
+from serving.json_log import DECISION
 from serving.kept import Keeping
 from serving.ladder import Ladder, below
 from serving.live import Live
@@ -120,6 +121,7 @@ class Recommender:
         """The body of the answer. `arrived` is monotonic: the deadline counts from it."""
         live = self._holder.live  # taken once: nothing newer is seen by this request
         who = identity_of(ask, request_id)
+        DECISION.set(who.decision_id)
         surface, slots, owner = surface_of(live.plan, ask, kind)
         deadline_s = (ask.options.deadline_ms or self._settings.deadline_ms) / 1000
         asked = _Ask(live, ask, who, surface, slots, owner, self._clock(), arrived + deadline_s)
@@ -430,6 +432,8 @@ class Recommender:
     def _record(self, decision: Decision, columns: Columns, blobs: Blobs, asked: _Ask, again: int) -> Entry:
         """Made when it is written, off the request's path: the tallies and the served record."""
         self._tallying.add(decision, asked.live)
+        surface = asked.live.plan.called(asked.surface)[-1]
+        self._metrics.recorded(surface, columns.score)
         return served_entry(decision, blobs, asked.ask, asked.live, again, columns)
 
 

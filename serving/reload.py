@@ -342,6 +342,7 @@ class Reloader:
         LOG.info("running bundle %s, plan %s, features %s", live.bundle.version, live.plan.version, version)
         for problem in live.problems:
             LOG.warning("%s", problem)
+        self._metrics.learned(live.bundle.trained_until)
         self._metrics.running(live.bundle.version, live.plan.version, version, live.overlay_seq)
         space = state.keyspace
         views: Mapping[str, float] = (

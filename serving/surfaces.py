@@ -1,7 +1,7 @@
 """THE composition: what each rung of effort runs, and what each layout makes of it. Read this first.
 
     rung      candidates                                       ranked by             campaigns
-    full      every source                                     the bundle's blend    all that run
+    full      every source                                     ranker, or blend      all that run
     light     all but the model's own search                   the bundle's blend    all that run
     cached    the customer's last page                         the order it had      mandatory ones
     popular   what is popular with everybody                   popularity            all that run
@@ -31,6 +31,7 @@ from serving.items import Items
 from serving.permission import Permission
 from serving.pipeline import Hydrator, Pipeline, Scorer, Source, Understanding
 from serving.plan import CompiledPlan
+from serving.ranking import Ranked
 from serving.running import CampaignItems, OfferTable, Running
 from serving.scorers import Blended, HeldLast
 from serving.selectors import BestFirst
@@ -140,9 +141,11 @@ def pipelines(
     scorers: tuple[Scorer, ...] = (blended,)
     if isinstance(bundle.model, PopularModel):  # it knows no history
         scorers = (*scorers, RecentInterest(bundle.neighbours))
+    second: tuple[Scorer, ...] = ()
+    if bundle.ranker is not None:
+        second = (Ranked(bundle.ranker, bundle.popular, kinds),)
     held_last = HeldLast.of(columns["repeat"], columns["key"])
-    if held_last.again:
-        scorers = (*scorers, held_last)
+    last: tuple[Scorer, ...] = (held_last,) if held_last.again else ()
     permission = Permission(FILTERS, columns, rules)
 
     def rung(
@@ -157,9 +160,9 @@ def pipelines(
         return Pipeline(understanding, chosen, permission, hydrators, scorers)
 
     return {
-        "full": rung((taste, running), SOURCES[:7], hydrators, scorers),
-        "light": rung((taste, running), SOURCES[1:7], hydrators, scorers),
+        "full": rung((taste, running), SOURCES[:7], hydrators, (*scorers, *second, *last)),
+        "light": rung((taste, running), SOURCES[1:7], hydrators, (*scorers, *last)),
         "cached": rung((running,), ("cached",), (), (), notices),
-        "popular": rung((running,), ("popular_with_everybody",), (), scorers),
+        "popular": rung((running,), ("popular_with_everybody",), (), (*scorers, *last)),
         "fallback": rung((running,), (), (), (), notices),
     }

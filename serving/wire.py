@@ -21,7 +21,7 @@ from features.ids import CHANNEL_CODE, BadId, check_id, key32
 from serving.catalogue import AUTH_LEVELS, pack_version
 from serving.domain import Context, Decision
 from serving.errors import FieldError, Problem
-from serving.reasons import Drop
+from serving.reasons import Drop, lifted
 from serving.texts import Texts
 
 MAX_SLOTS: Final = 40
@@ -253,6 +253,8 @@ def explained_slots(decision: Decision, texts: Texts) -> list[dict[str, Any]]:
         if at < len(told.rows) and told.rows[at] == place.row:
             terms = {name: _finite(column[at]) for name, column in told.terms.items()}
             slots[place.slot]["terms"][texts[place.row].id] = terms
+            if lifts := lifted(terms):
+                slots[place.slot].setdefault("lifted", {})[texts[place.row].id] = lifts
     return slots
 
 

@@ -33,6 +33,7 @@ ONLY_IN = {
     "matplotlib": ("training/*",),
     "duckdb": ("training/*",),
     "threadpoolctl": ("training/*",),
+    "lightgbm": ("training/trees.py",),
     "numba": ("features/compiled.py",),
     "torch": (),
     "pickle": (),

@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from serving.models import Prior, VectorModel
 from serving.taste import evidence
 from training.model import Effort, Params, Positives, TrainData, decayed
+from training.placing import placed
 from training.prior import fit_prior, precise
 
 _FIT = ("factors", "iterations", "regularization", "alpha", "half_life_days")  # what the factors depend on
@@ -96,7 +97,8 @@ def fit_factors(data: TrainData, params: Params, effort: Effort) -> Factors:
             raise ValueError(
                 f"ALS gave factors that are not finite with {dict(params)}; raise the regularization"
             )
-        items[np.diff(matrix.tocsc().indptr) == 0] = 0.0  # nobody met it: no vector, rather than a random one
+        items[np.diff(matrix.tocsc().indptr) == 0] = 0.0  # nobody met it: none rather than a random one
+        items = placed(items, data.had_by(), data.traits, seed=effort.seed)
         active = np.diff(matrix.indptr) >= FEWEST_EVENTS
         wide = items.astype(np.float64)
         return Factors(items, users, wide.T @ wide, fit_prior(users, active, data.customers))

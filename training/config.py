@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from features.attribution import Attribution
+from features.ranking import FEATURES
 from features.transforms import DAY, EventWeights
 from training.als import ImplicitALS
 from training.ease import Ease
@@ -159,6 +160,28 @@ class GateRules(_Typed):
         return self.metric
 
 
+class RankerGrid(_Typed):
+    """The second stage. `pages`: logged pages looked at in each window; `monotone`: features that may only
+    lift (1) or only lower (-1) a score.
+    """
+
+    enabled: bool = True
+    pages: int = Field(20_000, ge=1)
+    fewest_displays: int = Field(20_000, ge=100)
+    fewest_clicks: int = Field(300, ge=20)
+    trees: int = Field(50, ge=1, le=200)
+    leaves: int = Field(16, ge=2, le=16)
+    teacher_trees: int = Field(120, ge=1, le=2_000)
+    monotone: dict[str, Literal[-1, 1]] = Field(default_factory=lambda: {"tired": -1})
+
+    @field_validator("monotone")
+    @classmethod
+    def _named(cls, monotone: dict[str, int]) -> dict[str, int]:
+        if strange := sorted(set(monotone) - set(FEATURES)):
+            raise ValueError(f"knows no {', '.join(strange)}: features are {', '.join(FEATURES)}")
+        return monotone
+
+
 class TrainConfig(_Typed):
     """One training job. `threads` is part of what makes it repeatable; `window_days` None: all events."""
 
@@ -173,6 +196,7 @@ class TrainConfig(_Typed):
     ease: EaseGrid = EaseGrid()
     neighbours: NeighboursGrid = NeighboursGrid()
     popular: PopularGrid = PopularGrid()
+    ranker: RankerGrid = RankerGrid()
     evaluation: Evaluation = Evaluation()
     gate: GateRules = GateRules()
 

@@ -21,6 +21,7 @@ from training.model import NEVER, Effort, Model, Params, TrainData
 STEPS: Final = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the largest weight
 ROUNDS: Final = 3
 MOST_CELLS: Final = 60_000_000  # scores held at once
+PRIOR: Final = "popular"
 LEAST_GAIN: Final = 1e-3  # relative: less is noise, and a model more to serve
 BESIDE: Final = ("ndcg@20", "ndcg@50")  # averaged with the metric: one short list alone is noisy
 
@@ -37,9 +38,16 @@ class Ensemble:
         return []
 
     def fit(self, data: TrainData, params: Params, effort: Effort) -> EnsembleModel:
-        weights = weights_of(params)
-        parts = [self.models[name].fit(data, part_of(params, name), effort) for name in weights]
-        return EnsembleModel(parts, list(weights.values()))
+        parts = [self.models[name].fit(data, part_of(params, name), effort) for name in weights_of(params)]
+        return together(parts, params, lambda prior: self.models[PRIOR].fit(data, prior, effort))
+
+
+def together(
+    parts: Sequence[ServedModel], params: Params, popular: Callable[[Params], ServedModel]
+) -> EnsembleModel:
+    """Fitted parts as one, by a setting; `popular` fits the prior of those of whom little is known."""
+    prior = popular(part_of(params, "prior")) if params.get("worth", 0.0) > 0 else None
+    return EnsembleModel(parts, list(weights_of(params).values()), prior, params.get("worth", 0.0))
 
 
 def weights_of(params: Params) -> dict[str, float]:
@@ -97,7 +105,16 @@ def choose(
 
 def said_of(params: Params) -> str:
     """The weights, for people."""
-    return ", ".join(f"{weight:g} {name}" for name, weight in weights_of(params).items())
+    said = ", ".join(f"{weight:g} {name}" for name, weight in weights_of(params).items())
+    worth = params.get("worth", 0.0)
+    return f"{said}; popularity is worth {worth:g} items of a history" if worth else said
+
+
+def with_prior(params: Params, popular: Params, worth: float) -> dict[str, float]:
+    """The setting with popularity, at its own best, as the prior of those of whom little is known."""
+    if not worth:
+        return dict(params)
+    return {**params, "worth": worth} | {f"prior.{name}": value for name, value in popular.items()}
 
 
 @dataclass(frozen=True, slots=True)

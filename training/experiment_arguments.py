@@ -12,6 +12,7 @@ EXPERIMENT_EXAMPLES: Final = """\
   fenliu experiment list
   fenliu experiment who u42 u43
   fenliu experiment plan --mean 0.31 --deviation 1.4 --effect 0.02 --daily 200000 --correlation 0.6
+  fenliu experiment lift c12
   fenliu experiment report shorter-feed --segments city,star_level
 """
 
@@ -55,21 +56,26 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
     one.add_argument("ids", nargs="+", metavar="ID")
     one.add_argument("--visitor", action="store_true", help="ids are of visitors, not of users")
     _add_report(with_plan(verb("report", "what an experiment says: HTML, Markdown, plots, JSON", "report")))
+    one = with_plan(verb("lift", "what a campaign made customers do, by its ghost placements", "lift"))
+    _add_reading(one)
+    one.add_argument("campaign", metavar="CAMPAIGN")
     _add_plan(verb("plan", "how many units and days an experiment needs", "plan_ahead"))
 
 
 def _add_report(one: argparse.ArgumentParser) -> None:
     one.add_argument("name", metavar="NAME", help="of an experiment in the plan")
-    one.add_argument("--metrics", type=_names, metavar="A,B", help="besides the criterion and the guardrails")
     one.add_argument("--segments", type=_names, metavar="A,B", help="columns of the customers, such as city")
+    _add_reading(one)
+
+
+def _add_reading(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--metrics", type=_names, metavar="A,B", help="besides the criterion and the guardrails")
     one.add_argument(
         "--pre-days", type=int, default=14, help="days before the start that adjust (14; 0 none)"
     )
     one.add_argument("--days", type=int, help="planned length, where the plan has no `until`")
     one.add_argument("--memory", type=float, default=2.0, help="GB that the database may take (2)")
-    one.add_argument(
-        "--out", type=Path, metavar="DIR", help="where the report goes ($FENLIU_HOME/experiments/NAME)"
-    )
+    one.add_argument("--out", type=Path, metavar="DIR", help="where the report goes (below $FENLIU_HOME)")
     one.add_argument("--json", action="store_true", help="print the answer for machines")
 
 

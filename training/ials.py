@@ -27,6 +27,7 @@ from serving.ials_model import IalsModel, Ridge
 from serving.models import Prior
 from training.ials_kernel import improve_rows
 from training.model import NEVER, Effort, Params, Positives, TrainData, decayed
+from training.placing import placed
 from training.prior import fit_prior
 
 FEWEST_EVENTS = 3  # items a user needs for the factors to say something about the profile's part
@@ -121,7 +122,8 @@ def fit_factors(data: TrainData, params: Params, effort: Effort, block: int = BL
         raise ValueError(
             f"iALS gave factors that are not finite with {dict(params)}; raise the regularization"
         )
-    return Factors(fitting.users, fitting.items, np.diff(seen.indptr) >= FEWEST_EVENTS, fitting.unobserved)
+    items = placed(fitting.items, data.had_by(), data.traits, seed=effort.seed)
+    return Factors(fitting.users, items, np.diff(seen.indptr) >= FEWEST_EVENTS, fitting.unobserved)
 
 
 def observed(data: TrainData, half_life_days: float) -> sparse.csr_matrix:
@@ -178,6 +180,13 @@ class Fitting:
             (self.user_ridge * (x**2).sum(axis=1)).sum() + (self.item_ridge * (y**2).sum(axis=1)).sum()
         )
         return float((weight * miss**2).sum()) + self.unobserved * everywhere + pulls
+
+
+def warm_up() -> None:
+    """Have the kernel compiled, or read from its cache, before a fit is timed."""
+    one = sparse.csr_matrix(np.ones((2, 2), np.float32))
+    params = {"regularization": 1.0, "unobserved": 1.0, "exponent": 1.0}
+    Fitting(one, 2, params, Effort(0, 1)).epoch()
 
 
 def unobserved_of(seen: sparse.csr_matrix, params: Params) -> float:

@@ -23,6 +23,8 @@ from features.tags import TagDictionary
 from serving.blend import Blend
 from serving.control import Control
 from serving.plan import Plan
+from serving.ranker import FILE as RANKER_FILE
+from serving.ranker import Ranker
 from serving.registry import Registry
 from training.appraise import appraise
 from training.base_columns import BaseCopy
@@ -45,6 +47,7 @@ from training.materialize import (
 from training.overlay import take_over_items
 from training.progress import StepRecord, Telling
 from training.publish import Parts, put_and_promote, write_and_judge
+from training.ranker_fit import RankerVerdict
 from training.report import Findings, write_report
 from training.run_state import RunState
 from training.source import Source, import_source
@@ -134,8 +137,9 @@ class _Run(RunState):
         self.learn()
         self.make_index()
         evaluation = self.evaluate()
+        ranker = self.make_ranker(evaluation)
         features = self.materialise(features_url, control)
-        report = self.publish(evaluation, control, features, force=force, by=by)
+        report = self.publish(evaluation, ranker, control, features, force=force, by=by)
         prune(self.home / "work", KEPT_RUNS)
         return report
 
@@ -234,6 +238,27 @@ class _Run(RunState):
                 step.notes.append(f"{name}: {metric} {one['metrics'][metric]:.4f}{mark}")
             return evaluation
 
+    def make_ranker(self, evaluation: Mapping[str, Any]) -> RankerVerdict | None:
+        """The second stage, from the pages that were logged; None where the configuration wants none."""
+        if not self.config.ranker.enabled:
+            return None
+        with self.telling.step("ranker") as step:
+            folder, key = self.work.folder("ranker"), f"{self.inputs}:{evaluation['chosen']}"
+            said = self.work.done("ranker", key)
+            if said is not None:
+                step.skipped = True
+                ranker = Ranker.load(folder) if (folder / RANKER_FILE).exists() else None
+                found = RankerVerdict(ranker, dict(said["report"]))
+            else:
+                folder = self.work.fresh("ranker")
+                found = self.learning(evaluation).learn(step.notes.append)
+                if found.ranker is not None:
+                    found.ranker.save(folder)
+                self.work.finish("ranker", key, {"report": found.report})
+            if found.ranker is None:
+                step.notes.append(f"none: {found.report['why_not']}")
+            return found
+
     def materialise(self, url: str | None, control: Control | str | None) -> str | None:
         """Write the feature key space and point control at it; its version."""
         with self.telling.step("materialise") as step:
@@ -271,6 +296,7 @@ class _Run(RunState):
     def publish(
         self,
         evaluation: Mapping[str, Any],
+        ranker: RankerVerdict | None,
         control: Control | str | None,
         features: str | None,
         *,
@@ -291,6 +317,7 @@ class _Run(RunState):
                 stats=self.aggregates.stats,
                 inputs=self.inputs,
                 uplift=self.uplift,
+                ranker=ranker,
             )
             folder = self.work.fresh("bundle")
             comparisons = tuple(_comparison(one) for one in evaluation["comparisons"])

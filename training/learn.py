@@ -16,10 +16,23 @@ from serving.ensemble_model import EnsembleModel
 from serving.models import IalsModel, PopularModel, ServedModel, VectorModel, load_model
 from training.config import ENSEMBLE, KNOWN, TrainConfig
 from training.dataset import Dataset
-from training.ensemble import Ensemble, choose, fit_weights, said_of, settings_of
-from training.evaluate import scorer_of
+from training.ensemble import (
+    PRIOR,
+    Ensemble,
+    choose,
+    fit_weights,
+    part_of,
+    said_of,
+    settings_of,
+    weights_of,
+    with_prior,
+)
+from training.evaluate import KS, scorer_of
+from training.evidence import fit_worth
+from training.evidence import metric_of as value_of
 from training.index import IndexReport, build_index
 from training.interactions import Interactions
+from training.item_traits import Traits
 from training.model import Customers, Effort, Model, Params, TrainData
 from training.popular import build_popular
 from training.split import Split, split
@@ -52,8 +65,11 @@ class Prepared:
         return self.learned_from == "train"
 
 
-def prepare(dataset: Dataset, config: TrainConfig) -> Prepared:
-    """Split and cut. Raises DataError where a part comes out empty."""
+def prepare(dataset: Dataset, config: TrainConfig, traits: Traits | None = None) -> Prepared:
+    """Split and cut. Raises DataError where a part comes out empty.
+
+    `traits` place new items, though not while tuning, where every setting is a fit.
+    """
     parts = split(dataset, config.evaluation.protocol)
     customers = customers_of(dataset)
     rng = np.random.default_rng(config.seed)
@@ -61,11 +77,18 @@ def prepare(dataset: Dataset, config: TrainConfig) -> Prepared:
     from_train = asked == "train" or (asked == "auto" and parts.protocol == "given")
     before = parts.train if from_train else parts.train_and_valid()
 
-    def window(past: Interactions, lived: Interactions, later: Interactions, now: float, most: int) -> Window:
+    def window(
+        past: Interactions,
+        lived: Interactions,
+        later: Interactions,
+        now: float,
+        most: int,
+        known: Traits | None = None,
+    ) -> Window:
         repeats = config.evaluation.repeats
         cases = cases_of(dataset, past, later, repeats=repeats, most=most, rng=rng)
         behaviour = behaviour_of(cases, lived, now, dataset.others)
-        return Window(train_data(dataset, customers, past, now), cases, behaviour)
+        return Window(train_data(dataset, customers, past, now, known), cases, behaviour)
 
     metric = config.gate.metric_for(dataset.n_items)
     gate = config.gate.model_copy(update={"metric": metric})
@@ -85,8 +108,9 @@ def prepare(dataset: Dataset, config: TrainConfig) -> Prepared:
             parts.test,
             parts.now_test,
             config.evaluation.test_customers,
+            traits,
         ),
-        final=train_data(dataset, customers, dataset.interactions, dataset.now),
+        final=train_data(dataset, customers, dataset.interactions, dataset.now, traits),
         masked=masks(before, parts.test, dataset.n_items, config.evaluation.repeats),
         learned_from="train" if from_train else "train and valid",
     )
@@ -136,6 +160,14 @@ def _together(
         return weights, measure_model(served, {"half_life_days": life}, window, config).value(metric)
 
     value, params = choose(own, lambda n, one: models[n].fit(window.data, one, effort), models, weigh)
+    fitted = [models[n].fit(window.data, part_of(params, n), effort) for n in weights_of(params)]
+    past = window.past(config, params)
+    worth = fit_worth(
+        EnsembleModel(fitted, list(weights_of(params).values())),
+        models[PRIOR].fit(window.data, own[PRIOR], effort),
+        window.cases, past, window.data.customers, value_of(metric, KS),
+    )  # fmt: skip
+    params = with_prior(params, own[PRIOR], worth)
     notice(f"{ENSEMBLE}: {said_of(params)}, {metric} {value:.4f}")
     return Trial(ENSEMBLE, params, value, time.perf_counter() - started)
 

@@ -35,7 +35,7 @@ _TABLE_OF: Final = dict.fromkeys(WHAT, "events") | {
     "outcome": "outcomes",
     "input": "inputs",
 }
-_SERVED_KEPT: Final = frozenset((*SERVED_COLUMNS.names, "forced"))
+_SERVED_KEPT: Final = frozenset((*SERVED_COLUMNS.names, "forced", "decided"))
 _LATEST: Final = 250_000_000_000.0  # the year 9892: dates end soon after
 
 Row = dict[str, Any]
@@ -200,6 +200,8 @@ def served_table(rows: list[Row]) -> pa.Table:
     columns: dict[str, Any] = {"at": times, "received_at": times}
     columns["unit"] = _texts(rows, "unit")
     columns["arms"] = pa.array([_arms(row) for row in rows], pa.list_(pa.string()))
+    columns["campaigns"] = pa.array([row.get("decided") for row in rows], pa.list_(pa.uint32()))
+    columns["ghosts"] = pa.array([_ghosts(row) for row in rows], pa.list_(pa.uint32()))
     columns["record"] = pa.array([row["record"] for row in rows], pa.binary())
     for name in ("id", "subject", "surface", "bundle", "plan", "effort"):
         columns[name] = pa.array(
@@ -224,6 +226,11 @@ def _arms(row: Row) -> list[str] | None:
         return None
     forced = row.get("forced", ())
     return [name for layer, name in row["arms"].items() if layer not in forced]
+
+
+def _ghosts(row: Row) -> list[int] | None:
+    """Keys of campaigns, each once."""
+    return sorted({one[0] for one in row["ghosts"]}) if "decided" in row else None
 
 
 def outcome_table(rows: list[Row]) -> pa.Table:

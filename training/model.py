@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.models import ServedModel
+from training.item_traits import Traits
 
 Params = Mapping[str, float]
 NEVER = 36_500.0
@@ -63,16 +64,25 @@ class Customers:
 
 @dataclass(frozen=True, slots=True)
 class TrainData:
-    """One training window. `kinds` (n_items,) u1; `now`, to which weights decay, is the window's end."""
+    """One training window. `kinds` (n_items,) u1; `now`, to which weights decay, is the window's end.
+
+    `traits`: what is known of the items beside behaviour, by which new ones are placed; None: nothing.
+    """
 
     positives: Positives
     customers: Customers
     kinds: NDArray[np.uint8]
     now: float
+    traits: Traits | None = None
 
     @property
     def n_users(self) -> int:
         return len(self.customers)
+
+    def had_by(self) -> NDArray[np.float64]:
+        """(n_items,) the customers with a positive of each item."""
+        cell = np.unique(self.positives.user.astype(np.int64) * self.n_items + self.positives.item)
+        return np.bincount(cell % self.n_items, minlength=self.n_items).astype(np.float64)
 
     @property
     def n_items(self) -> int:

@@ -25,6 +25,7 @@ from training.golden import check_golden, make_golden
 from training.index import IndexReport
 from training.learn import Fitted, Prepared
 from training.neighbours import build_neighbours, cooccurrence, owned
+from training.ranker_fit import RankerVerdict
 from training.uplift import Learned
 from training.workspace import digest_of
 
@@ -45,6 +46,7 @@ class Parts:
     stats: NDArray[np.void]
     inputs: str
     uplift: Learned | None = None  # None: too little is known of benefits
+    ranker: RankerVerdict | None = None  # None: the configuration wants none
 
 
 def assemble(parts: Parts, plan: Plan | None) -> Bundle:
@@ -58,10 +60,11 @@ def assemble(parts: Parts, plan: Plan | None) -> Bundle:
         stats=parts.stats,
         model=_served(parts),
         popular=parts.fitted.popular("final").popular,
-        neighbours=_neighbours(parts),
+        neighbours=neighbours_of(parts.prepared),
         blend=parts.blend,
         schemas=SCHEMAS,
         uplift=None if parts.uplift is None else parts.uplift.uplift,
+        ranker=None if parts.ranker is None else parts.ranker.ranker,
     )
     plan = plan or default_plan(bundle.kind_counts())
     return replace(bundle, golden=make_golden(bundle, plan, dataset.now))
@@ -73,9 +76,9 @@ def _served(parts: Parts) -> ServedModel:
     return load_model(indexed) if indexed.exists() else parts.fitted.model("final", parts.chosen)
 
 
-def _neighbours(parts: Parts) -> Neighbours:
+def neighbours_of(prepared: Prepared) -> Neighbours:
     """What goes with an item, damped more than in prediction: what is popular goes with everything."""
-    had = owned(parts.prepared.final)
+    had = owned(prepared.final)
     return build_neighbours(had, cooccurrence(had), damping=RELATED_DAMPING, shrink=10.0)
 
 
@@ -98,6 +101,7 @@ def manifest(parts: Parts) -> dict[str, Any]:
         "evaluation": dict(parts.evaluation),
         "data": _data(dataset),
         "uplift": None if parts.uplift is None else parts.uplift.to_json(),
+        "ranker": None if parts.ranker is None else parts.ranker.report,
     }
 
 

@@ -23,7 +23,7 @@ from serving.registry import Registry
 from serving.settings import Settings
 from training.commands import lake_of
 from training.lake import Lake
-from training.lives import Lives
+from training.lives import Lives, LoadBundle
 from training.logged import Logged
 from training.progress import counting
 from training.replay import Record, ReplayError, decided_again, differing
@@ -41,12 +41,8 @@ def replay(args: argparse.Namespace, given: Settings, console: Console) -> int:
         raise UsageError("name either a decision id or --day YYYY-MM-DD")
     if (args.plan or args.bundle) and args.day is None:
         raise UsageError("--plan and --bundle re-decide a day: add --day YYYY-MM-DD")
-    registry = Registry(given.registry_url)
-
-    def bundle(version: str) -> Bundle:
-        return load(registry.fetch(version, given.bundles))
-
-    with _logged(args, given) as logged:
+    bundle = bundles_of(given)
+    with logged_of(given, args.lake, lake_only=args.lake_only) as logged:
         lives = Lives(logged, bundle, PlanShelf(given.registry_url), days=args.day is not None)
         if args.decision is not None:
             return _one(args, logged, lives, console)
@@ -67,10 +63,20 @@ def replay(args: argparse.Namespace, given: Settings, console: Console) -> int:
         return 0
 
 
+def bundles_of(given: Settings) -> LoadBundle:
+    registry = Registry(given.registry_url)
+
+    def bundle(version: str) -> Bundle:
+        return load(registry.fetch(version, given.bundles))
+
+    return bundle
+
+
 @contextmanager
-def _logged(args: argparse.Namespace, given: Settings) -> Iterator[Logged]:
-    lake = Lake(args.lake) if args.lake else lake_of(given)
-    if args.lake_only:
+def logged_of(given: Settings, lake_at: Path | None = None, *, lake_only: bool = False) -> Iterator[Logged]:
+    """Records of the settings' lake (or another) and, unless `lake_only`, of what waits in the log."""
+    lake = Lake(lake_at) if lake_at else lake_of(given)
+    if lake_only:
         yield Logged(lake)
         return
     with backed(given) as settings, RedisLog(settings.log_url or "") as log:

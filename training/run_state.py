@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version as package_version
 from pathlib import Path
+from typing import Any
 
 import implicit
 import numpy as np
@@ -13,8 +15,9 @@ from threadpoolctl import threadpool_limits
 
 from features.tags import TagDictionary
 from features.transforms import EventWeights
+from serving.blend import Blend
 from serving.bundle import Bundle, BundleError, load
-from serving.catalogue import CompiledItems, compile_items, parse_item
+from serving.catalogue import CompiledItems, Item, compile_items, parse_item
 from serving.plan import Plan
 from serving.registry import Registry, RegistryError
 from training.blend import Shown
@@ -22,16 +25,18 @@ from training.config import TrainConfig
 from training.dataset import Dataset
 from training.dataset_files import load_dataset
 from training.index import IndexReport
+from training.item_traits import Traits
 from training.lake import Lake
 from training.learn import Fitted, Prepared, prepare
 from training.materialize import Aggregates, aggregate
 from training.progress import StepRecord, Telling
+from training.ranker_step import Learning
 from training.shown import shown_in
 from training.uplift import Learned, fit_uplift
 from training.uplift_study import study_of
 from training.workspace import Workspace, digest_of
 
-LEARNING = 4  # raise when the same inputs shall give another bundle
+LEARNING = 5  # raise when the same inputs shall give another bundle
 
 
 @dataclass
@@ -47,8 +52,12 @@ class RunState:
     tags: TagDictionary | None
 
     @cached_property
+    def parsed(self) -> list[Item]:
+        return [parse_item(raw) for raw in self.lake.read_items()]
+
+    @cached_property
     def items(self) -> CompiledItems:
-        return compile_items([parse_item(raw) for raw in self.lake.read_items()])
+        return compile_items(self.parsed)
 
     @cached_property
     def inputs(self) -> str:
@@ -58,7 +67,7 @@ class RunState:
             package_version("fenliu"),
             implicit.__version__,
             np.__version__,
-            {name: self.lake.manifest().files[name] for name in ("events", "outcomes")},
+            {name: self.lake.manifest().files[name] for name in ("events", "outcomes", "served")},
             self._catalogue("items.jsonl.zst"),
             self._catalogue("users.parquet"),
             b"" if self.tags is None else self.tags.to_json(),
@@ -88,7 +97,7 @@ class RunState:
 
     @cached_property
     def prepared(self) -> Prepared:
-        return prepare(self.dataset, self.config)
+        return prepare(self.dataset, self.config, Traits.of(self.parsed))
 
     @cached_property
     def fitted(self) -> Fitted:
@@ -106,6 +115,19 @@ class RunState:
             return None
         with threadpool_limits(1):  # the same bits on any number of cores
             return fit_uplift(study, seed=self.config.seed)
+
+    def learning(self, evaluation: Mapping[str, Any]) -> Learning:
+        """What the ranker is learnt from."""
+        return Learning(
+            lake=self.lake,
+            prepared=self.prepared,
+            fitted=self.fitted,
+            chosen=evaluation["chosen"],
+            blend=Blend.load(self.work.folder("evaluate")),
+            stats=self.aggregates.stats,
+            plan=self.plan,
+            setting=self.config.ranker,
+        )
 
     def last_event(self) -> float:
         """The data's own present: two runs over the same lake see the same one."""

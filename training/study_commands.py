@@ -30,7 +30,8 @@ DEFAULT_MODELS: Final = ("ials", "ease", "als", "neighbours", "popular", ENSEMBL
 TINY: Final = 80  # items below which lists of 10 hold too much of the catalogue to tell models apart
 _SOURCES: Final = (
     "als", "ials", "ials_kernel", "ease", "ensemble", "neighbours", "popular", "prior", "model", "evaluate",
-    "study", "study_attributes", "study_load", "study_fit", "study_split", "study_files",
+    "study", "study_attributes", "study_load", "study_fit", "study_split", "study_files", "study_process",
+    "evidence", "placing",
 )  # fmt: skip
 _SERVING: Final = ("vector_model", "ials_model", "table_models", "tables", "ensemble_model", "taste")
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -17,13 +15,14 @@ from numpy.typing import NDArray
 from serving.ensemble_model import EnsembleModel
 from serving.models import ServedModel
 from training.config import ENSEMBLE, TrainConfig
-from training.ensemble import choose, fit_weights, part_of, said_of, weights_of
+from training.ensemble import PRIOR, choose, fit_weights, part_of, said_of, together, weights_of, with_prior
 from training.evaluate import Measures, Ranking, measure, rank, scorer_of
+from training.evidence import fit_worth, metric_of
 from training.model import NEVER, Effort, Model, Params, TrainData
 from training.study import Stage, Study
+from training.study_process import FEWEST_ROWS, Fit, fit_apart, fit_here
 from training.windows import had_share
 
-SAMPLED_EVERY_S: Final = 0.02
 SEEDED: Final = ("als", "ials", ENSEMBLE)  # the others come out the same from every seed
 MOST_FACTORS: Final = 512
 MOST_WORK: Final = 1e12  # operations of a fit that is only a try: about a minute of two cores
@@ -33,7 +32,11 @@ Notice = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds of a fit, its peak of resident memory above the start (MiB); seconds of tuning and ranking."""
+    """Seconds of a fit, its peak of resident memory above the data (MiB); seconds of tuning and ranking.
+
+    `peak_mib` is NaN where the data are too few for a process of its own; of an ensemble, whose parts are
+    fitted one after the other, it is that of the largest part.
+    """
 
     fit_s: float
     peak_mib: float
@@ -83,8 +86,9 @@ class Bench:
     def _single(self, model: Model) -> Outcome:
         params, trials, took = self._tuned(model)
 
-        def fit(seed: int, stage: Stage) -> ServedModel:
-            made = self.served[model.name, seed] = self.fit(self.fresh(model.name), stage, params, seed)
+        def fit(seed: int, stage: Stage) -> Fit:
+            made = self._apart(model.name, stage, params, seed)
+            self.served[model.name, seed] = made.model
             return made
 
         return self._tested(model.name, params, fit, trials, took)
@@ -95,6 +99,11 @@ class Bench:
 
     def fit(self, model: Model, stage: Stage, params: Params, seed: int) -> ServedModel:
         return model.fit(stage.data, params, Effort(seed, self.config.threads))
+
+    def _apart(self, name: str, stage: Stage, params: Params, seed: int) -> Fit:
+        """What is tested: a fresh model, fitted in a process of its own where the data are worth one."""
+        how = fit_apart if len(stage.data.positives) >= FEWEST_ROWS else fit_here
+        return how(self.config, name, params, stage.data, Effort(seed, self.config.threads))
 
     def settings(self, model: Model) -> list[Params]:
         """The model's trials; without times nothing decays."""
@@ -147,22 +156,19 @@ class Bench:
         self,
         name: str,
         params: Params,
-        fit: Callable[[int, Stage], ServedModel],
+        fit: Callable[[int, Stage], Fit],
         trials: int,
         tuning_s: float,
-        already_s: float = 0.0,
     ) -> Outcome:
-        """`already_s`: of fits that are taken over, and belong to the cost."""
         stage, depth = self.study.test, max(self.ks)
         past, share = stage.past(params["half_life_days"]), had_share(stage.data)
         kept: list[tuple[Measures, Ranking]] = []
-        fit_s, rank_s, peak = 0.0, 0.0, 0.0
+        peaks: list[float] = []
+        fit_s, rank_s = 0.0, 0.0
         seeds = self.seeds if name in SEEDED else self.seeds[:1]
         for place, seed in enumerate(seeds):
-            started = time.perf_counter()
-            with memory() as used:
-                served = fit(seed, stage)
-            fit_s, peak = fit_s + time.perf_counter() - started, max(peak, used[0])
+            served, seconds, peak = fit(seed, stage)
+            fit_s, peaks = fit_s + seconds, [*peaks, peak]
             started = time.perf_counter()
             label = name if len(seeds) == 1 else f"{name}, seed {place + 1} of {len(seeds)}"
             scorer = scorer_of(served, stage.cases, past, stage.data.customers)
@@ -170,7 +176,7 @@ class Bench:
             rank_s += time.perf_counter() - started
             kept.append((measure(ranking, stage.cases, share, self.ks), ranking))
         n = len(seeds)
-        cost = Cost(fit_s / n + already_s, peak, tuning_s, rank_s / n, trials)
+        cost = Cost(fit_s / n, float(np.max(peaks)), tuning_s, rank_s / n, trials)
         by_seed = tuple(one.values() for one, _ in kept)
         outcome = Outcome(name, dict(params), _mean([one for one, _ in kept]), kept[0][1], by_seed, cost)
         self._keep(outcome)
@@ -192,21 +198,40 @@ class Bench:
             return weights, self.value(served, {"half_life_days": life})
 
         best = choose(own, lambda n, params: self.fit(models[n], valid, params, self.seeds[0]), models, weigh)
+        if PRIOR in models:
+            best = best[0], self._with_prior(models, parts, best[1])
         own = {name: part_of(best[1], name) for name in weights_of(best[1])}
         took = time.perf_counter() - started
         self.notice(f"ensemble: {said_of(best[1])}; {self.metric} {best[0]:.4f} on validation, {took:.0f} s")
 
-        def fit(seed: int, stage: Stage) -> ServedModel:
-            made = []
+        def fit(seed: int, stage: Stage) -> Fit:
+            made: list[Fit] = []
             for name in weights_of(best[1]):
                 known = self.served.get((name, seed if name in SEEDED else self.seeds[0]))
-                if own[name] != dict(parts[name].params):
-                    known = None  # beside others another setting is better than alone
-                made.append(known or self.fit(self.fresh(name), stage, own[name], seed))
-            return EnsembleModel(made, list(weights_of(best[1]).values()))
+                if known is not None and own[name] == dict(parts[name].params):
+                    made.append(Fit(known, parts[name].cost.fit_s, parts[name].cost.peak_mib))
+                else:  # beside others another setting is better than alone
+                    made.append(self._apart(name, stage, own[name], seed))
+            seconds, peak = sum(one.seconds for one in made), float(np.max([one.peak_mib for one in made]))
+            whole = together([one.model for one in made], best[1], self._popular(stage))
+            return Fit(whole, seconds, peak)
 
-        fits = sum(parts[name].cost.fit_s for name in weights_of(best[1]))
-        return self._tested(ENSEMBLE, best[1], fit, 1, took, already_s=fits)
+        return self._tested(ENSEMBLE, best[1], fit, 1, took)
+
+    def _with_prior(
+        self, models: Mapping[str, Model], parts: Mapping[str, Outcome], params: Params
+    ) -> dict[str, float]:
+        """The setting with what popularity is worth to those of whom little is known."""
+        valid, seed = self.study.valid, self.seeds[0]
+        fitted = [self.fit(models[name], valid, part_of(params, name), seed) for name in weights_of(params)]
+        whole = EnsembleModel(fitted, list(weights_of(params).values()))
+        popular = self.fit(models[PRIOR], valid, parts[PRIOR].params, seed)
+        past, value = valid.past(params["half_life_days"]), metric_of(self.metric, tuple(self.ks))
+        worth = fit_worth(whole, popular, valid.cases, past, valid.data.customers, value)
+        return with_prior(params, parts[PRIOR].params, worth)
+
+    def _popular(self, stage: Stage) -> Callable[[Params], ServedModel]:
+        return lambda params: self.fit(self.fresh(PRIOR), stage, params, self.seeds[0])
 
     def curve(self, outcomes: Sequence[Outcome], lengths: Sequence[int]) -> dict[str, dict[str, float]]:
         """The metric of each model by how many of a customer's latest items it is told, 0 among them."""
@@ -245,7 +270,7 @@ class Bench:
             own = part_of(one.params, name)
             known = self.served.get((name, seed)) if own == alone.get(name) else None
             made.append(known or self.fit(self.fresh(name), stage, own, seed))
-        return EnsembleModel(made, list(weights.values()))
+        return together(made, one.params, self._popular(stage))
 
     def _kept(self, name: str) -> Outcome | None:
         """What an earlier run left; None where there is nothing, or nothing that can be read."""
@@ -291,31 +316,3 @@ def _mean(measures: Sequence[Measures]) -> Measures:
     per_case: NDArray[np.float64] = np.mean([one.per_case for one in measures], axis=0)
     whole = {name: float(np.mean([one.whole[name] for one in measures])) for name in first.whole}
     return Measures(first.names, per_case, whole)
-
-
-@contextmanager
-def memory() -> Iterator[list[float]]:
-    """The highest resident memory in the block above its start, in MiB: the list's only entry."""
-    found, over = [0.0], threading.Event()
-    start = _resident()
-
-    def watch() -> None:
-        while not over.wait(SAMPLED_EVERY_S):
-            found[0] = max(found[0], _resident() - start)
-
-    watching = threading.Thread(target=watch, daemon=True)
-    watching.start()
-    try:
-        yield found
-    finally:
-        over.set()
-        watching.join()
-        found[0] = max(found[0], _resident() - start)
-
-
-def _resident() -> float:
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0.0
-    return pages * 4096 / 2**20

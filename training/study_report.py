@@ -69,7 +69,7 @@ def _model(one: Outcome, seed: int) -> dict[str, Any]:
         "params": {name: _finite(value) for name, value in one.params.items()},
         "metrics": one.measures.values(),
         "intervals": {name: list(pair) for name, pair in one.measures.intervals(rng).items()},
-        "cost": {name: round(float(getattr(one.cost, name)), 3) for name in type(one.cost).__slots__},
+        "cost": {name: _number(float(getattr(one.cost, name))) for name in type(one.cost).__slots__},
         "cached": one.cached,
     }
     if len(one.by_seed) > 1:
@@ -79,6 +79,10 @@ def _model(one: Outcome, seed: int) -> dict[str, Any]:
             for name, v in columns.items()
         }
     return said
+
+
+def _number(value: float) -> float | None:
+    return round(value, 3) if np.isfinite(value) else None
 
 
 def _finite(value: float) -> float | str:
@@ -233,8 +237,12 @@ def _headline(said: Mapping[str, Any], metric: str) -> Table:
         params = ", ".join(
             f"{n} {v:g}" if isinstance(v, float) else f"{n} {v}" for n, v in one["params"].items()
         )
-        table.add_row(name, *cells, f"{one['cost']['fit_s']:.1f}", f"{one['cost']['peak_mib']:.0f}", params)
+        table.add_row(name, *cells, f"{one['cost']['fit_s']:.1f}", _mib(one["cost"]["peak_mib"]), params)
     return table
+
+
+def _mib(peak: float | None) -> str:
+    return "-" if peak is None else f"{peak:.0f}"
 
 
 def has(said: Mapping[str, Any], name: str) -> bool:

@@ -58,12 +58,15 @@ SERVED_COLUMNS: Final = arrow.schema(
         ("effort", pa.string()),
         ("unit", pa.string()),
         ("arms", pa.list_(pa.string())),
+        ("campaigns", pa.list_(pa.uint32())),
+        ("ghosts", pa.list_(pa.uint32())),
         ("record", pa.binary()),
     ]
 )
 """`record` is the whole served record as the service wrote it (MessagePack): the inputs of a replay. `unit`:
-the subject that experiments know the customer by; `arms`: EXPERIMENT/ARM of those that count. Both are null
-in what was written before there were experiments."""
+the subject that experiments know the customer by; `arms`: EXPERIMENT/ARM of those that count; `campaigns`,
+`ghosts`: keys of the campaigns that the page was decided with, and of those that it would have had. These
+are null in what was written before there were experiments."""
 
 OUTCOME_COLUMNS: Final = arrow.schema(
     [

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from features.compiled import digest as kernels
+from features import compiled
 from features.ids import key64
 from serving.decide import page_of
 from serving.domain import Candidates, Decision, Drops
@@ -76,7 +76,7 @@ def trace_of(one: Traced, *, items: Sequence[str] = (), most: int = MOST) -> dic
         "surface": record["surface"],
         "reproduced": not one.differs,
         "differs": list(one.differs),
-        "versions": {**described(record), "kernels": kernels()},
+        "versions": {**described(record), "kernels": compiled.digest()},
         "rung": record["effort"],
         "degraded": record["degraded"],
         "profiling": record["profiling"],

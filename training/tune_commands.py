@@ -1,9 +1,10 @@
-"""`fenliu tune`: hyper-parameters searched on the validation part; a search that was stopped goes on.
+"""`fenliu tune`: hyper-parameters searched on the validation part by Optuna; a stopped search goes on.
 
-Seeded random search, then steps around the best (`training.tune_space`). Of models that take epochs a trial
-is first given a third of them, and the rest only where it is then among the better third of what was seen
-(after Li et al. 2020, asynchronous successive halving). Every trial is a line of a journal; the next one
-follows from the journal alone, so a search that was stopped goes on as if it had not been.
+Tree-structured Parzen estimators (Bergstra et al. 2011), from the model's own first setting. Of models that
+take epochs a trial is first given a third of them, and the rest only where it is then among the better third
+of what was seen. Trials are kept in Optuna's journal, one study a model (`optuna.load_study` reads it); the
+next setting follows from the finished trials and the seed alone, so that a search that was stopped, even in
+the middle of a trial, goes on as if it had not been.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import yaml
@@ -27,89 +29,117 @@ from training.study import Study
 from training.study_commands import EvaluateError, key_of, metric_of, request_of
 from training.study_fit import Bench
 from training.study_load import load
-from training.tune_space import EPOCHS, SPACES, section, suggest
+from training.tune_space import EPOCHS, SPACES, first, section, suggest
+
+if TYPE_CHECKING:
+    import optuna
 
 TASTER: Final = 1 / 3  # of the epochs, and the share of trials that are given the rest
+RANDOM_FIRST: Final = 8  # trials before the estimator speaks
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """`value` NaN: the fit failed, as `error` says. `taster`: the value after a third of the epochs."""
+    """`value` NaN: the fit failed, as `error` says. `stopped`: after the taster, whose value it then is."""
 
     params: Params
     value: float
     seconds: float
-    taster: float | None = None
-    stopped: bool = False  # after the taster: `value` is the taster's
+    stopped: bool = False
     error: str = ""
 
 
-def read_journal(path: Path) -> list[Tried]:
-    """Trials of earlier runs; a last line that was cut off is left out."""
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            said = json.loads(line)
-        except ValueError:
-            break
-        params = {name: float(value) for name, value in said.pop("params").items()}
-        value = said.pop("value")
-        found.append(Tried(params, float("nan") if value is None else value, **said))
-    return found
-
-
-def write_line(path: Path, one: Tried) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    said = {name: getattr(one, name) for name in Tried.__slots__}
-    said |= {
-        "params": {k: str(v) for k, v in one.params.items()},
-        "value": one.value if np.isfinite(one.value) else None,
-    }
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(said) + "\n")
-
-
-def worth_the_rest(taster: float, before: Sequence[Tried]) -> bool:
-    """Whether a taster is among the better third of those seen, itself included."""
-    seen = sorted((one.taster for one in before if one.taster is not None), reverse=True)
-    return sum(other > taster for other in seen) < max(1.0, TASTER * (len(seen) + 1))
-
-
 class Search:
-    """One model's search on one study."""
+    """One model's search on one study, kept in the journal at `path`."""
 
-    def __init__(self, bench: Bench, name: str, journal: Path) -> None:
-        self.bench, self.name, self.journal = bench, name, journal
+    def __init__(self, bench: Bench, name: str, path: Path) -> None:
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.bench, self.name = bench, name
         self.model: Model = bench.fresh(name)
         self.base = dict(self.model.trials()[0])
-        self.tried = read_journal(journal)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        keep = optuna.pruners.PercentilePruner(100.0 * TASTER, n_startup_trials=1)
+        self.study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(path))), study_name=name, direction="maximize",
+            pruner=keep, load_if_exists=True,
+        )  # fmt: skip
+        self._cut_off()
+        if not self.study.trials:
+            start = first(name, self.base, timed=bench.study.timed)
+            if start is not None:
+                self.study.enqueue_trial(start)
 
-    def step(self) -> Tried:
-        """The next trial, written down."""
-        past = [(one.params, one.value) for one in self.tried]
-        seed, timed = self.bench.config.seed, self.bench.study.timed
-        params = self.base | suggest(self.name, past, seed, timed=timed)
-        if self.name == "ials":
+    def _cut_off(self) -> None:
+        """Trials that a kill left running: put aside, and their settings asked for again."""
+        import optuna
+
+        for one in self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+            self.study.tell(one.number, state=optuna.trial.TrialState.FAIL)
+            if one.params:
+                self.study.enqueue_trial(one.params)
+
+    @property
+    def tried(self) -> list[Tried]:
+        """Finished trials in order; those that a kill cut off are not counted."""
+        import optuna
+
+        ended = self.study.get_trials(deepcopy=False)
+        states = optuna.trial.TrialState
+        found = []
+        for one in ended:
+            said = one.user_attrs
+            if not one.state.is_finished() or "seconds" not in said:
+                continue
+            value = one.value if one.state == states.COMPLETE else said.get("taster")
+            params = {name: float(value) for name, value in said["params"].items()}
+            error = str(said.get("error", ""))
+            found.append(
+                Tried(params, float("nan") if error or value is None else float(value),
+                      float(said["seconds"]), one.state == states.PRUNED, error)
+            )  # fmt: skip
+        return found
+
+    def step(self) -> None:
+        """The next trial."""
+        import optuna
+
+        started, name = time.perf_counter(), self.name
+        seed = int(np.random.default_rng([self.bench.config.seed, len(self.tried)]).integers(2**31))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self.study.sampler = optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=RANDOM_FIRST, multivariate=True
+            )
+        trial = self.study.ask()
+        params = self.base | suggest(trial, name, timed=self.bench.study.timed)
+        if name == "ials":
             params["unobserved"] = 0.0
-        one = self._try(params)
-        self.tried.append(one)
-        write_line(self.journal, one)
-        return one
-
-    def _try(self, params: Params) -> Tried:
-        started = time.perf_counter()
-        taster, epochs = None, EPOCHS.get(self.name)
+        trial.set_user_attr("params", {key: str(value) for key, value in params.items()})
+        state, value = optuna.trial.TrialState.COMPLETE, None
         try:
-            if epochs is not None and params[epochs] >= 3:
-                few = {**params, epochs: float(round(params[epochs] * TASTER))}
-                taster = self._value(few)
-                if not worth_the_rest(taster, self.tried):
-                    return Tried(params, taster, _since(started), taster, stopped=True)
-            return Tried(params, self._value(params), _since(started), taster)
+            if self._worth_it(trial, params):
+                value = self._value(params)
+            else:
+                state = optuna.trial.TrialState.PRUNED
         except (ValueError, np.linalg.LinAlgError) as error:
-            return Tried(params, float("nan"), _since(started), taster, error=str(error))
+            trial.set_user_attr("error", str(error))
+            state = optuna.trial.TrialState.FAIL
+        trial.set_user_attr("seconds", round(time.perf_counter() - started, 3))
+        self.study.tell(trial, value, state=state)
+
+    def _worth_it(self, trial: optuna.Trial, params: Params) -> bool:
+        """Whether a third of the epochs says that the trial deserves the rest."""
+        epochs = EPOCHS.get(self.name)
+        if epochs is None or params[epochs] < 3:
+            return True
+        taster = self._value({**params, epochs: float(round(params[epochs] * TASTER))})
+        trial.set_user_attr("taster", taster)
+        trial.report(taster, step=1)
+        return not trial.should_prune()
 
     def _value(self, params: Params) -> float:
         served = self.bench.fit(self.model, self.bench.study.valid, params, self.bench.config.seed)
@@ -117,17 +147,14 @@ class Search:
 
     def best(self) -> Tried:
         """Raises EvaluateError where no trial ended well."""
-        whole = [one for one in self.tried if np.isfinite(one.value) and not one.stopped]
+        every = self.tried
+        whole = [one for one in every if np.isfinite(one.value) and not one.stopped]
         if not whole:
-            errors = sorted({one.error for one in self.tried if one.error})
+            errors = sorted({one.error for one in every if one.error})
             raise EvaluateError(
                 f"no trial of {self.name} ended well: {'; '.join(errors[:3]) or 'none was made'}"
             )
         return max(whole, key=lambda one: one.value)
-
-
-def _since(started: float) -> float:
-    return round(time.perf_counter() - started, 3)
 
 
 def tune(
@@ -148,7 +175,7 @@ def tune(
     found: dict[str, Search] = {}
     ends = time.monotonic() + args.minutes * 60.0
     for name in args.model:
-        search = found[name] = Search(bench, name, folder / f"{name}.jsonl")
+        search = found[name] = Search(bench, name, folder / f"{name}.journal")
         _run(search, wanted, ends, metric, console)
     config: dict[str, Any] = {"models": [*args.model]}
     for name, search in found.items():
@@ -180,7 +207,8 @@ def _silent(_total: int, _what: str) -> Any:
 
 
 def _run(search: Search, wanted: int, ends: float, metric: str, console: Console) -> None:
-    before = len(search.tried)
+    tried = search.tried
+    before = len(tried)
     if before:
         console.print(f"{search.name}: {before} trials from before", highlight=False)
     columns = (
@@ -190,14 +218,15 @@ def _run(search: Search, wanted: int, ends: float, metric: str, console: Console
     )
     with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bars:
         task = bars.add_task(search.name, total=wanted, completed=before)
-        while len(search.tried) < wanted and time.monotonic() < ends:
+        while len(tried) < wanted and time.monotonic() < ends:
             search.step()
-            whole = [one.value for one in search.tried if np.isfinite(one.value) and not one.stopped]
+            tried = search.tried
+            whole = [one.value for one in tried if np.isfinite(one.value) and not one.stopped]
             said = f"{search.name}: best {metric} {max(whole):.4f}" if whole else search.name
-            bars.update(task, completed=len(search.tried), description=said)
-    if len(search.tried) < wanted:
+            bars.update(task, completed=len(tried), description=said)
+    if len(tried) < wanted:
         console.print(
-            f"{search.name}: out of time after {len(search.tried)} of {wanted} trials; run it again to go on"
+            f"{search.name}: out of time after {len(tried)} of {wanted} trials; run it again to go on"
         )
 
 
@@ -232,8 +261,9 @@ def plot(found: Mapping[str, Search], metric: str, path: Path) -> Path:
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(rows, wide)
     for place, (name, search) in enumerate(found.items()):
-        values = np.array([one.value for one in search.tried])
-        whole = np.array([not one.stopped and np.isfinite(one.value) for one in search.tried])
+        tried = search.tried
+        values = np.array([one.value for one in tried])
+        whole = np.array([not one.stopped and np.isfinite(one.value) for one in tried])
         axes = figure.add_subplot(grid[2 * place, :])
         axes.scatter(np.flatnonzero(whole), values[whole], s=12, label="whole")
         axes.scatter(np.flatnonzero(~whole), values[~whole], s=12, c="#bbbbbb", label="stopped early")
@@ -244,7 +274,7 @@ def plot(found: Mapping[str, Search], metric: str, path: Path) -> Path:
         axes.legend(fontsize=7)
         for column, (key, space) in enumerate(SPACES[name].items()):
             axes = figure.add_subplot(grid[2 * place + 1, column])
-            given = np.array([one.params[key] for one in search.tried])
+            given = np.array([one.params[key] for one in tried])
             shown = np.where(np.isfinite(given), given, 3650.0)
             axes.scatter(shown[whole], values[whole], s=10)
             if np.ptp(shown[whole]) > 0 and (shown[whole] > 0).all() and getattr(space, "log", True):

@@ -1,19 +1,15 @@
-"""Where `fenliu tune` searches, and how it goes on: at random first, then around the best."""
+"""Where `fenliu tune` searches, and how Optuna is asked for the next setting."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Final
 
 from training.model import NEVER, Params
 
-RANDOM_FIRST: Final = 8  # trials before the best are looked around
-RANDOM_SHARE: Final = 0.25  # of the later ones
-PARENTS: Final = 3
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,21 +20,8 @@ class Range:
     high: float
     log: bool = True
 
-    def draw(self, rng: np.random.Generator) -> float:
-        return self._of(rng.random())
-
-    def near(self, value: float, rng: np.random.Generator) -> float:
-        return self._of(float(np.clip(self._share(value) + 0.12 * rng.standard_normal(), 0.0, 1.0)))
-
-    def _of(self, share: float) -> float:
-        if self.log:
-            return float(f"{math.exp(math.log(self.low) + share * math.log(self.high / self.low)):.4g}")
-        return float(f"{self.low + share * (self.high - self.low):.4g}")
-
-    def _share(self, value: float) -> float:
-        if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
+    def ask(self, trial: BaseTrial, name: str) -> float:
+        return trial.suggest_float(name, self.low, self.high, log=self.log)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +30,24 @@ class Choice:
 
     values: tuple[float, ...]
 
-    def draw(self, rng: np.random.Generator) -> float:
-        return float(self.values[rng.integers(len(self.values))])
-
-    def near(self, value: float, rng: np.random.Generator) -> float:
-        return self.draw(rng) if rng.random() < 0.2 else value
+    def ask(self, trial: BaseTrial, name: str) -> float:
+        return float(trial.suggest_categorical(name, list(self.values)))
 
 
 Space = Mapping[str, Range | Choice]
+_WIDTHS: Final = Choice((16.0, 32.0, 64.0, 128.0, 192.0, 256.0))
 _LIVES: Final = Choice((NEVER, 365.0, 90.0, 30.0, 10.0))
 
 SPACES: Final[Mapping[str, Space]] = {
     "als": {
+        "factors": _WIDTHS,
         "regularization": Range(0.1, 300.0),
         "alpha": Range(0.3, 50.0),
         "strength": Range(0.01, 3.0),
         "half_life_days": _LIVES,
     },
     "ials": {
+        "factors": _WIDTHS,
         "regularization": Range(0.001, 0.1),
         "ratio": Range(1.0, 200.0),
         "exponent": Choice((1.0, 0.9, 0.75, 0.5)),
@@ -84,17 +67,25 @@ EPOCHS: Final = {"als": "iterations", "ials": "epochs"}
 """What a trial of the model may be given a third of, to see whether it is worth the rest."""
 
 
-def suggest(model: str, seen: Sequence[tuple[Params, float]], seed: int, *, timed: bool) -> dict[str, float]:
-    """The next setting to try, from the settings and values so far: the same for the same past."""
-    space = SPACES[model]
-    rng = np.random.default_rng([seed, len(seen)])
-    ranked = sorted((one for one in seen if np.isfinite(one[1])), key=lambda one: -one[1])[:PARENTS]
-    if len(seen) < RANDOM_FIRST or not ranked or rng.random() < RANDOM_SHARE:
-        found = {name: one.draw(rng) for name, one in space.items()}
-    else:
-        parent = ranked[int(rng.integers(len(ranked)))][0]
-        found = {name: one.near(parent[name], rng) for name, one in space.items()}
-    return found if timed or model == "popular" else found | {"half_life_days": NEVER}
+def suggest(trial: BaseTrial, model: str, *, timed: bool) -> dict[str, float]:
+    """The trial's setting; without times nothing decays."""
+    fixed = set() if timed or model == "popular" else {"half_life_days"}
+    found = {name: one.ask(trial, name) for name, one in SPACES[model].items() if name not in fixed}
+    return found | dict.fromkeys(fixed, NEVER)
+
+
+def first(model: str, params: Params, *, timed: bool) -> dict[str, float] | None:
+    """The model's own first setting as a trial, so that no search ends below it; None outside the space."""
+    found: dict[str, float] = {}
+    for name, space in SPACES[model].items():
+        if name == "half_life_days" and not timed and model != "popular":
+            continue
+        value = params[name]
+        inside = value in space.values if isinstance(space, Choice) else space.low <= value <= space.high
+        if not inside:
+            return None
+        found[name] = value
+    return found
 
 
 def section(model: str, params: Params) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from features.transforms import EventWeights, histories
 from features.views import RECENT_KEEP
 from training.dataset import NO_OTHERS, Dataset, Interactions, Others
 from training.evaluate import Cases, Lists, Past
+from training.item_traits import Traits
 from training.model import Customers, Positives, TrainData
 
 Repeats = Literal["auto", "mask", "keep"]
@@ -24,11 +25,13 @@ def customers_of(dataset: Dataset) -> Customers:
     return Customers(np.asarray(indptr, np.int64), tokens, dataset.segments, dataset.cities)
 
 
-def train_data(dataset: Dataset, customers: Customers, events: Interactions, now: float) -> TrainData:
+def train_data(
+    dataset: Dataset, customers: Customers, events: Interactions, now: float, traits: Traits | None = None
+) -> TrainData:
     """The positives among `events`, as one window that ends at `now`."""
     good = events.positives()
     positives = Positives(good.user, good.item, good.at, good.weight)
-    return TrainData(positives, customers, dataset.kinds, now)
+    return TrainData(positives, customers, dataset.kinds, now, traits)
 
 
 def cases_of(

@@ -185,6 +185,28 @@ def test_ray_may_be_started_twice_in_one_process(both: Both, tmp_path: Path) -> 
     assert dict(os.environ) == before
 
 
+def test_a_proxy_that_was_slow_to_start_does_not_end_the_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a busy machine the controller kills such a proxy and makes another; the applications run on it."""
+    from ray import serve
+    from ray.exceptions import ActorDiedError
+
+    from serving import app
+
+    ran: list[str] = []
+
+    def slow(**options: object) -> None:
+        raise ActorDiedError
+
+    monkeypatch.setattr(serve, "start", slow)
+    monkeypatch.setattr(
+        serve, "run", lambda _application, name, route_prefix: ran.append(name + route_prefix)
+    )
+    app._serve(Settings(home=tmp_path), app.Pages)
+    assert ran == [f"{app.NAME}/"] and "slow to start" in caplog.text
+
+
 def test_probes(both: Both) -> None:
     assert httpx.get(f"{both.ray}/readyz").json()["bundle"] == "b-ray"
     assert "fenliu_decisions_total" in httpx.get(f"{both.ray}/metrics").text

@@ -108,6 +108,7 @@ def test_the_first_run_is_published_and_told(trained):
         "models",
         "index",
         "evaluate",
+        "ranker",
         "materialise",
         "publish",
     ]

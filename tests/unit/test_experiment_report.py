@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from features.events import SERVED_FIELDS, served_to_log
+from features.ids import key32
 from features.log import Entry
 from fenliu import main
 from training.experiment.analysis import Question, answer
@@ -156,6 +157,45 @@ def test_other_commands(home: Path, capsys: Any) -> None:
     assert "it has longer" in capsys.readouterr().err
 
 
+def test_a_campaigns_lift_is_of_shown_against_would_have_been(tmp_path: Path, capsys: Any) -> None:
+    """Every fifth customer is a ghost; who was shown it buys twice as often. Others are in neither."""
+    rng = np.random.default_rng(3)
+    served, events, key = [], [], key32("c1")
+    for unit in range(900):
+        subject, ghost = f"u:c{unit}", unit % 5 == 0
+        met = unit % 3 > 0
+        at = START + unit
+        row = {"id": f"d{unit}", "subject": subject, "unit": subject, "at": at, "received_at": at,
+               "surface": "home", "effort": "full", "arms": [], "record": b""}  # fmt: skip
+        mine = [key] if met else []
+        served.append(row | {"campaigns": [] if ghost else mine, "ghosts": mine if ghost else []})
+        bought = rng.poisson(1.0 * (2 if met and not ghost else 1))
+        events += [
+            {"event_id": f"e{unit}-{n}", "type": "converted", "at": at + 9, "occurred_at": at + 9,
+             "received_at": at + 9, "subject": subject, "amount": 10.0, "late": False, "channel": 1}
+            for n in range(bought)
+        ]  # fmt: skip
+    lake = Lake(tmp_path / "lake")
+    lake.append_events(table(EVENT_COLUMNS, events), "batch")
+    with lake.writing():
+        manifest = lake.manifest()
+        manifest.files["served"] += lake.write_parts("served", table(SERVED_COLUMNS, served), "pages")
+        lake.commit(manifest)
+    campaign = "{id: c1, items: [i1], slots: [home.feed], ghost: 0.05}"
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(PLAN + f"campaigns: [{campaign}]\n")
+    told = ["--home", str(tmp_path), "experiment", "lift", "c1", "--plan", str(plan), "--json"]
+    assert (
+        main([*told, "--metrics", "conversions,value"]) == 1
+    )  # a fifth were held out, of which 5 % were asked
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["units"] == {"ghosts": 120, "shown": 480} and found["mismatch"]["found"]
+    lift = found["compared"][0]
+    assert lift["low"] < 1.0 < lift["high"] and lift["verdict"] == "better"
+    plan.write_text(PLAN + "campaigns: [{id: c1, items: [i1], slots: [home.feed]}]\n")
+    assert main(told) == 2 and "holds nobody out" in capsys.readouterr().err
+
+
 def test_an_empty_lake_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="events ingest"):
         collect(
@@ -168,6 +208,8 @@ def test_arms_of_testers_do_not_reach_the_lake() -> None:
 
     record: dict[str, Any] = dict.fromkeys(SERVED_FIELDS, "x")
     record |= {"at": START, "arms": {"a": "e/one", "b": "f/two"}, "forced": ["b"], "unit": "u:1"}
+    record |= {"decided": [3], "ghosts": [[7, 0, 1], [7, 1, 0]]}
     entry = Entry("s", "u:1", served_to_log(record))
     made = served_table(decode([(0, "0", entry.payload)]).rows)
     assert made["arms"].to_pylist() == [["e/one"]] and made["unit"].to_pylist() == ["u:1"]
+    assert made["campaigns"].to_pylist() == [[3]] and made["ghosts"].to_pylist() == [[7]]

@@ -25,8 +25,8 @@ Bar = tuple[Literal[">=", "<="], float]
 
 BENCHES = (
     *("loop", "serve", "decide", "race", "benefit", "pacing", "tags", "booking", "page", "audiences"),
-    *("solver", "budget", "offline", "faults", "soak", "flame", "replay", "rights", "assignment"),
-    *("experiments", "ope"),
+    *("solver", "budget", "offline", "faults", "soak", "flame", "replay"),
+    *("rights", "assignment", "experiments", "ope", "coldstart", "ghosts", "ranker"),
 )
 
 

@@ -139,7 +139,8 @@ def _facts(keys: NDArray[np.uint64], rng: np.random.Generator) -> NDArray[np.voi
     )
     facts["holdings"][:3] = rng.choice(keys, 3, replace=False)
     facts["tz"], facts["city"] = b"Asia/Shanghai", key32(str(310_000 + rng.integers(CITIES)))
-    return facts
+    made: NDArray[np.void] = facts
+    return made
 
 
 def _record(

@@ -15,15 +15,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
 from training.experiment.metrics import EVENT_COUNTS, PAGE_COUNTS, Metric, columns_of
 from training.experiment.statistics import Moments
 from training.usage import UsageError
+
+if TYPE_CHECKING:
+    import duckdb
 
 DAY_S: Final = 86_400.0
 Floats = NDArray[np.float64]
@@ -85,10 +87,13 @@ class Collected:
 
 def connect(memory_gb: float = 2.0, threads: int = 2) -> duckdb.DuckDBPyConnection:
     """An in-memory database that spills to disk before it takes more."""
+    import duckdb  # only here: every command that imported it would pay for it, and hear it at its end
+
     base = duckdb.connect()
     base.execute(f"SET memory_limit = '{memory_gb:g}GB'")
     base.execute(f"SET threads = {threads}")
     base.execute("SET preserve_insertion_order = false")
+    base.execute("SET enable_progress_bar = false")
     return base
 
 
@@ -100,16 +105,20 @@ def collect(
     metrics: Sequence[Metric],
     *,
     criterion: str,
+    campaign: int | None = None,
     pre_days: int = 14,
     segments: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Collected:
     """Everything that a report needs of one experiment. `arms`: the control first.
 
+    With `campaign` (key32) the units are those that it was shown to, or would have been: `arms` are of the
+    ghosts and of the others, and `experiment` is its name.
+
     Raises UsageError when nobody was met yet, or `segments` names no column of the customers.
     """
     tell = progress or (lambda _done, _of: None)
-    crossed, degraded = _meet(base, files, experiment, arms)
+    crossed, degraded = _meet(base, files, experiment, arms, campaign)
     units = base.execute("SELECT arm, first FROM expo ORDER BY i").fetchnumpy()
     arm_of, first = np.asarray(units["arm"], np.int64), np.asarray(units["first"], np.float64)
     n = len(first)
@@ -159,23 +168,35 @@ def collect(
     )
 
 
+_ARM: Final = "list_position($names, list_intersect(arms, $names)[1]) - 1"
+_GHOST: Final = """CASE WHEN list_contains(ghosts, $key) THEN 0
+                          WHEN list_contains(campaigns, $key) THEN 1 END"""
+
+
 def _meet(
-    base: duckdb.DuckDBPyConnection, files: Files, experiment: str, arms: Sequence[str]
+    base: duckdb.DuckDBPyConnection,
+    files: Files,
+    experiment: str,
+    arms: Sequence[str],
+    campaign: int | None,
 ) -> tuple[int, dict[str, float]]:
     """Tables `expo` (unit, arm, first, i) and `who` (subject, first, i): units of one arm only."""
     served = [path for paths in files.served.values() for path in paths]
     if not served:
         raise UsageError("the lake holds no pages: run `fenliu events ingest`")
-    names = [f"{experiment}/{arm}" for arm in arms]
+    which: str = _ARM
+    values: dict[str, Any] = {"names": [f"{experiment}/{arm}" for arm in arms]}
+    if campaign is not None:
+        which, values = _GHOST, {"key": campaign}
     base.execute(
-        """CREATE OR REPLACE TEMP TABLE seen AS
+        f"""CREATE OR REPLACE TEMP TABLE seen AS
         SELECT unit, subject, arm, min("at") AS first, count(*) AS pages,
                count(*) FILTER (effort <> 'full') AS lower
         FROM (SELECT unit, subject, "at", effort,
-                     list_position($names, list_intersect(arms, $names)[1]) - 1 AS arm
+                     {which} AS arm
               FROM read_parquet($files, union_by_name = true) WHERE arms IS NOT NULL)
-        WHERE arm IS NOT NULL GROUP BY ALL""",
-        {"names": names, "files": served},
+        WHERE arm IS NOT NULL GROUP BY ALL""",  # noqa: S608
+        {**values, "files": served},
     )
     base.execute(
         """CREATE OR REPLACE TEMP TABLE expo AS

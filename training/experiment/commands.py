@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from features.customer import NOTHING, decode_customer
-from features.ids import user_subject, visitor_subject
+from features.ids import key32, user_subject, visitor_subject
 from serving.experiment import Experiment, Layer
 from serving.experiments import compile_experiments
 from serving.plan import Plan, load_plan
@@ -86,6 +86,35 @@ def report(args: argparse.Namespace, settings: Settings) -> int:
     else:
         _told(console, found, page)
     return 1 if found.mismatch.found or found.breached else 0
+
+
+def lift(args: argparse.Namespace, settings: Settings) -> int:
+    """Of a campaign: those that it was shown to against those that it would have been."""
+    plan, console = _plan(args, settings), Console()
+    one = next((each for each in plan.campaigns if each.id == args.campaign), None)
+    if one is None:
+        raise UsageError(f"the plan has no campaign {args.campaign!r}")
+    usual = plan.experiments.ghosts if plan.experiments else 0.0
+    share = usual if one.ghost is None else one.ghost
+    if not share:
+        raise UsageError(
+            f"{args.campaign!r} holds nobody out: set `experiments.ghosts: 0.01`, or `ghost` of the campaign"
+        )
+    metrics = named(args.metrics or ("value", "conversions", "clicks"))
+    with counting(console, f"days of {args.campaign}") as tick:
+        seen = collect(
+            connect(args.memory), files_of(lake_of(settings)), one.id, ("ghosts", "shown"), metrics,
+            criterion=metrics[0].name, campaign=key32(one.id), pre_days=args.pre_days, progress=tick,
+        )  # fmt: skip
+    weights = {"ghosts": share, "shown": 1 - share}
+    asked = Question(one.id, weights, metrics[0], metrics, {}, args.days or max(28, len(seen.days)))
+    found = answer(asked, seen)
+    page = write(found, args.out or settings.home / "lift" / one.id)
+    if args.json:
+        print(json.dumps(found.document(), ensure_ascii=False))
+    else:
+        _told(console, found, page)
+    return 1 if found.mismatch.found else 0
 
 
 def plan_ahead(args: argparse.Namespace, _settings: Settings) -> int:

@@ -1,0 +1,231 @@
+"""The loops of `features.ranking` and of the forest over its matrix: nothing is allocated in them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.compiled import loops
+
+DISPLAYED, CLICKED, DISMISSED, CONVERTED, ACTED = 1, 2, 3, 4, 5  # features.events.WHAT
+DAY = 86_400.0
+LN2 = 0.6931471805599453
+INTEREST_DAYS = 20.0  # what a customer did counts half after so long
+TIRED_DAYS = 3.5  # … and a display without an answer
+SATED_DAYS = 1.4  # … and a click in the category
+LONG_AGO = 60.0  # days, where something never happened
+OLD = 400.0  # days since publication that count as any more
+FIRST_RATE, FIRST_WEIGHT = 0.04, 25.0  # clicks per display of a customer whose displays are few
+UNKNOWN = -9.0  # below every value: a tree can tell it apart
+PUBLISHED = 4  # its place among the facts
+
+
+@loops
+def hashed(keys: NDArray[np.uint64], buckets: NDArray[np.int32]) -> None:
+    """Fill `buckets` (a power of two, twice as many as keys at least, all -1) with the rows of `keys`."""
+    last = np.uint64(len(buckets) - 1)
+    for row in range(len(keys)):
+        at = keys[row] & last
+        while buckets[at] >= 0:
+            at = (at + np.uint64(1)) & last
+        buckets[at] = row
+
+
+@loops
+def row_of(key: np.uint64, keys: NDArray[np.uint64], buckets: NDArray[np.int32]) -> int:
+    """The row of a key, -1 where there is none. Keys are hashes already."""
+    last = np.uint64(len(buckets) - 1)
+    at = key & last
+    while buckets[at] >= 0:
+        if keys[buckets[at]] == key:
+            return int(buckets[at])
+        at = (at + np.uint64(1)) & last
+    return -1
+
+
+@loops
+def fill(
+    now: float,
+    constants: NDArray[np.float32],
+    did: NDArray[np.uint64],
+    did_at: NDArray[np.float64],
+    did_what: NDArray[np.uint8],
+    did_action: NDArray[np.uint16],
+    acted: NDArray[np.float32],
+    met: NDArray[np.uint64],
+    met_at: NDArray[np.uint32],
+    met_what: NDArray[np.uint8],
+    rows: NDArray[np.int32],
+    scores: NDArray[np.float32],
+    keys: NDArray[np.uint64],
+    buckets: NDArray[np.int32],
+    codes: NDArray[np.int32],
+    facts: NDArray[np.float32],
+    ties: NDArray[np.float32],
+    hours: NDArray[np.float32],
+    scratch: NDArray[np.float32],
+    which: NDArray[np.int32],
+    places: NDArray[np.int16],
+    out: NDArray[np.float32],
+) -> None:
+    """Into `out` (features, n), in the order of `features.ranking.FEATURES`. Nothing is made here.
+
+    `did*` (r,) behaviour, `acted` (65536,) the weight of each action; `met*` (c,) contacts; `rows` (n,)
+    without repeats; `scores` (2, n) the model's and the popularity's, NaN where not known; `keys` (items,)
+    and `buckets` as `hashed` makes them; `places` (items,) of -1, as it is again when this returns;
+    `codes` (items, 3) dense category, top category, kind; `facts` (items, ITEM_FACTS), the fifth the day of
+    publication; `ties` (items, categories); `hours` (tops, 48): of a working day, then of a weekend;
+    `scratch` (6, as many as there are categories, tops or kinds at most), `which` (categories,) likewise.
+    """
+    n, fixed = len(rows), len(constants)
+    scratch[:, :] = 0.0
+    interest, part, sated, shown = scratch[0], scratch[1], scratch[2], scratch[3]
+    tops, kinds = scratch[4, : hours.shape[0]], scratch[5]
+    total = np.float32(1e-6)
+    for f in range(fixed):
+        for j in range(n):
+            out[f, j] = constants[f]
+    a = fixed
+    for j in range(n):
+        row = rows[j]
+        for f in range(facts.shape[1]):
+            out[a + f, j] = facts[row, f]
+        out[a + PUBLISHED, j] = min(np.float32(now / DAY - facts[row, PUBLISHED]), np.float32(OLD))
+    a += facts.shape[1]
+    for j in range(n):
+        places[rows[j]] = j
+        for f in range(2):
+            score = scores[f, j]
+            out[a + f, j] = score if abs(score) < np.inf else UNKNOWN
+    b = a + 2
+    for f in range(b, out.shape[0]):
+        for j in range(n):
+            out[f, j] = 0.0
+    since = b + 9
+    for f in range(since, since + 4):
+        for j in range(n):
+            out[f, j] = LONG_AGO
+    for e in range(len(did)):
+        row = row_of(did[e], keys, buckets)
+        if row < 0:
+            continue
+        age = max(now - did_at[e], 0.0) / DAY
+        what = did_what[e]
+        gain = np.float32(0.0)
+        if what == ACTED:
+            gain = acted[did_action[e]]
+        elif what == DISMISSED:
+            gain = np.float32(-1.0)
+        elif what <= CONVERTED:
+            gain = np.float32(1.0)
+        gain *= np.float32(np.exp(age * (-LN2 / INTEREST_DAYS)))
+        if gain > 0:
+            total += gain
+            interest[codes[row, 0]] += gain
+            tops[codes[row, 1]] += gain
+            kinds[codes[row, 2]] += gain
+        j = places[row]
+        if j >= 0:
+            out[b + 4, j] += gain
+            out[since + 3, j] = min(out[since + 3, j], np.float32(age))
+    displays = clicks = 0
+    for e in range(len(met)):
+        what = met_what[e]
+        if what > CONVERTED:
+            continue
+        displays += what == DISPLAYED
+        clicks += what == CLICKED
+        row = row_of(met[e], keys, buckets)
+        if row < 0:
+            continue
+        age = max(now - met_at[e], 0.0) / DAY
+        category, j = codes[row, 0], places[row]
+        if what == DISPLAYED:
+            shown[category] += np.float32(np.exp(age * (-LN2 / TIRED_DAYS)))
+            if j >= 0:
+                out[b + 5, j] += age < 1.0
+                out[b + 6, j] += age < 7.0
+                out[b + 7, j] += age < 30.0
+                out[b + 8, j] += np.float32(np.exp(age * (-LN2 / TIRED_DAYS)))
+                out[since, j] = min(out[since, j], np.float32(age))
+        elif what == CLICKED:
+            sated[category] += np.float32(np.exp(age * (-LN2 / SATED_DAYS)))
+            if j >= 0:
+                out[b + 8, j] = 0.0
+                out[since + 1, j] = min(out[since + 1, j], np.float32(age))
+        elif what == DISMISSED and j >= 0:
+            out[since + 2, j] = min(out[since + 2, j], np.float32(age))
+    many_shown = np.float32(np.log1p(displays))
+    rate = np.float32(np.log((clicks + FIRST_RATE * FIRST_WEIGHT) / (displays + FIRST_WEIGHT)))
+    many, rest = 0, 1 / (total + 1)
+    for c in range(ties.shape[1]):
+        if interest[c] > 0:
+            part[many], which[many] = interest[c] * rest, c
+            many += 1
+    for j in range(n):
+        row = rows[j]
+        places[row] = -1
+        out[fixed - 2, j], out[fixed - 1, j] = many_shown, rate
+        category, top, kind = codes[row, 0], codes[row, 1], codes[row, 2]
+        drawn = rest
+        for c in range(many):
+            drawn += part[c] * ties[row, which[c]]
+        out[b, j] = np.log(drawn)
+        out[b + 1, j] = interest[category] / total
+        out[b + 2, j] = tops[top] / total
+        out[b + 3, j] = kinds[kind] / total
+        end = since + 4
+        out[end, j] = sated[category]
+        out[end + 1, j] = shown[category]
+        out[end + 2, j] = hours[top, int(constants[0]) + (24 if constants[1] >= 5 else 0)]
+        out[end + 3, j] = constants[3] - facts[row, 1] if constants[3] >= 0 else UNKNOWN
+
+
+@loops
+def trees(
+    matrix: NDArray[np.float32],
+    feature: NDArray[np.int32],
+    threshold: NDArray[np.float32],
+    mask: NDArray[np.uint16],
+    starts: NDArray[np.int32],
+    leaves: NDArray[np.float32],
+    reached: NDArray[np.uint16],
+    out: NDArray[np.float32],
+) -> None:
+    """Adds the leaves that each column of `matrix` (features, n) reaches to `out` (n,).
+
+    After QuickScorer (Lucchese et al. 2015): of a tree of at most 16 leaves, numbered from the left, a node
+    whose test `x <= threshold` fails takes those of its left subtree out (`mask`), and the lowest that stays
+    is reached. Node by node over all columns, so that the processor does many at once. `starts` (T + 1,) of
+    each tree's nodes, `leaves` (T, 16), `reached` (n,) to work in.
+    """
+    n = len(out)
+    for t in range(len(starts) - 1):
+        for j in range(n):
+            reached[j] = 0xFFFF
+        for node in range(starts[t], starts[t + 1]):
+            column, limit, kept = matrix[feature[node]], threshold[node], mask[node]
+            for j in range(n):
+                reached[j] &= np.uint16(0xFFFF) if column[j] <= limit else kept
+        for j in range(n):
+            left = np.uint32(reached[j])
+            low = left & (~left + np.uint32(1))
+            out[j] += leaves[t, _BIT[((low * np.uint32(0x09AF)) & np.uint32(0xFFFF)) >> np.uint32(12)]]
+
+
+@loops
+def logistic(out: NDArray[np.float32]) -> None:
+    """Log-odds to probabilities, in place."""
+    for j in range(len(out)):
+        out[j] = 1 / (1 + np.exp(-min(max(out[j], -15.0), 15.0)))
+
+
+def _bits() -> tuple[int, ...]:
+    """The number of a lone bit by its de Bruijn product."""
+    found = [0] * 16
+    for bit in range(16):
+        found[((1 << bit) * 0x09AF & 0xFFFF) >> 12] = bit
+    return tuple(found)
+
+
+_BIT = _bits()

@@ -1,0 +1,114 @@
+"""Ghost placements: customers who are never shown a campaign, and where it would have been shown to them.
+
+(Johnson, Lewis and Nubbemeyer 2017.) A permanent, small part of the customers by hash, of each campaign its
+own. For them the page is decided with the campaign in, what it would have got is logged, and the page is
+decided again without. Whoever was shown a campaign and whoever would have been are alike in everything else,
+so the difference in what they do later is what the campaign made them do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.ids import key64
+from serving.domain import Candidates, Mask
+from serving.splitting import parts_of, salt_of
+
+if TYPE_CHECKING:
+    from serving.filling import Chosen
+    from serving.live import Live
+    from serving.pipeline import Page
+    from serving.plan_text import Plan
+
+
+class Ghost(NamedTuple):
+    """A placement that a held-out customer was not shown."""
+
+    campaign: int  # index in the plan's campaigns
+    key: int  # key32
+    slot: int  # index in the query's slots
+    position: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ghosts:
+    """By campaign (C,): the salt, and the part of its customers who are held out."""
+
+    salt: NDArray[np.uint64]
+    share: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, plan: Plan, ids: Sequence[str]) -> Ghosts:
+        """`ids`: the compiled campaigns, in order. What must be shown is held out from nobody."""
+        named = {one.id: one for one in plan.campaigns}
+        usual, salt = (
+            (0.0, "") if plan.experiments is None else (plan.experiments.ghosts, plan.experiments.salt)
+        )
+        shares = [
+            0.0 if (one := named[name]).tier == "mandatory" else usual if one.ghost is None else one.ghost
+            for name in ids
+        ]
+        salts = [salt_of(salt, "ghost", name) for name in ids]
+        return cls(np.array(salts, np.uint64), np.array(shares, np.float64))
+
+    @property
+    def any(self) -> bool:
+        return bool((self.share > 0).any())
+
+    def held(self, unit: str) -> Mask:
+        """(C,) the campaigns that a unit is never shown."""
+        key = np.full(len(self.salt), key64(unit), np.uint64)
+        return held_out(key, self.salt, self.share)
+
+
+def held_out(keys: NDArray[np.uint64], salt: NDArray[np.uint64], share: NDArray[np.float64]) -> Mask:
+    """(n,) whether a unit's key falls into a campaign's share, pair by pair."""
+    inside: Mask = parts_of(keys ^ salt, 0) < share
+    return inside
+
+
+NO_GHOSTS: Final = Ghosts(np.zeros(0, np.uint64), np.zeros(0, np.float64))
+
+
+def unseen(
+    page: Page, live: Live, chosen: Sequence[Sequence[Chosen]]
+) -> tuple[Mask | None, tuple[Ghost, ...]]:
+    """Who is held out from this customer (None: the page may stand), and what the page has of theirs."""
+    query = page.query
+    unit = query.customer.unit
+    if not live.ghosts.any or not query.profiling or unit is None:
+        return None, ()
+    shown = [
+        (one.campaign, slot, position, one.spare)
+        for slot, places in enumerate(chosen)
+        for position, one in enumerate(places)
+        if one.campaign >= 0 or one.spare is not None
+    ]
+    if not shown:
+        return None, ()
+    held = live.ghosts.held(unit or query.subject)
+    keys = live.plan.campaigns.keys
+    found = tuple(
+        Ghost(campaign, int(keys[campaign]), slot, position)
+        for campaign, slot, position, _ in shown
+        if campaign >= 0 and held[campaign]
+    )
+    stands_by = any(spare is not None and spare.campaign >= 0 and held[spare.campaign] for *_, spare in shown)
+    return (held if found or stands_by else None), found
+
+
+def without(page: Page, live: Live, ranked: Candidates, held: Mask, campaign_bit: int) -> Candidates:
+    """The candidates as if these campaigns did not run; the page's offers are taken from it."""
+    table = live.offers
+    left = ~held.take(table.campaign.take(page.offers))
+    gone = table.row.take(page.offers[~left])
+    page.offers = page.offers[left]
+    if page.running is not None:
+        page.running = page.running & ~held
+    theirs = np.isin(ranked.rows, gone) & ~np.isin(ranked.rows, table.row.take(page.offers))
+    return ranked.take(~(theirs & (ranked.origin == np.uint32(campaign_bit))))

@@ -1,0 +1,68 @@
+"""Logs as one JSON object a line, with the decision id of the request they were written in; secrets cut out.
+
+`FENLIU_LOG=json` switches it on in every process that serves. The id comes from a context variable: what a
+request awaits carries it along, so no call passes it on.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, Final, TextIO
+
+import orjson
+
+DECISION: ContextVar[str | None] = ContextVar("decision_id", default=None)
+JSON: Final = "json"
+_SECRETS: Final = (
+    (re.compile(r"(\w+://[^\s:/@]*:)[^\s@/]+@"), r"\1***@"),  # a password in a URL
+    (re.compile(r"\bfl_[0-9a-f]{6,}_[A-Za-z0-9_-]+"), "fl_***"),  # a principal's key
+    (re.compile(r"(?i)\b(bearer|x-api-key:?)\s+[^\s\"',]+"), r"\1 ***"),
+    (re.compile(r"\b[0-9a-f]{32,}\b"), "***"),  # what signs page tokens, in hex
+)
+_ROOT: Final = "fenliu"
+
+
+class JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": redacted(record.getMessage()),
+        }
+        if (decision := DECISION.get()) is not None:
+            line["decision_id"] = decision
+        if record.exc_info:
+            line["exception"] = redacted(self.formatException(record.exc_info))
+        return orjson.dumps(line, default=str).decode()
+
+
+class PlainLines(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
+
+def redacted(text: str) -> str:
+    """Without what looks like a password, a key or a secret."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
+
+def set_up(env: Mapping[str, str], stream: TextIO | None = None) -> None:
+    """Loggers below `fenliu` write to `stream` (stderr); doing it again changes the form."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonLines() if env.get("FENLIU_LOG", "").strip() == JSON else PlainLines())
+    log = logging.getLogger(_ROOT)
+    for old in [one for one in log.handlers if isinstance(one.formatter, JsonLines | PlainLines)]:
+        log.removeHandler(old)
+    log.addHandler(handler)
+    log.propagate = False

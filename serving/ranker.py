@@ -1,0 +1,149 @@
+"""The second stage: P(clicked | displayed) and P(converted | displayed) of an item at a place.
+
+    logit = slope · (place + item + interest + forest) + level        slope and level by slot and kind
+
+`place` is how much a slot's position draws by itself, told apart from what stands there; item and interest
+are the logs of what training has counted (`features.ranking.Facts`); the forest adds the rest. At serving
+the place is fixed to the first of the slot that takes the item's kind, so that candidates compare; what a
+logged placement is expected to earn is asked with its own place.
+
+    ranker/facts-*.npy  ranker/click/*.npy  ranker/convert/*.npy  ranker/ranker.json
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.ids import KINDS
+from features.ranking import FEATURES, Facts
+from features.ranking_kernel import logistic
+from serving.domain import Scores
+from serving.forest import Forest
+from serving.taste import load_array, save_arrays
+
+FOLDER: Final = "ranker"
+FILE: Final = "ranker/ranker.json"
+POSITIONS: Final = 64  # of a slot; later ones draw as the last
+_ITEM, _INTEREST, _BUYS, _KIND = (
+    FEATURES.index(name) for name in ("item_clicks", "interest", "item_conversions", "kind")
+)
+_FACTS: Final = ("keys", "codes", "table", "ties", "hours")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """One of the two questions. `place` (slots + 1, POSITIONS) f4 log-odds, the last row for slots that
+    training never saw; `slope`, `level` (slots + 1, kinds + 1) f4; `buys`: whether conversion rates count.
+    """
+
+    forest: Forest
+    place: NDArray[np.float32]
+    slope: NDArray[np.float32]
+    level: NDArray[np.float32]
+    buys: bool
+
+    def __post_init__(self) -> None:
+        self.forest.check(len(FEATURES))
+        slots = len(self.place)
+        if self.place.shape != (slots, POSITIONS) or self.slope.shape != (slots, len(KINDS) + 1):
+            raise ValueError(f"places {self.place.shape} and slopes {self.slope.shape} do not fit")
+        if self.level.shape != self.slope.shape or not (self.slope > 0).all():
+            raise ValueError("every slot and kind needs a slope above 0 and a level")
+        if not (
+            np.isfinite(self.place).all() and np.isfinite(self.slope).all() and np.isfinite(self.level).all()
+        ):
+            raise ValueError("a ranker's tables must be finite")
+
+    def raw(self, matrix: NDArray[np.float32], places: NDArray[np.float32]) -> Scores:
+        """(n,) log-odds before calibration; `places` (n,) what each place draws."""
+        logit: Scores = places + matrix[_ITEM]
+        logit += matrix[_INTEREST]
+        if self.buys:
+            logit += matrix[_BUYS]
+        self.forest.add(matrix, logit)
+        return logit
+
+    def at(
+        self, matrix: NDArray[np.float32], slot: NDArray[np.integer[Any]], position: NDArray[np.integer[Any]]
+    ) -> Scores:
+        """(n,) probabilities at these places; `slot` (n,) codes of `Ranker.slots`, `position` from 0."""
+        kind = matrix[_KIND].astype(np.intp)
+        found = self.raw(matrix, self.place[slot, np.minimum(position, POSITIONS - 1)])
+        found *= self.slope[slot, kind]
+        found += self.level[slot, kind]
+        logistic(found)
+        return found
+
+    def save(self, folder: Path) -> None:
+        self.forest.save(folder)
+        save_arrays(folder, place=self.place, slope=self.slope, level=self.level)
+
+    @classmethod
+    def load(cls, folder: Path, *, buys: bool) -> Answer:
+        place, slope, level = (np.array(load_array(folder, name)) for name in ("place", "slope", "level"))
+        return cls(Forest.load(folder), place, slope, level, buys)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranker:
+    """`slots`: names in the order of their codes; `neutral` (features,) f4 what explains nothing; `scale`
+    mean and deviation of the model's scores.
+    """
+
+    facts: Facts
+    slots: tuple[str, ...]
+    click: Answer
+    convert: Answer
+    neutral: NDArray[np.float32]
+    scale: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        for answer in (self.click, self.convert):
+            if len(answer.place) != len(self.slots) + 1:
+                raise ValueError(
+                    f"tables of {len(answer.place)} slots for {len(self.slots)} names and the rest"
+                )
+        if not np.isfinite(self.scale).all() or self.scale[1] <= 0:
+            raise ValueError(f"scores are scaled by a mean and a deviation above 0, not {self.scale}")
+        if self.neutral.shape != (len(FEATURES),) or not np.isfinite(self.neutral).all():
+            raise ValueError("a neutral value is needed for every feature")
+
+    def __len__(self) -> int:
+        return len(self.facts.keys)
+
+    def code(self, slot: str) -> int:
+        """Of a slot's name; the code after the last for one that training never saw."""
+        return self.slots.index(slot) if slot in self.slots else len(self.slots)
+
+    def save(self, folder: Path) -> None:
+        root = folder / FOLDER
+        root.mkdir(parents=True, exist_ok=True)
+        save_arrays(
+            root, neutral=self.neutral, **{f"facts-{name}": getattr(self.facts, name) for name in _FACTS}
+        )
+        self.click.save(root / "click")
+        self.convert.save(root / "convert")
+        body = {"features": FEATURES, "kinds": KINDS, "slots": self.slots, "scale": list(self.scale)}
+        (root / "ranker.json").write_text(
+            json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Ranker:
+        """Raises ValueError when it was made for other features or kinds."""
+        root = folder / FOLDER
+        body: dict[str, Any] = json.loads((root / "ranker.json").read_text(encoding="utf-8"))
+        if body["features"] != list(FEATURES) or body["kinds"] != list(KINDS):
+            raise ValueError(f"{root}/ranker.json was made for other features or kinds: train again")
+        facts = Facts(**{name: np.array(load_array(root, f"facts-{name}")) for name in _FACTS})
+        return cls(
+            facts, tuple(body["slots"]), Answer.load(root / "click", buys=False),
+            Answer.load(root / "convert", buys=True), np.array(load_array(root, "neutral")),
+            tuple(body["scale"]),
+        )  # fmt: skip

@@ -1,0 +1,146 @@
+"""What is kept about one customer, as one JSON document: for the customer's right to a copy."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import numpy as np
+
+from features.customer import Blobs, decode_customer
+from features.events import WHAT, unpack
+from features.ids import key64, user_subject
+from features.keyspace import KeySpace, parse_keyspace
+from features.live_store import live_keys
+from features.redis_plain import opened
+from features.store import feature_key
+from features.views import MEMBERSHIP, PROFILE, PROFILE_COLUMNS
+from serving.lists import ListShelf
+from training.erasure import NAMED_BY, Places
+from training.materialize import pointers
+from training.tables import LakeError, pc
+
+_CODES: Final = {code: name for name, code in WHAT.items()}
+_MOST_RECORDS: Final = 100_000
+
+
+def exported(places: Places, user_id: str, *, now: float) -> dict[str, Any]:
+    """Every place of `training.erasure` that holds something, in words where there are."""
+    said = pointers(places.settings.control_url or "").features
+    space = None if said is None else parse_keyspace(said)
+    blobs, names_of = _blobs(places, user_id, space), _item_names(places)
+    customer = decode_customer(blobs, now=now)
+    names = {number: name for name, number in ListShelf(places.settings.registry_url).numbers().items()}
+    audiences = [] if customer.audiences is None else customer.audiences.tolist()
+    document: dict[str, Any] = {
+        "user_id": user_id,
+        "made_at": _time(now),
+        "profile": []
+        if customer.profile is None
+        else _profile(customer.profile.values, customer.profile.known),
+        "audiences": [{"number": one, "list": names.get(one)} for one in audiences],
+        "behaviour": _entries(customer.recent, names_of),
+        "contacts": _entries(customer.contact, names_of),
+    }
+    subject = user_subject(user_id)
+    for table in NAMED_BY:
+        document[table] = _rows(places, table, user_id, subject)
+    users = places.lake.read_users()
+    if users is not None:
+        rows = users.filter(_equal(users["user_id"], user_id)).to_pylist()
+        document["customer_table"] = [{k: _plain(v) for k, v in row.items()} for row in rows]
+    return document
+
+
+def devices_of(places: Places, user_id: str) -> list[str]:
+    """Visitor ids that events link to the customer: whoever erases may want them gone as well."""
+    rows = places.lake.events(columns=["user_id", "visitor_id"])
+    mine = rows.filter(_equal(rows["user_id"], user_id))["visitor_id"].to_pylist()
+    return sorted({one for one in mine if one})
+
+
+def _blobs(places: Places, user_id: str, space: KeySpace | None) -> Blobs:
+    keys = live_keys(user_subject(user_id))
+    with opened(places.settings.live_url or "") as live:
+        recent, contact, patch = (_bytes(live.get(key)) for key in (keys.recent, keys.contact, keys.patch))
+    batch: list[bytes | None] = [None, None]
+    if space is not None:
+        with opened(places.settings.features_url or "") as features:
+            names = (PROFILE.name, MEMBERSHIP.name)
+            batch = [_bytes(features.get(feature_key(space.version, name, user_id))) for name in names]
+    return Blobs(batch[0], batch[1], recent, contact, patch)
+
+
+def _item_names(places: Places) -> dict[int, str]:
+    try:
+        return {key64(item["id"]): item["id"] for item in places.lake.read_items()}
+    except LakeError:
+        return {}
+
+
+def _profile(values: Any, known: int) -> list[dict[str, Any]]:
+    """Known fields with their purpose and meaning."""
+    return [
+        {
+            "field": column.name,
+            "purpose": column.purpose,
+            "meaning": column.meaning,
+            "value": _plain(values[column.name]),
+        }
+        for column in PROFILE_COLUMNS
+        if known & PROFILE.bit(column.name)
+    ]
+
+
+def _entries(log: Any, names: dict[int, str]) -> list[dict[str, Any]]:
+    if log is None:
+        return []
+    return [
+        {
+            "at": _time(float(one["at"])),
+            "what": _CODES.get(int(one["what"]), int(one["what"])),
+            "item": names.get(int(one["item"]), int(one["item"])),
+        }
+        for one in log
+    ]
+
+
+def _rows(places: Places, table: str, user_id: str, subject: str) -> list[dict[str, Any]]:
+    if table == "outcomes":
+        rows = places.lake.outcomes()
+        rows = rows.filter(_equal(rows["user_id"], user_id))
+    elif table == "served":
+        rows = places.lake.served()
+        rows = rows.filter(_equal(rows["subject"], subject))
+    else:
+        rows = places.lake.events()
+        rows = rows.filter(_equal(rows["subject"], subject))
+    told = []
+    for row in rows.slice(0, _MOST_RECORDS).to_pylist():
+        record = row.pop("record", None)
+        if record is not None:
+            row["items"] = unpack(record)["item_ids"]
+        told.append({name: _plain(value) for name, value in row.items() if value is not None})
+    return told
+
+
+def _equal(column: Any, value: str) -> Any:
+    return pc.fill_null(pc.equal(column, value), False)
+
+
+def _bytes(value: Any) -> bytes | None:
+    return value if isinstance(value, bytes) else None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, bytes):
+        return value.rstrip(b"\0").decode(errors="replace")
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    return value
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()
