@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple
@@ -110,23 +111,28 @@ def _refused(field: str, code: str, detail: str) -> Problem:
     return Problem(code, f"{field}: {detail}", errors=[FieldError(field, code, detail)])
 
 
-_BLOCK: Final = 4096
-_POOL: Final = bytearray()
+_BYTES: Final = 10  # of randomness in an id
+_BLOCK: Final = 400
+_POOL: Final[deque[bytes]] = deque()
 os.register_at_fork(after_in_child=_POOL.clear)  # or both processes would make the same ids
 
 
-def _random(count: int) -> bytes:
-    """Random bytes of the operating system, fetched by the block: a call for each id is dear."""
-    if len(_POOL) < count:
-        _POOL.extend(secrets.token_bytes(_BLOCK))
-    taken = bytes(_POOL[-count:])
-    del _POOL[-count:]
-    return taken
+def _random() -> bytes:
+    """Random bytes of the operating system, fetched by the block: a call for each id is dear.
+
+    Taking one is atomic, so that no two threads make one id.
+    """
+    try:
+        return _POOL.pop()
+    except IndexError:
+        block = secrets.token_bytes(_BYTES * _BLOCK)
+        _POOL.extend(block[at : at + _BYTES] for at in range(_BYTES, len(block), _BYTES))
+        return block[:_BYTES]
 
 
 def uuid7() -> str:
     """A UUID of version 7 (RFC 9562): 48 bits of milliseconds, then 74 random bits."""
-    bits = time.time_ns() // 1_000_000 << 80 | int.from_bytes(_random(10))
+    bits = time.time_ns() // 1_000_000 << 80 | int.from_bytes(_random())
     bits = bits & ~(0xF << 76) | 7 << 76
     bits = bits & ~(0x3 << 62) | 2 << 62
     text = f"{bits & (1 << 128) - 1:032x}"

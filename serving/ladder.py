@@ -13,6 +13,7 @@ from serving.domain import EFFORTS, Effort
 
 MARGIN: Final = 2.0  # a rung is taken when the time left is this many times what it has been costing
 PATIENCE: Final = 0.5  # of a deadline to be waited in this queue: as much may be waited before, unread
+LAST_S: Final = 0.002  # the last rung looks up what is ready: if it took longer, it was disturbed
 AROUND: Final = 2.5  # a page's whole cost beside its decision, of what follows the decision
 _START_S: Final[dict[Effort, float]] = {
     "full": 0.003,
@@ -52,15 +53,26 @@ class Ladder:
         return "fallback"
 
     def admits(self, waiting: int, deadline_s: float) -> bool:
-        """Whether a page that comes behind `waiting` others can be answered in time on the last rung."""
-        return waiting * (self._cost["fallback"] + self._around) <= PATIENCE * deadline_s
+        """Whether a page that comes behind `waiting` others can be answered in time on the last rung.
+
+        Who is refused teaches nothing, so each refusal forgives a little: costs that were wrong do not stay.
+        """
+        if waiting * (self._cost["fallback"] + self._around) <= PATIENCE * deadline_s:
+            return True
+        self._cost["fallback"] *= 0.9
+        self._around *= 0.9
+        return False
 
     def took(self, effort: Effort, seconds: float) -> None:
-        self._cost[effort] += 0.1 * (min(seconds, 0.25) - self._cost[effort])
+        most = LAST_S if effort == "fallback" else 0.25
+        self._cost[effort] += 0.1 * (min(seconds, most) - self._cost[effort])
 
     def answered(self, seconds: float) -> None:
-        """How long token, bytes and notes of a page took after its decision."""
-        self._around += 0.1 * (AROUND * min(seconds, 0.02) - self._around)
+        """How long token and bytes of a page took after its decision: about the same for all, so that a long
+        one was disturbed (the first of all, say) and counts little.
+        """
+        cost = AROUND * min(seconds, LAST_S)
+        self._around += (0.3 if cost < self._around else 0.02) * (cost - self._around)
 
 
 def below(effort: Effort, *, cached: bool) -> Effort | None:

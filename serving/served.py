@@ -70,7 +70,7 @@ def record(
         "blobs": list(blobs),
         "slots": [slot.spec.name for slot in query.slots],
         "sizes": [slot.count for slot in query.slots],
-        "item_ids": [live.texts[row].id for row in columns.row],
+        "item_ids": live.texts.ids(columns.row),
         "effort": decision.effort,
         "degraded": list(decision.degraded),
         "arms": {one.layer: one.name for one in decision.arms},

@@ -121,6 +121,11 @@ class Texts:
     def __iter__(self) -> Iterator[ItemText]:
         return (self[row] for row in range(len(self)))
 
+    def ids(self, rows: Iterable[int]) -> list[str]:
+        """The items' ids."""
+        made = self._made.get
+        return [(made(row) or self[row]).id for row in rows]
+
     def fragments(self, shown: Iterable[tuple[int, int]], english: bool) -> list[bytes]:
         """`ItemText.json` of (row, creative) each; made when first shown and kept."""
         kept = self._shown[english]

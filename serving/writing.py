@@ -26,7 +26,10 @@ _REASON: Final = {
     for english in (False, True)
 }
 _SURE: Final = b',"propensity":1.0}'
-_ORGANIC: Final = {at: b',"campaign_id":null' + text + _SURE for at, text in _REASON.items()}
+_ORGANIC: Final = tuple(
+    {reason: b',"campaign_id":null' + text + _SURE for (reason, of), text in _REASON.items() if of == english}
+    for english in (False, True)
+)
 
 
 def page_bytes(
@@ -80,20 +83,28 @@ def _places(columns: Columns, texts: Texts, locale: str, campaigns: Sequence[str
         texts.fragments(zip(columns.row, columns.creative, strict=True), english),
         [_POSITION[position] for position in columns.position],
         (b"%.4f " * many % tuple(scores)).split(),
-        [
-            _ORGANIC[reason, english]
-            if campaign < 0 and propensity == 1.0
-            else _tail(campaign, reason, propensity, english, campaigns)
-            for campaign, reason, propensity in zip(
-                columns.campaign, columns.reason, columns.propensity, strict=True
-            )
-        ],
+        _tails(columns, english, campaigns),
     )
     return list(map(b"".join, zip(*parts, strict=True)))
 
 
 def _finite(score: float) -> float:
     return score if isfinite(score) else 0.0
+
+
+def _tails(columns: Columns, english: bool, campaigns: Sequence[str]) -> list[bytes]:
+    """Of each place what comes behind its score; most are organic and drawn by no lottery."""
+    tails = list(map(_ORGANIC[english].__getitem__, columns.reason))
+    for index, campaign in enumerate(columns.campaign):
+        if campaign >= 0:
+            reason, propensity = columns.reason[index], columns.propensity[index]
+            tails[index] = _tail(campaign, reason, propensity, english, campaigns)
+    if columns.propensity.count(1.0) != len(tails):
+        for index, propensity in enumerate(columns.propensity):
+            if propensity != 1.0:
+                reason = columns.reason[index]
+                tails[index] = _tail(columns.campaign[index], reason, propensity, english, campaigns)
+    return tails
 
 
 def _tail(campaign: int, reason: int, propensity: float, english: bool, campaigns: Sequence[str]) -> bytes:

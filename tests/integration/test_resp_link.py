@@ -45,6 +45,19 @@ def test_replies_go_to_those_who_asked(valkey_url, runner):
     assert runner(run()) == [b"word %d" % i for i in range(500)]
 
 
+def test_many_commands_are_one_wait_and_the_first_refusal_fails_them_all(valkey_url):
+    async def steps(link):
+        await link.command("SET", "text", "x")
+        many = await link.commands([("ECHO", f"{i}") for i in range(300)])
+        none = await link.commands([])
+        with pytest.raises(Refused):
+            await link.commands([("ECHO", "a"), ("INCR", "text"), ("ECHO", "b")])
+        return many, none, await link.command("ECHO", "after")
+
+    many, none, after = with_link(valkey_url, steps)
+    assert many == [b"%d" % i for i in range(300)] and none == [] and after == b"after"
+
+
 def test_large_values_and_nulls_and_numbers(valkey_url):
     big = os.urandom(3_000_000)
 

@@ -55,10 +55,16 @@ def test_work_shrinks_as_the_queue_grows(waiting: int, expected: Effort) -> None
 def test_who_cannot_be_answered_in_time_on_any_rung_is_refused_at_once() -> None:
     ladder = Ladder()
     assert ladder.admits(1000, 0.08)  # nothing is known yet of what a page costs
-    for _ in range(50):
+    ladder.answered(0.5)
+    assert ladder.admits(60, 0.08)  # one page that was disturbed says nothing of the others
+    for _ in range(300):
         ladder.took("fallback", 0.0001)
         ladder.answered(0.0002)
     assert ladder.admits(60, 0.08) and not ladder.admits(100, 0.08) and ladder.admits(100, 0.2)
+    refused = [ladder.admits(1_000, 0.08) for _ in range(60)]
+    assert not refused[0] and refused[-1]  # wrong costs do not stay for ever
+    for _ in range(300):
+        ladder.answered(0.0002)
     assert ladder.choose(0.08, 0.1, cached=True, waiting=12) == "light"  # what is around a page counts too
 
 

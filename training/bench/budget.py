@@ -192,17 +192,21 @@ async def asked(app: Front, requests: Sequence[Any], together: int) -> None:
 
 async def _one(app: Front, scope: dict[str, Any], body: bytes) -> None:
     statuses: list[int] = []
+    said = b""
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(message: Any) -> None:
+        nonlocal said
         if message["type"] == "http.response.start":
             statuses.append(message["status"])
+        else:
+            said = message["body"]
 
     await app(scope, receive, send)
     if statuses != [200]:
-        raise RuntimeError(f"a page request was answered {statuses}")
+        raise RuntimeError(f"a page request was answered {statuses}: {said[:300]!r}")
 
 
 def show(console: Console, found: Measured) -> None:

@@ -127,12 +127,14 @@ def _closed(
         for connections in CONNECTIONS:
             for name in order if number % 2 == 0 else order[::-1]:
                 before, seconds = _efforts(served), size["seconds"]
+                unread = _unread(served)
                 spent = cpu_s(REPLICA.format(APP.get(name, name)))
                 outcome = volley.closed(name, connections=connections, seconds=seconds, warm_up=seconds / 3)
                 rounds.add(name, connections, outcome)
                 rounds.spent(name, connections, cpu_s(REPLICA.format(APP.get(name, name))) - spent)
                 if name == OURS:
                     rounds.efforts.setdefault(connections, Counter()).update(_efforts(served) - before)
+                    rounds.unread[connections] = rounds.unread.get(connections, 0) + _unread(served) - unread
             told = ", ".join(f"{name} {rounds.rates[name, connections][-1]:,.0f}/s" for name in order)
             console.print(f"round {number + 1}, {connections:2d} connections: {told}")
     for connections in CONNECTIONS:
@@ -147,6 +149,10 @@ def _closed(
     for connections in CONNECTIONS:
         note = "of the pages, made with full effort; the others with less, for lack of time or room"
         tally.put(f"full_{connections}_share", rounds.full(connections), "", note)
+    for connections in CONNECTIONS:
+        share = rounds.unread[connections] / max(1, rounds.efforts[connections].total())
+        note = "of the pages, made without the customer's records: the store was late"
+        tally.put(f"unread_{connections}_share", share, "", note)
     for name in order:
         for connections in CONNECTIONS:
             tally.put(f"{name}_{connections}_per_s", rounds.rate(name, connections), "answers/s")
@@ -217,6 +223,13 @@ def _efforts(served: Served) -> Counter[str]:
     name = "fenliu_decisions_total{effort="
     told = (line.removeprefix(name).split('"} ', 1) for line in lines if line.startswith(name))
     return Counter({rung.strip('"'): int(float(count)) for rung, count in told})
+
+
+def _unread(served: Served) -> int:
+    """Pages for which the live store was late or not asked."""
+    name = 'fenliu_degraded_total{cause="live"} '
+    lines = served.get("/metrics").decode().splitlines()
+    return sum(int(float(line.removeprefix(name))) for line in lines if line.startswith(name))
 
 
 def _wrk(served: Served, request: bytes) -> str:

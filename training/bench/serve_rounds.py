@@ -22,6 +22,7 @@ class Rounds:
     rates: dict[tuple[str, int], list[float]] = field(default_factory=dict)
     latencies: dict[tuple[str, int], list[float]] = field(default_factory=dict)
     efforts: dict[int, Counter[str]] = field(default_factory=dict)  # our pages by rung of the ladder
+    unread: dict[int, int] = field(default_factory=dict)  # our pages made without the customer's records
     cpu: dict[tuple[str, int], float] = field(default_factory=dict)  # seconds of the replicas'
     asked: int = 0
     failed: Counter[str] = field(default_factory=Counter)
