@@ -181,6 +181,12 @@ def _flush(town: Town) -> None:
         store.flushall()
 
 
+def _materialise(town: Town) -> None:
+    from training.bench.chaos_world import materialised
+
+    materialised(town)
+
+
 def _memory_of(role: str, most: str) -> Step:
     def change(town: Town) -> None:
         from features.redis_plain import opened
@@ -280,7 +286,7 @@ FAULTS: Final = (
     BASE,
     *(_stopped(role) for role in ("features", "live", "log", "control")),
     *(_killed(role) for role in ("features", "live", "log", "control")),
-    Fault("features flushed", _flush, _nothing),
+    Fault("features flushed, materialised", _flush, _materialise),
     Fault("log out of memory", _memory_of("log", "1mb"), _memory_of("log", "0")),
     Fault("log's disk full", _full_disk, _room_again),
     Fault("corrupt bundle", _corrupt, _former_bundle),

@@ -135,7 +135,7 @@ def town(home: Path, *, customers: int, items: int, seed: int) -> Iterator[Town]
             store.start()
         made.publish("chaos-1", bundle)
         point_at(made.settings.control_url or "", "plan", PlanShelf(str(home / "registry")).put(plan))
-        _customers(made, seed)
+        materialised(made, seed)
         yield made
     finally:
         made.end()
@@ -164,7 +164,8 @@ def _kind(bundle: Bundle, item: str) -> str:
     return KINDS[int(bundle.compiled.table["kind"][row])]
 
 
-def _customers(made: Town, seed: int) -> None:
+def materialised(made: Town, seed: int = 1) -> None:
+    """The customers' records, written into the features' store."""
     rng = np.random.default_rng([seed, 31])
     keys = np.ascontiguousarray(made.bundle.compiled.table["key"])
     ids = np.sort(np.array([f"u{number}".encode() for number in range(made.customers)]))

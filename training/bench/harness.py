@@ -25,7 +25,7 @@ Bar = tuple[Literal[">=", "<="], float]
 
 BENCHES = (
     *("loop", "serve", "decide", "race", "benefit", "pacing", "tags", "booking", "page", "audiences"),
-    *("solver", "replay", "rights", "chaos"),
+    *("solver", "replay", "rights", "chaos", "fuzz"),
 )
 
 
