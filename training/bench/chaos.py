@@ -2,7 +2,8 @@
 
 The service runs by its own command in one process, each store role on a server of its own. A row breaks
 something, mends it, and is judged by its allowance: pages answered, places filled, events acknowledged that
-the lake does not have once, caps overshot. With `--ray` the rows of Ray Serve follow, with two replicas.
+the lake does not have once, caps overshot. Customers are so many that none gets more than six homepages: a
+contact log holds 256 places, and what a cap no longer finds there it cannot count.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Told:
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, default=25.0, help="pages a second of the client")
     parser.add_argument("--seconds", type=float, help="of each row (12; with --quick 4)")
-    parser.add_argument("--customers", type=int, default=300)
+    parser.add_argument("--customers", type=int, default=2_000, help="who take turns: see above")
     parser.add_argument("--items", type=int, default=600)
     parser.add_argument("--only", help="rows whose name holds this text")
     parser.add_argument("--seed", type=int, default=2026)
