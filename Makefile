@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check k8s-check bench profile serve lock clean
+.PHONY: help setup demo test check k8s-check chaos bench profile serve lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 18
@@ -40,6 +40,9 @@ check: $(STAMP)  ## ruff, mypy --strict, the direction of imports
 
 k8s-check: $(STAMP)  ## the manifests: build, strict validation, rules, ACLs, alerts (skips, saying so, what is not here)
 	@$(BIN)/python -m pytest -q -rs tests/k8s tests/integration/test_k8s_serve.py
+
+chaos: $(STAMP)  ## stores killed, stopped, flushed, full; bad bundles and plans; overload: what was lost (minutes)
+	@$(BIN)/fenliu bench chaos $(ARGS)
 
 bench: $(STAMP)  ## the benchmarks at their quick size (one: .venv/bin/fenliu bench NAME --help)
 	@$(BIN)/fenliu bench loop --quick

@@ -58,6 +58,8 @@ class Remembered:
 def decode(blob: bytes) -> Remembered | None:
     """None when the bytes are not a page of this version: it is then decided afresh."""
     try:
+        if zstandard.frame_content_size(blob) > _MOST_BYTES:  # it is allocated before anything is read
+            return None
         version, asked, profiling, items, creatives, slots, body = msgpack.unpackb(
             _UNPACK.decompress(blob, max_output_size=_MOST_BYTES)
         )

@@ -25,9 +25,8 @@ Bar = tuple[Literal[">=", "<="], float]
 
 BENCHES = (
     *("loop", "serve", "decide", "race", "benefit", "pacing", "tags", "booking", "page", "audiences"),
-    *("solver", "budget", "offline", "faults", "soak", "flame", "replay"),
-    *("rights", "assignment", "experiments", "ope", "coldstart", "ghosts", "ranker"),
-    *("exploration"),
+    *("solver", "budget", "offline", "faults", "soak", "flame", "replay", "rights", "chaos", "fuzz"),
+    *("assignment", "experiments", "ope", "ghosts", "exploration", "coldstart", "ranker"),
 )
 
 

@@ -1,0 +1,97 @@
+"""What the chaos client makes of answers: the figures of `make chaos` stand on it. No network, no store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from training.bench import chaos_client
+from training.bench.chaos import FAULTS, QUICK, Fault, _allowed
+from training.bench.chaos_client import SLOTS, STREAK, Client, Row, recovered_s
+
+
+def page(filled: int = SLOTS, degraded: tuple[str, ...] = ()) -> httpx.Response:
+    items: list[dict[str, Any]] = [{"index": index} for index in range(filled)]
+    slots = [{"slot": "home.feed", "items": items}, {"slot": "home.popup", "items": [{}]}]
+    return httpx.Response(200, json={"page_token": "t", "degraded": list(degraded), "slots": slots})
+
+
+def asked(answer: Callable[[httpx.Request], httpx.Response], pages: int = 6, **options: Any) -> Row:
+    async def story() -> Row:
+        client = Client("http://x", 9, 1, transport=httpx.MockTransport(answer), **options)
+        try:
+            await client.run(200.0, pages / 200.0)
+            return await client.settle(2.0)
+        finally:
+            await client.close()
+
+    return asyncio.run(story())
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chaos_client, "AGAIN_S", 0.01)
+    monkeypatch.setattr(chaos_client, "TRIES", 3)
+
+
+def test_pages_and_events_are_counted() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/events":
+            return httpx.Response(202, json={"accepted": 1, "rejected": []})
+        return page(SLOTS - 1, ("profile",))
+
+    row = asked(answer)
+    assert (row.sent, row.answered, row.degraded, row.held_back) == (6, 6, 6, 0)
+    assert (row.asked, row.filled) == (6 * SLOTS, 6 * (SLOTS - 1))  # the pop-up may be empty
+    assert len(row.acknowledged) >= 6 and not row.unsure and not row.failed
+    assert not _allowed(Fault("x", lambda _: None, lambda _: None), row)
+    assert _allowed(Fault("x", lambda _: None, lambda _: None, fill=False), row)
+
+
+def test_an_event_is_sent_again_under_its_id_until_it_is_acknowledged() -> None:
+    seen: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path != "/v1/events":
+            return page()
+        seen.append(request.content)
+        return httpx.Response(503 if len(seen) == 1 else 202, json={"rejected": []})
+
+    row = asked(answer, pages=1)
+    assert len(seen) == 2 and seen[0] == seen[1] and len(row.acknowledged) >= 1 and not row.unsure
+    assert asked(lambda r: page() if r.url.path != "/v1/events" else httpx.Response(503), pages=1).unsure
+
+
+def test_what_is_not_a_page_is_told_apart() -> None:
+    row = asked(lambda _: httpx.Response(503, headers={"retry-after": "1"}))
+    assert row.refused == 6 and not row.failed and not row.answered
+    row = asked(lambda _: httpx.Response(500))
+    assert row.failed == {"500": 6} and not _allowed(Fault("x", lambda _: None, lambda _: None), row)
+    times = iter(range(1000))
+    row = asked(lambda r: httpx.Response(500) if next(times) % 2 == 0 else page(), retries=2)
+    assert row.answered == row.sent == 6 and not row.failed  # a client that retries gets its page
+
+
+def test_recovery_is_the_first_streak_of_whole_answers() -> None:
+    row = Row(told=[(1.0, True), (5.0, False)] + [(6.0 + n, True) for n in range(STREAK)])
+    assert recovered_s(row, 4.0) == 2.0
+    assert recovered_s(Row(told=[(5.0, True)]), 4.0) == float("inf")
+
+
+def test_what_cannot_be_sent_is_said() -> None:
+    async def story() -> Row:
+        client = Client("http://x", 0, 1, transport=httpx.MockTransport(lambda _: page()))
+        await client.run(200.0, 0.02)
+        await client.close()
+        return client.row
+
+    row = asyncio.run(story())
+    assert row.held_back == 4 and not _allowed(Fault("x", lambda _: None, lambda _: None), row)
+
+
+def test_the_quick_rows_are_among_all() -> None:
+    assert {one.name for one in FAULTS} > QUICK
