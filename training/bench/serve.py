@@ -145,7 +145,7 @@ def _closed(
         ratio = rounds.ratio(connections, over=NAIVE)
         tally.put(f"over_naive_{connections}", ratio, "ours/naive", "closed loop", (">=", 2.3))
     for connections in CONNECTIONS:
-        note = "of the pages, made with full effort; the others with less, for lack of time or room"
+        note = "of the pages, made with full effort and the customer's records; the others with less"
         tally.put(f"full_{connections}_share", rounds.full(connections), "", note)
     for connections in CONNECTIONS:
         share = rounds.unread[connections] / max(1, rounds.efforts[connections].total())
