@@ -114,6 +114,8 @@ def test_the_knee_is_of_pages_made_with_full_effort() -> None:
         rounds.efforts[connections] = Counter(full=100 - poor, popular=poor)
     assert rounds.full(64) == 0.4
     assert rounds.knee() == 400
+    rounds.unread[16] = 90
+    assert rounds.full(16) == pytest.approx(0.09) and rounds.knee() == 300
 
 
 def test_the_plain_client_sets_what_ours_sets() -> None:

@@ -53,9 +53,12 @@ class Rounds:
         return self.cpu[name, connections] / answers * 1e6
 
     def full(self, connections: int) -> float:
-        """The share of our pages that was made with full effort."""
+        """The share of our pages made with full effort and of the customer's records: a page whose store was
+        late is cheaper, and no whole one.
+        """
         made = self.efforts[connections]
-        return made["full"] / made.total() if made.total() else float("nan")
+        whole = made["full"] - self.unread.get(connections, 0)
+        return max(0, whole) / made.total() if made.total() else float("nan")
 
     def knee(self) -> float:
         """The most pages a second that ours makes with full effort: faster but poorer does not count."""
