@@ -182,7 +182,7 @@ class RankerGrid(_Typed):
     trees: int = Field(50, ge=1, le=200)
     leaves: int = Field(16, ge=2, le=16)
     teacher_trees: int = Field(120, ge=1, le=2_000)
-    monotone: dict[str, Literal[-1, 1]] = Field(default_factory=lambda: {"tired": -1})
+    monotone: dict[str, Literal[-1, 1]] = {"tired": -1}
 
     @field_validator("monotone")
     @classmethod

@@ -198,5 +198,5 @@ def _records(
         first += len(here)
         if len(mine):
             table = lake.served(day, min(day + DAY, until), columns=["record"])
-            for packed in table["record"].take(pa.array(mine)):
+            for packed in table["record"].take(mine):
                 yield unpack(packed.as_py())

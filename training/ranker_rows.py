@@ -7,7 +7,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from features.ranking import FEATURES, UNKNOWN
+from features.ranking import FEATURES
+from features.ranking_kernel import UNKNOWN
 from serving.decide import page_of
 from serving.domain import Column, Query, Rows
 from serving.hydrators import Affinity

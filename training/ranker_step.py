@@ -4,21 +4,22 @@
     displays of the validation window         the forests, calibrated across its days
     displays of the test window               the verdict, beside the blend on the same displays
 
-What serves is fitted once more, on both windows, with the counts of all days.
+What serves is fitted once more, on both windows, with the counts of all days. Where pages were logged in
+the test window only, it is cut in two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from features.ranking import FEATURES, INTEREST, UNKNOWN, hour_codes
-from features.ranking_kernel import INTEREST_DAYS
+from features.ranking import FEATURES, INTEREST, hour_codes
+from features.ranking_kernel import INTEREST_DAYS, UNKNOWN
 from features.transforms import DAY
 from features.views import PROFILE, SCHEMAS
 from serving.blend import Blend
@@ -61,6 +62,8 @@ from training.ranker_fit import (
 from training.ranker_lake import Displays, displays_of, rows_of
 from training.ranker_rows import UNSCALED, rescaled, scale_of
 
+FEWEST_PAGES: Final = 100
+EARLIER: Final = 0.6
 _MODEL, _POPULARITY, _TIRED, _ITEM, _INTEREST = (
     FEATURES.index(name) for name in ("model", "popularity", "tired", "item_clicks", "interest")
 )
@@ -83,21 +86,26 @@ class Learning:
         """The ranker, or why there is none."""
         parts, config = self.prepared.split, self.prepared.config
         rng = np.random.default_rng(config.seed)
+        logged = self.lake.served(since=parts.now_valid, columns=["at"]).num_rows
+        if logged < FEWEST_PAGES:
+            return _none(
+                f"{logged:,} logged pages since the validation window began: {FEWEST_PAGES:,} needed"
+            )
         live = self._live("train")
         slots = tuple(sorted({slot.name for slot in live.plan.slots.values()}))
         end = float(np.nextafter(self.prepared.dataset.now, np.inf))
         displays, numbers = displays_of(self.lake, self.prepared.dataset, slots, end, config.outcomes.rules())
         if len(displays.page) < self.setting.fewest_displays:
-            return _none(f"{len(displays.page):,} displays: a ranker needs {self.setting.fewest_displays:,}")
+            return _none(f"{len(displays.page):,} displays: {self.setting.fewest_displays:,} are needed")
         early = self._stretch(live, slots, displays, numbers, parts.now_valid, parts.now_test, rng)
         late = self._stretch(self._live("test"), slots, displays, numbers, parts.now_test, end, rng)
-        if early is None or late is None:
-            return _none("no logged page of the validation or the test window could be decided again")
+        if late is None:
+            return _none("no logged page of the test window could be decided again")
+        if early is None:  # the service has not run for so long yet
+            early, late = late.halves()
         fewest = int(min(early.rows.clicked.sum(), late.rows.clicked.sum()))
         if fewest < self.setting.fewest_clicks:
-            return _none(
-                f"{fewest:,} clicks in one of the windows: a ranker needs {self.setting.fewest_clicks:,}"
-            )
+            return _none(f"{fewest:,} clicks in one of the windows: {self.setting.fewest_clicks:,} needed")
         grid = self.setting
         setting = Setting(
             seed=config.seed, trees=grid.trees, leaves=grid.leaves, teacher_trees=grid.teacher_trees,
@@ -248,6 +256,11 @@ class _Stretch(NamedTuple):
     rows: Rows
     rates: Rates
     scale: tuple[float, float]
+
+    def halves(self) -> tuple[_Stretch, _Stretch]:
+        """Before and after the moment by which EARLIER of the displays had been decided."""
+        before = self.rows.at <= np.quantile(self.rows.at, EARLIER)
+        return self._replace(rows=self.rows.take(before)), self._replace(rows=self.rows.take(~before))
 
 
 def _none(why: str, report: dict[str, Any] | None = None) -> RankerVerdict:

@@ -100,7 +100,7 @@ def learned(tmp_path_factory):
 
 def test_without_displays_there_is_none_and_the_manifest_says_why(learned) -> None:
     before = learned[0]
-    assert before.ranker is None and "displays" in before.manifest["ranker"]["why_not"]
+    assert before.ranker is None and "logged pages" in before.manifest["ranker"]["why_not"]
 
 
 def test_logged_pages_make_a_ranker_that_beats_the_blend_and_serves(learned) -> None:

@@ -142,7 +142,8 @@ def lived(world: World, days: int, kept: int, progress: Callable[[int, int], Non
 def _history(world: World, rows: Rows, parts: list[Asked], until: float) -> History:
     asked = Asked(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     order = np.argsort(asked.at, kind="stable")
-    customer, at, pages, click, convert, examined = (column[order] for column in asked)
+    customer, at, pages = asked.customer[order], asked.at[order], asked.items[order]
+    click, convert, examined = asked.click[order], asked.convert[order], asked.examined[order]
     number = _numbers(rows, customer, at)
     page_of = np.full(int(rows["page"].max()) + 2, -1, np.int64)
     page_of[number[number >= 0]] = np.flatnonzero(number >= 0)
