@@ -14,6 +14,7 @@ Run = Callable[[argparse.Namespace], int]
 EXAMPLES: Final = """\
   fenliu scores import wealth.parquet --model wealth_v3      user_id, item_id, score[, expires]
   fenliu scores show
+  fenliu scores report --days 1
   fenliu scores rollback wealth_v3
   fenliu scores remove wealth_v3
 """
@@ -26,6 +27,8 @@ def add_scores(parser: argparse.ArgumentParser) -> None:
     bring.add_argument("--model", required=True, metavar="M", help="whose scores they are")
     bring.add_argument("--force", action="store_true", help="although it looks wrong beside the live version")
     _verb(verbs, "show", "every model, its live version and what lies in it", "show")
+    told = _verb(verbs, "report", "displays, clicks and lift of what each model proposed", "report")
+    told.add_argument("--days", type=float, default=7.0, metavar="N", help="the last so many (7)")
     back = _verb(verbs, "rollback", "the version before the live one again", "rollback")
     remove = _verb(verbs, "remove", "take a model's scores from every customer", "remove")
     for one in (back, remove):
@@ -101,6 +104,28 @@ def show(_args: argparse.Namespace, desk: Any, console: Any) -> int:
                 f"{one['items']:,}", f"{one['mean']:.4g}", _day(one["at"]), _day(one["expires"]),
             )  # fmt: skip
     console.print(table)
+    return 0
+
+
+def report(args: argparse.Namespace, desk: Any, console: Any) -> int:
+    from rich.table import Table
+
+    from features.ids import key32
+    from training.scores_report import origins
+
+    scores = _scores(desk)
+    names = {key32(model): model for model in scores.models()}
+    table = Table(box=None, title=f"external(M), the last {args.days:g} days")
+    for column in ("model", "displays", "by it alone", "clicks", "rate", "beside it", "lift", "95 %"):
+        table.add_column(column)
+    for model, one in origins(scores.lake, names, since=time.time() - args.days * 86_400.0).items():
+        low, high = one.interval
+        table.add_row(
+            model, f"{one.displays:,}", f"{one.alone:,}", f"{one.clicks:,}", f"{one.rate:.4f}",
+            f"{one.others:.4f}", f"{one.lift:.2f}", f"{low:.2f} to {high:.2f}",
+        )  # fmt: skip
+    console.print(table)
+    console.print("lift against the other places of the same slots and pages: no experiment")
     return 0
 
 

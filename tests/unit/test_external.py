@@ -129,3 +129,15 @@ def test_the_source_proposes_the_best_of_each_model_until_they_expire() -> None:
         decide(query(live, one), live).rows.tolist() for one in (customer(), replace(who, external=broken))
     ]
     assert same[0] == same[1]
+
+
+def test_a_shuffled_list_costs_a_page_next_to_nothing() -> None:
+    live, rng = tiny_live(), np.random.default_rng(4)
+    worth = np.zeros(2)
+    for n in range(12):
+        who = customer(star_level=1 + n % 7)
+        items = rng.permutation(40)[:20]
+        rows = [(f"i{item}", float(place), NOW + 60) for place, item in enumerate(items)]
+        pages = [who, replace(who, external=entries("shuffled", *rows))]
+        worth += [sum(p.score for p in decide(query(live, one), live).placements) for one in pages]
+    assert worth[1] > 0.99 * worth[0]
