@@ -39,12 +39,14 @@ from serving.plan import Plan, PlanError
 from serving.plan_diff import differences
 from serving.principals import Identity
 from serving.proposals import check_part
-from serving.tracing import MOST_ITEMS, Tracer
+from serving.tracing import MOST_ITEMS, Eraser, Tracer
 
 M = TypeVar("M", bound=BaseModel)
 PLAN_LIMIT: Final = 4 * 1024 * 1024
 MOST_RECORDS: Final = 1000
+MOST_REASON: Final = 200
 DECISION: Final = "/v1/decisions/{id}"
+USER: Final = "/v1/users/{id}"
 
 Preview = Callable[[PreviewAsk, Plan | None], Awaitable[Mapping[str, Any]]]
 """Decides the page of a customer under a plan (None: the one in force); reserves, logs and counts nothing."""
@@ -70,11 +72,12 @@ AdminHandler = Callable[[AdminRequest], Awaitable[AdminAnswer]]
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """What the handlers work on. `preview` and `tracer` are None where nothing can decide pages."""
+    """What the handlers work on. `preview`, `tracer` and `eraser` are None where nothing can decide pages."""
 
     office: Office
     preview: Preview | None = None
     tracer: Tracer | None = None
+    eraser: Eraser | None = None
 
     @property
     def governance(self) -> Governance:
@@ -98,6 +101,7 @@ def admin_routes(admin: Admin) -> dict[str, dict[str, AdminHandler]]:
     made: dict[str, dict[str, AdminHandler]] = {
         path: {"POST": partial(handler, admin)} for path, handler in posts.items()
     }
+    made[USER] = {"DELETE": partial(_erase, admin)}
     return made | {path: {"GET": partial(handler, admin)} for path, handler in gets.items()}
 
 
@@ -283,6 +287,17 @@ async def _decision(admin: Admin, request: AdminRequest) -> AdminAnswer:
     if len(items) > MOST_ITEMS:
         raise Problem("bad_query", f"item: at most {MOST_ITEMS} at once")
     return _json(await _thread(admin.tracer, decision_id, request.query.get("subject"), items))
+
+
+async def _erase(admin: Admin, request: AdminRequest) -> AdminAnswer:
+    """Erasure; the answer says what was deleted, and what still names the customer."""
+    permits.may_erase(request.who)
+    if admin.eraser is None:
+        raise Problem("not_ready", "nothing here reaches the stores: ask where the service runs")
+    user_id = wire.check_path_id(request.query.get("id", ""), "user")
+    reason = request.query.get("reason", "")[:MOST_REASON] or f"asked for by {request.who.principal}"
+    devices = request.query.get("devices") in ("1", "true")
+    return _json(await _thread(admin.eraser, user_id, reason, devices=devices))
 
 
 async def _audit(admin: Admin, request: AdminRequest) -> AdminAnswer:

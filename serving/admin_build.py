@@ -19,7 +19,7 @@ from serving.plan_fit import Booking, Fit, item_orgs, orgs_in
 from serving.proposals import FRAME
 from serving.security import Access
 from serving.settings import Settings
-from serving.tracing import Tracer
+from serving.tracing import Eraser, Tracer
 
 
 def admin_app(
@@ -31,6 +31,7 @@ def admin_app(
     preview: Preview | None = None,
     booking: Booking | None = None,
     tracer: Tracer | None = None,
+    eraser: Eraser | None = None,
     below: str = "",
     clock: Callable[[], float] = time.time,
 ) -> AdminApp:
@@ -54,4 +55,4 @@ def admin_app(
     )
     ring = GovernedRing(settings.registry_url, Keys(settings.registry_url, governance.books), clock)
     access = Access(settings, ring)
-    return AdminApp(Admin(Office(governance, control), preview, tracer), access, ring, below)
+    return AdminApp(Admin(Office(governance, control), preview, tracer, eraser), access, ring, below)

@@ -61,6 +61,7 @@ def admin_paths() -> dict[str, Any]:
     }
     status = (("part", _TEXT), ("revision", _WHOLE))
     between = (("proposal", _TEXT), ("part", _TEXT), ("from", _WHOLE), ("to", _WHOLE))
+    gone = (("reason", _TEXT), ("devices", {"type": "boolean"}))
     trace = (("item", _TEXT), ("subject", _TEXT))
     log = (
         ("since", _WHOLE),
@@ -74,6 +75,9 @@ def admin_paths() -> dict[str, Any]:
         "/v1/plan": {"get": _get("planStatus", "What is in force, what waits for whom; a part", status)},
         "/v1/plan:diff": {"get": _get("diffPlan", "What a proposal, or a revision, changes", between)},
         "/v1/decisions/{id}": {"get": _get("trace", "How a page was decided; why not `item`", trace, _ID)},
+        "/v1/users/{id}": {
+            "delete": _get("eraseUser", "Erase a customer everywhere; what was deleted", gone, _ID)
+        },
         "/v1/audit": {"get": _get("audit", "The audit log; with `verify`, whether it holds", log)},
     }
 

@@ -9,12 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
 from urllib.parse import unquote
 
 from features.store import StoreUnavailable
-from serving.admin import DECISION, PLAN_LIMIT, Admin, AdminAnswer, AdminRequest, admin_routes
+from serving.admin import (
+    DECISION,
+    PLAN_LIMIT,
+    USER,
+    Admin,
+    AdminAnswer,
+    AdminHandler,
+    AdminRequest,
+    admin_routes,
+)
 from serving.asgi import (
     Disconnected,
     Receive,
@@ -35,7 +44,6 @@ from serving.security import Access
 LOG: Final = logging.getLogger("fenliu.admin")
 RING_S: Final = 1.0  # a revoked key is refused within this
 RECONCILE_EVERY: Final = 5  # rounds
-_DECISIONS: Final = DECISION.removesuffix("{id}")
 
 
 class AdminApp:
@@ -105,13 +113,22 @@ class AdminApp:
         await reply(send, Answer(answer.status, answer.body, content_type), answer.headers)
         return answer.status
 
+    def _below_of(self, path: str) -> tuple[Mapping[str, AdminHandler] | None, dict[str, str]]:
+        """The handlers of a path that ends with an id, and the id."""
+        for route in (DECISION, USER):
+            before = route.removesuffix("{id}")
+            if path.startswith(before):
+                return self._routes[route], {"id": unquote(path[len(before) :])}
+        return None, {}
+
     async def _handle(self, scope: Scope, receive: Receive) -> AdminAnswer:
         path = scope["path"].removeprefix(self._below)
         headers = headers_of(scope)
         who = self._access.identify(path, headers.get(b"authorization"), headers.get(b"x-api-key"))
-        methods, named = self._routes.get(path), {}
-        if methods is None and path.startswith(_DECISIONS):
-            methods, named = self._routes[DECISION], {"id": unquote(path[len(_DECISIONS) :])}
+        methods: Mapping[str, AdminHandler] | None = self._routes.get(path)
+        named: dict[str, str] = {}
+        if methods is None:
+            methods, named = self._below_of(path)
         if methods is None:
             raise Problem("not_found", f"there is nothing at {path[:200]!r}; see /openapi.json")
         handler = methods.get(scope["method"])

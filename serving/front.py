@@ -20,8 +20,9 @@ from serving.web import App
 if TYPE_CHECKING:
     from serving.admin_web import AdminApp
     from serving.check_process import CheckProcess
-    from serving.tracing import TraceProcess
+    from serving.tracing import EraseProcess, TraceProcess
 
+USERS: Final = "/v1/users/"  # to erase one is governed; to change one is not
 GOVERNED: Final = ("/v1/plan", "/v1/kill", "/v1/audit", "/v1/decisions/")
 PROBES: Final = frozenset({"/livez", "/readyz", "/metrics", "/openapi.json"})
 
@@ -36,7 +37,7 @@ class Front(App):
         super().__init__(settings, service)
         self._eager = settings.role == "admin" or (eager and settings.role == "all")
         self._admin: AdminApp | None = None
-        self._beside: list[CheckProcess | TraceProcess] = []
+        self._beside: list[CheckProcess | TraceProcess | EraseProcess] = []
         self._making = asyncio.Lock()
 
     async def startup(self) -> None:
@@ -65,11 +66,12 @@ class Front(App):
         from serving.admin_build import admin_app
         from serving.check_process import CheckProcess
         from serving.previewing import Previewing
-        from serving.tracing import TraceProcess
+        from serving.tracing import EraseProcess, TraceProcess
 
         service, settings = self.service, self._settings
         checking, tracing = CheckProcess(settings), TraceProcess(settings)
-        self._beside = [checking, tracing]
+        erasing = EraseProcess(settings)
+        self._beside = [checking, tracing, erasing]
         return admin_app(
             settings,
             service.control,
@@ -78,10 +80,11 @@ class Front(App):
             preview=Previewing(service, settings),
             booking=checking,
             tracer=tracing,
+            eraser=erasing,
         )
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._settings.role == "pages" or not scope["path"].startswith(GOVERNED):
+        if self._settings.role == "pages" or not _governed(scope):
             await super()._serve(scope, receive, send)
             return
         arrived = time.monotonic()
@@ -98,3 +101,8 @@ class Front(App):
         if self._settings.role == "admin" and scope["path"] not in PROBES:
             raise Problem("not_found", "only governance is answered here (FENLIU_ROLE=admin)")
         return super()._route(scope)
+
+
+def _governed(scope: Scope) -> bool:
+    path: str = scope["path"]
+    return path.startswith(GOVERNED) or (scope["method"] == "DELETE" and path.startswith(USERS))

@@ -74,7 +74,7 @@ def _document() -> dict[str, Any]:
         },
         "servers": [{"url": "/"}],
         "security": [{"app_key": []}, {"api_key": []}, {}],
-        "paths": {**_paths(), **admin_paths()},
+        "paths": _both(_paths(), admin_paths()),
         "components": {
             "schemas": schemas,
             "securitySchemes": {
@@ -83,6 +83,12 @@ def _document() -> dict[str, Any]:
             },
         },
     }
+
+
+def _both(pages: dict[str, Any], governed: dict[str, Any]) -> dict[str, Any]:
+    """A path may have methods of both: a customer is changed by the one, erased by the other."""
+    every = {**governed, **pages}
+    return {path: {**governed.get(path, {}), **pages.get(path, {})} for path in every}
 
 
 def _as_sent(schemas: dict[str, Any]) -> None:
@@ -149,7 +155,7 @@ def _paths() -> dict[str, Any]:
             "put": {
                 **_write("putUser", "Named fields of the profile", "UserAsk", "Written"),
                 "parameters": [user],
-            }
+            },
         },
         "/v1/creatives/{id}": {
             "put": {

@@ -97,6 +97,12 @@ def may_trace(who: Identity) -> None:
         raise forbidden(who, "see how a customer's page was decided", "admin, engineer or approver")
 
 
+def may_erase(who: Identity) -> None:
+    """There is no way back."""
+    if not who.has("admin"):
+        raise forbidden(who, "erase a customer", "admin")
+
+
 def may_audit(who: Identity) -> None:
     if not (who.has("admin", "engineer") or who.acts_for("approver", "")):
         raise forbidden(who, "read the audit log", "admin, engineer or approver")

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+import fenliu
 from features.keyspace import KeySpace, ViewBatch, ViewSpace
 from features.redis_erase import Whose
 from features.redis_log import RedisLog
@@ -22,7 +23,6 @@ from serving.redis_control import RedisControl
 from serving.settings import Settings
 from tests.shell import run, running
 from tests.worlds import NOW, tiny_bundle, tiny_live
-from training import customer_commands
 from training.base_columns import BaseCopy
 from training.customer_export import devices_of, exported
 from training.erasure import Places, Who, erase, remains
@@ -148,8 +148,6 @@ def test_a_copy_of_what_is_kept(places: Places) -> None:
     assert ages[0]["purpose"] == "permission" and ages[0]["value"] == 40
     assert KEPT not in json.dumps(document, default=str)
     assert devices_of(places, GONE) == ["d0"]
-    run_of = customer_commands  # imported: its functions are what the command line runs
-    assert callable(run_of.customer_erase)
 
 
 def test_old_partitions_are_dropped_whole(places: Places) -> None:
@@ -180,3 +178,29 @@ def test_plain_words_say_what_was_used() -> None:
     assert "推广" in said["zh"] and "关闭" in said["zh"]
     off = told({"reason": "popular", "campaign": None, "rule": "mandatory"}, profiling=False)
     assert "nothing about you" in off["en"] and "by rule" in off["en"] and "is switched off" in off["en"]
+
+
+def test_the_command_line_erases_reports_and_records(
+    places: Places, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in places.settings.as_env().items():
+        monkeypatch.setenv(name, value)
+    home = ["--home", str(places.settings.home), "customer"]
+    assert fenliu.main([*home, "find", GONE]) == 1 and "lake:" in capsys.readouterr().out
+    assert fenliu.main([*home, "export", GONE]) == 0
+    assert json.loads(capsys.readouterr().out)["user_id"] == GONE
+    assert fenliu.main([*home, "erase", GONE, "--devices", "--reason", "request 4711", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["left"] == [] and said["devices"] == 1
+    assert {one["place"] for one in said["deleted"]} >= {
+        "lake:events",
+        "lake:served",
+        "home:base",
+        "lake:lists",
+    }
+    assert fenliu.main([*home, "find", GONE]) == 0
+    assert fenliu.main([*home, "retain", "--days", "1"]) == 0
+    capsys.readouterr()
+    assert fenliu.main(["--home", str(places.settings.home), "audit", "show", "--json"]) == 0
+    log = capsys.readouterr().out
+    assert "customer_erased" in log and "request 4711" in log and f'"{GONE}"' not in log

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import zlib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+import fenliu
 from features.log import EventLog
 from features.store import StoreUnavailable
+from serving.bundle import save
 from serving.control import Kill, OverlayEntry
 from serving.kept import CHAIN, content_body, content_of, kept_entry
 from serving.live import build_live
 from serving.prices import Prices, version_of
+from serving.registry import Registry
 from tests.parity.test_served_replay import bundle, customers_known, pages
 from tests.shell import run, running
-from tests.worlds import item, sold, tiny_bundle, tiny_plan
+from tests.worlds import NOW, item, sold, tiny_bundle, tiny_plan
 from training.ingest import ingest
 from training.lake import Lake
 from training.lives import Lives
@@ -199,3 +204,24 @@ def test_what_is_kept_is_written_once_a_day() -> None:
         kept_entry("plan", "p", at, lambda: b"{}") for at in (86_400.0, 86_500.0, 172_800.0)
     )
     assert first.event_id == same.event_id != next_day.event_id
+
+
+def test_the_command_line_tells_a_decision_and_a_day(
+    lived: Lived, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Registry(tmp_path / "registry").put(save(lived.bundle, tmp_path / "made"))
+    lake = ["--lake", str(lived.lake.root), "--lake-only", "--json"]
+    home = ["--home", str(tmp_path), "replay"]
+    assert fenliu.main([*home, *lake, "--item", "i9", lived.ids[-1]]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["reproduced"] and told["why_not"][0]["item"] == "i9"
+    assert fenliu.main([*home, *lake, "nobody"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"] == "not_found"
+    day = f"{datetime.fromtimestamp(NOW, UTC):%Y-%m-%d}"
+    assert fenliu.main([*home, *lake, "--day", day]) == 0
+    assert json.loads(capsys.readouterr().out)["same"] == 48
+    plan = tmp_path / "other.json"
+    plan.write_text(tiny_plan(campaigns=campaigns()[2:]).model_dump_json(by_alias=True))
+    assert fenliu.main([*home, *lake[:3], "--day", day, "--plan", str(plan), "--pages", "24"]) == 0
+    assert "value without prices" in capsys.readouterr().out
+    assert fenliu.main([*home, "--plan", "x", lived.ids[0]]) == 2  # a plan re-decides a day

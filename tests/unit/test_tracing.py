@@ -12,9 +12,11 @@ import pytest
 
 from serving.admin import Admin, AdminRequest, admin_routes
 from serving.errors import Problem
+from serving.front import Front
 from serving.principals import Identity, Scope
 from serving.settings import Settings
-from serving.tracing import TraceProcess, Tracer
+from serving.tracing import EraseProcess, Eraser, TraceProcess, Tracer
+from tests.shell import run, running
 
 ENGINEER = Identity("eve", frozenset({Scope("engineer")}))
 OPERATOR = Identity("alice", frozenset({Scope("operator", "bj")}))
@@ -84,3 +86,43 @@ def test_the_process_is_asked_by_arguments_that_cannot_be_options(tmp_path: Path
     says = "import json, sys; print(json.dumps({'argv': sys.argv[1:]}))"
     said = TraceProcess(Settings(home=tmp_path), command=("-c", says))("--lake=/etc", "u:1", ("-x",))
     assert said["argv"] == ["--item=-x", "--subject=u:1", "--", "--lake=/etc"]
+
+
+class Gone(Eraser):
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, bool]] = []
+
+    def __call__(self, user_id: str, reason: str, *, devices: bool) -> dict[str, Any]:
+        self.asked.append((user_id, reason, devices))
+        return {"left": []}
+
+
+def test_only_an_admin_erases_a_customer() -> None:
+    office: Any = None
+    gone = Gone()
+    handler = admin_routes(Admin(office, eraser=gone))["/v1/users/{id}"]["DELETE"]
+    root = Identity("root", frozenset({Scope("admin")}))
+    answer = asyncio.run(handler(AdminRequest(root, {"id": "u4", "devices": "true"})))
+    assert json.loads(answer.body) == {"left": []}
+    assert gone.asked == [("u4", "asked for by root", True)]
+    with pytest.raises(Problem, match="admin"):
+        asyncio.run(handler(AdminRequest(ENGINEER, {"id": "u4"})))
+    without = admin_routes(Admin(office))["/v1/users/{id}"]["DELETE"]
+    with pytest.raises(Problem, match="where the service runs"):
+        asyncio.run(without(AdminRequest(root, {"id": "u4"})))
+
+
+def test_erasure_is_the_command_line_in_its_own_process(tmp_path: Path) -> None:
+    says = "import json, sys; print(json.dumps({'argv': sys.argv[1:]}))"
+    said = EraseProcess(Settings(home=tmp_path), command=("-c", says))("-u", "why", devices=True)
+    assert said["argv"] == ["--reason=why", "--devices", "--", "-u"]
+
+
+def test_erasing_reaches_governance_and_changing_does_not() -> None:
+    async def story() -> None:
+        async with running(app=Front) as shell:
+            refused = await shell.send("DELETE", f"/v1/users/{'u' * 65}", {})
+            assert refused.json()["code"] == "bad_id"
+            assert (await shell.put("/v1/users/u1", {"profile": {"age": 30}})).status_code == 200
+
+    run(story)
