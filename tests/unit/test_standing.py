@@ -188,7 +188,7 @@ def test_the_cached_rung_does_not_bring_a_personal_page_back() -> None:
 class Slow(Ladder):
     """Too busy for anything above the cached rung."""
 
-    def choose(self, left_s: float, load: float, *, cached: bool) -> Any:
+    def choose(self, left_s: float, load: float, *, cached: bool, waiting: int = 1) -> Any:
         return EFFORTS[2] if cached else EFFORTS[3]
 
 
