@@ -181,7 +181,6 @@ class RankerGrid(_Typed):
     fewest_clicks: int = Field(300, ge=20)
     trees: int = Field(50, ge=1, le=200)
     leaves: int = Field(16, ge=2, le=16)
-    teacher_trees: int = Field(120, ge=1, le=2_000)
     monotone: dict[str, Literal[-1, 1]] = {"tired": -1}
 
     @field_validator("monotone")

@@ -44,7 +44,6 @@ from training.ranker_facts import (
     fit_ties,
     snapshots,
 )
-from training.ranker_fit import Fitted as Fit
 from training.ranker_fit import (
     RankerVerdict,
     Rows,
@@ -108,7 +107,7 @@ class Learning:
             return _none(f"{fewest:,} clicks in one of the windows: {self.setting.fewest_clicks:,} needed")
         grid = self.setting
         setting = Setting(
-            seed=config.seed, trees=grid.trees, leaves=grid.leaves, teacher_trees=grid.teacher_trees,
+            seed=config.seed, trees=grid.trees, leaves=grid.leaves,
             monotone=dict(grid.monotone),
         )  # fmt: skip
         with threadpool_limits(1):  # the same bits on any number of cores
@@ -120,7 +119,7 @@ class Learning:
                 return _none("the blend foretells the held-out displays as well", report)
             whole = placed_together([early.rows, late.rows])
             start = blank(place_table(late.rates, len(slots)), buys=False)
-            click = fit_calibrated(whole, whole.clicked.astype(np.float64), start, setting).answer
+            click = fit_calibrated(whole, whole.clicked.astype(np.float64), start, setting)
             convert = self._convert(whole, late.rates, len(slots), end, setting)
         signals, _ = self._signals(self._live("final"), displays, len(slots), end)
         neutral = np.median(whole.matrix, axis=1).astype(np.float32)
@@ -132,11 +131,11 @@ class Learning:
         chance = chances(rows, now, start, setting)
         if not chance.any():
             return start
-        return fit_answer(rows, chance, start, setting).answer
+        return fit_answer(rows, chance, start, setting)
 
-    def _judged(self, fitted: Fit, early: _Stretch, late: _Stretch) -> dict[str, Any]:
+    def _judged(self, fitted: Answer, early: _Stretch, late: _Stretch) -> dict[str, Any]:
         label = late.rows.clicked.astype(np.float64)
-        p = expected(fitted.answer, late.rows)
+        p = expected(fitted, late.rows)
         return {
             "displays": len(label),
             "clicks": int(label.sum()),
@@ -144,7 +143,6 @@ class Learning:
             "blend_log_loss": log_loss(self._blended(early, late), label),
             "constant_log_loss": log_loss(np.full(len(label), early.rows.clicked.mean()), label),
             "expected_over_clicks": float(p.sum() / max(label.sum(), 1.0)),
-            "distillation_loss": fitted.student_loss - fitted.teacher_loss,
             "horizon_days": HORIZON_S / DAY,
         }
 

@@ -28,7 +28,7 @@ from training.log_rows import served_table
 from training.tables import EVENT_COLUMNS
 
 PAGES, UNTIL = 420, START + 60 * DAY
-SMALL = RankerGrid(fewest_displays=500, fewest_clicks=20, trees=10, leaves=8, teacher_trees=20, pages=300)
+SMALL = RankerGrid(fewest_displays=500, fewest_clicks=20, trees=10, leaves=8, pages=300)
 
 
 def pages_served(lake: Lake, bundle, seed: int = 3) -> None:

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> Result:
     with console.status(f"learning from {rows.size:,} displays …"):
         fitted = fit_calibrated(rows, label, start, setting)
         truth = history.truth[held.shown].astype(np.float64)
-        p = expected(fitted.answer, held.rows)
+        p = expected(fitted, held.rows)
         constant = float(label.mean())
         figures = {"displays": float(rows.size), "held_out": float(held.rows.size)}
         figures |= click_figures(
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> Result:
         bought, convert = _conversions(study, parts, held, setting, args.days)
         figures |= bought
     ranker = Ranker(
-        held.signals.facts, NAMES, fitted.answer, convert, np.median(rows.matrix, axis=1).astype(np.float32),
+        held.signals.facts, NAMES, fitted, convert, np.median(rows.matrix, axis=1).astype(np.float32),
         held.signals.scale,
     )  # fmt: skip
     figures |= _speed(study, held, ranker)
@@ -138,8 +138,8 @@ def _distilled(
         small = boosted(columns, target, base + level, setting, large=False)
         q = logistic(there + small.predict(asked, raw_score=True, num_threads=1))
         found[f"{name}_attained"] = attained(q, truth, constant)
-        if name == "distilled":
-            found["lost_by_distillation"] = log_loss(q, truth) - log_loss(p, truth)
+        lost = "lost_by_distillation" if name == "distilled" else "lost_by_size"
+        found[lost] = log_loss(q, truth) - log_loss(p, truth)
     return found
 
 
@@ -191,7 +191,7 @@ def _conversions(
         taught = p if way == "buckets" else taught
         found[f"converted_by_{way}"] = float(p[newest].sum() / truth.sum())
         found[f"converted_by_{way}_loss"] = log_loss(p[newest], truth)
-    answer = fit_answer(rows, taught, start, setting).answer
+    answer = fit_answer(rows, taught, start, setting)
     served = expected(answer, rows.take(newest))
     found["converted_as_served"] = float(served.sum() / truth.sum())
     found["converted_as_served_loss"] = log_loss(served, truth)
@@ -227,8 +227,8 @@ NOTES: Final = {
     "sum_over_clicks": "Σp over the clicks that chance made of the truth",
     "cell_lowest": "Σp over the truth by slot and kind with 200 expected clicks",
     "campaign_lowest": "made-up campaigns of 200 clicks and more",
-    "lost_by_distillation": "mean log loss, the small forest's less the large one's",
-    "straight_attained": "a small forest that learnt from the clicks themselves",
+    "lost_by_distillation": "mean log loss, the distilled forest's less the large one's",
+    "straight_attained": "a small forest that learnt from the clicks themselves: this way serves",
     "place_as_table": "pairs of a slot in the truth's order at one place; this way serves",
     "place_as_feature": "the place a feature, fixed at serving",
     "place_as_weights": "each display weighted by the inverse of its place's draw",
