@@ -41,7 +41,7 @@ CHANNELS: Final = ("app", "h5")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pages", type=int, help="decisions (10,000; with --quick 1,500)")
+    parser.add_argument("--pages", type=int, help="decisions (10,000; with --quick 1,000)")
     parser.add_argument("--items", type=int, default=3_000)
     parser.add_argument("--campaigns", type=int, default=100)
     parser.add_argument("--seed", type=int, default=2026)
@@ -50,7 +50,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     from training.bench.decide_world import NOW, world_of
 
-    pages = args.pages or (1_500 if args.quick else 10_000)
+    pages = args.pages or (1_000 if args.quick else 10_000)
     tally = Tally()
     logging.getLogger("fenliu.reload").setLevel(logging.CRITICAL)  # of the pacer, whose prices ours outbid
     with tempfile.TemporaryDirectory(prefix="fenliu-replay-") as folder:
