@@ -6,11 +6,9 @@ was sent, the versions in force, the places with their propensities.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Final
 
 from features.customer import Blobs
 from features.events import served_id, served_to_log
@@ -70,24 +68,33 @@ def record(decision: Decision, blobs: Blobs, ask: RecommendAsk, live: Live) -> d
     }
 
 
+_COLUMNS: Final = tuple(
+    (name, Placement._fields.index(of), code)
+    for name, of, code in (
+        ("place_slot", "slot", "B"),
+        ("items", "key", "Q"),
+        ("campaigns", "campaign_key", "I"),
+        ("creatives", "creative_key", "I"),
+        ("scores", "score", "f"),
+        ("propensity", "propensity", "f"),
+        ("origins", "origin", "I"),
+        ("reasons", "reason", "B"),
+        ("shown", "shown", "f"),
+        ("values", "value", "f"),
+        ("bases", "base", "f"),
+        ("tags", "tag", "f"),
+        ("rules", "rule", "B"),
+    )
+)
+
+
 def placed_columns(placed: Sequence[Placement]) -> dict[str, bytes]:
-    """The choice, column by column, little-endian: what a replay must make again byte for byte."""
-    columns: dict[str, NDArray[Any]] = {
-        "place_slot": np.array([place.slot for place in placed], np.uint8),
-        "items": np.array([place.key for place in placed], np.uint64),
-        "campaigns": np.array([place.campaign_key for place in placed], np.uint32),
-        "creatives": np.array([place.creative_key for place in placed], np.uint32),
-        "scores": np.array([place.score for place in placed], np.float32),
-        "propensity": np.array([place.propensity for place in placed], np.float32),
-        "origins": np.array([place.origin for place in placed], np.uint32),
-        "reasons": np.array([place.reason for place in placed], np.uint8),
-        "shown": np.array([place.shown for place in placed], np.float32),
-        "values": np.array([place.value for place in placed], np.float32),
-        "bases": np.array([place.base for place in placed], np.float32),
-        "tags": np.array([place.tag for place in placed], np.float32),
-        "rules": np.array([place.rule for place in placed], np.uint8),
-    }
-    return {name: column.tobytes() for name, column in columns.items()}
+    """The choice, column by column, little-endian: what a replay must make again byte for byte.
+
+    By plain arrays: of so few entries NumPy's take three times as long to make.
+    """
+    columns = list(zip(*placed, strict=True)) or [()] * len(Placement._fields)
+    return {name: array(code, columns[at]).tobytes() for name, at, code in _COLUMNS}
 
 
 def lotteries_of(decision: Decision) -> list[list[Any]]:
