@@ -1,11 +1,12 @@
 """The live store port (role `live`): what a customer just did, and its memory twin.
 
 Per subject, under one key tag: the recent behaviour (entries of 32 bytes) and the contact history (of 40),
-each an append-only log, oldest first, the patch (fields put online), the ledger's reservations, what users'
-pages showed on a device, and the unit that experiments know the subject by, where that is another's. A log
-keeps its last entries only. An entry's first bytes are its identity (item and event), so an event that
-arrives twice counts once. An entry of a display confirms its reservation in the same step; where the place
-was reserved and that has lapsed or was superseded, it is flagged late.
+each a log, oldest first, the patch (fields put online), the ledger's reservations, what users' pages showed
+on a device, and the unit that experiments know the subject by, where that is another's. A log keeps its last
+entries only; of the contact history those displays go first that no cap counted. An entry's first bytes are
+its identity (item and event), so an event that arrives twice counts once. An entry of a display confirms its
+reservation in the same step; where the place was reserved and that has lapsed or was superseded, it is
+flagged late.
 
 Appends keep the order of arrival; linking a visitor merges by time. A log whose length is not a whole
 number of entries is torn at its end: the next append keeps the whole entries.
@@ -21,8 +22,12 @@ import numpy as np
 from features.reservations import (
     CONTACT_BYTES,
     CONTACT_IDENTITY,
+    DISPLAYED,
+    FLAGS_AT,
     HELD,
     ON_DEVICE,
+    RESERVED,
+    WHAT_AT,
     entries_of,
     judged,
     last_expiry,
@@ -138,15 +143,34 @@ def check_entries(log: bytes, form: LogForm) -> None:
 
 
 def appended(old: bytes, new: bytes, form: LogForm) -> bytes:
-    """`old` and the entries of `new` whose identity it does not hold; the last that a log keeps."""
-    return b"".join(_union(old, new, form)[-form.last :])
+    """`old` and the entries of `new` whose identity it does not hold; those that a log keeps."""
+    return b"".join(_kept(_union(old, new, form), form))
+
+
+def _kept(entries: list[bytes], form: LogForm) -> list[bytes]:
+    """The last; of contacts, displays that nothing counted go first: a few homepages of places that no cap is
+    on would else push out the display that a cap of a week is about."""
+    excess = len(entries) - form.last
+    if excess <= 0:
+        return entries
+    if form is CONTACT_FORM:
+        kept: list[bytes] = []
+        for at, entry in enumerate(entries):
+            if not excess:
+                return kept + entries[at:]
+            if entry[WHAT_AT] == DISPLAYED and not entry[FLAGS_AT] & RESERVED:
+                excess -= 1
+            else:
+                kept.append(entry)
+        entries = kept
+    return entries[-form.last :]
 
 
 def merged(own: bytes, other: bytes, form: LogForm) -> bytes:
     """Both logs, each identity once, by time; equal times keep their order."""
     entries = _union(own, other, form)
     entries.sort(key=lambda entry: float(np.frombuffer(entry, form.time, 1, form.offset)[0]))
-    return b"".join(entries[-form.last :])
+    return b"".join(_kept(entries, form))
 
 
 def _union(old: bytes, new: bytes, form: LogForm) -> list[bytes]:

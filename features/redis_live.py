@@ -76,7 +76,21 @@ local function fresh_of(log, new, size, identity)
   end
   return fresh
 end
+local function uncounted(log, at)  -- a display that no cap counted
+  return string.byte(log, at + {WHAT_AT}) == {DISPLAYED}
+    and bit.band(string.byte(log, at + {FLAGS_AT}), {RESERVED}) == 0
+end
 local function keep(key, log, size, last)
+  local excess, at, kept = #log / size - last, 1, {{}}
+  while size == {CONTACT_BYTES} and excess > 0 and at <= #log do
+    if uncounted(log, at) then
+      excess = excess - 1
+    else
+      kept[#kept + 1] = string.sub(log, at, at + size - 1)
+    end
+    at = at + size
+  end
+  log = table.concat(kept) .. string.sub(log, at)
   redis.call('SET', key, string.sub(log, -last * size), 'EX', {LIVE_TTL_S})
 end
 """

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
+from features.events import WHAT
 from features.live_store import (
     CONTACT_LAST,
     RECENT_LAST,
@@ -19,6 +20,7 @@ from features.live_store import (
     decisions_key,
     live_keys,
 )
+from features.reservations import RESERVED
 from features.store import MemoryBlobs, StoreConflict
 from features.views import CONTACT, CONTACT_KEEP, RECENT, RECENT_KEEP
 
@@ -113,6 +115,29 @@ class LiveStoreContract(ABC):
         recent, contact, *_ = self.run(steps)
         assert events_of(recent) == list(range(300 - RECENT_LAST, 300))
         assert events_of(contact, CONTACT) == list(range(300 - CONTACT_LAST, 300))
+
+    def test_displays_that_no_cap_counted_go_first(self):
+        """A once-a-week display outlasts any number of homepages; answers stay too; then the oldest goes."""
+
+        def shown(first, many, flags=0, what="displayed"):
+            log = np.frombuffer(contacts(range(first, first + many)), CONTACT).copy()
+            log["what"], log["flags"] = WHAT[what], flags
+            return log.tobytes()
+
+        async def steps(store):
+            await store.append("u:1", contact=shown(0, 1, RESERVED) + shown(1, 1, what="dismissed"))
+            for first in range(10, 410, 40):
+                await store.append("u:1", contact=shown(first, 40))
+            await store.append("v:d", contact=shown(500, 30, RESERVED) + shown(600, 30))
+            await store.link("v:d", "u:1")
+            many = (await store.fetch(store.keys("u:1")))[1]
+            await store.append("u:1", contact=shown(1_000, CONTACT_LAST - 10, RESERVED))
+            return many, (await store.fetch(store.keys("u:1")))[1]
+
+        many, full = self.run(steps)
+        kept = [0, 1, *range(410 - (CONTACT_LAST - 62), 410), *range(500, 530), *range(600, 630)]
+        assert events_of(many, CONTACT) == kept
+        assert events_of(full, CONTACT) == [*range(520, 530), *range(1_000, 1_000 + CONTACT_LAST - 10)]
 
     def test_a_torn_entry_is_refused(self):
         async def steps(store):
