@@ -167,25 +167,25 @@ DOCTOR_EXAMPLES = """  fenliu doctor                            what is there, a
 
 def _demo(args: argparse.Namespace) -> int:
     from training.demo import run_demo
-    from training.progress import console
+    from training.progress import wide_console
 
-    return run_demo(args, console())
+    return run_demo(args, wide_console())
 
 
 def _evaluate(args: argparse.Namespace) -> int:
     from serving.settings import Settings
-    from training.progress import console
+    from training.progress import wide_console
     from training.study_commands import run
 
-    return run(args, os.environ, Path(__file__).parent, Settings.from_env().home, console())
+    return run(args, os.environ, Path(__file__).parent, Settings.from_env().home, wide_console())
 
 
 def _tune(args: argparse.Namespace) -> int:
     from serving.settings import Settings
-    from training.progress import console
+    from training.progress import wide_console
     from training.tune_commands import tune
 
-    return tune(args, os.environ, Path(__file__).parent, Settings.from_env().home, console())
+    return tune(args, os.environ, Path(__file__).parent, Settings.from_env().home, wide_console())
 
 
 def _serve(args: argparse.Namespace) -> int:
@@ -213,9 +213,9 @@ def _serve(args: argparse.Namespace) -> int:
 
 def _doctor(args: argparse.Namespace) -> int:
     from training.doctor_command import doctor
-    from training.progress import console
+    from training.progress import wide_console
 
-    return doctor(args, console())
+    return doctor(args, wide_console())
 
 
 def _decide(args: argparse.Namespace) -> int:
@@ -230,9 +230,9 @@ def _decide(args: argparse.Namespace) -> int:
 
 def _bench(args: argparse.Namespace) -> int:
     from training.bench.harness import load, report
-    from training.progress import console
+    from training.progress import wide_console
 
-    return report(args.bench, load(args.bench).run(args), console())
+    return report(args.bench, load(args.bench).run(args), wide_console())
 
 
 if __name__ == "__main__":

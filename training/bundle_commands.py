@@ -10,7 +10,6 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from rich.console import Console
 from rich.table import Table
 
 from serving.backing import backed
@@ -21,6 +20,7 @@ from serving.redis_control import RedisControl
 from serving.registry import Registry
 from serving.settings import Settings
 from training.model_card import model_card
+from training.progress import wide_console
 from training.usage import UsageError
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ def bundle_list(_args: argparse.Namespace, settings: Settings) -> int:
             str(manifest.get("model", {}).get("name", "")),
             "passed" if gate.get("passed") else "forced" if gate.get("forced") else "no",
         )
-    Console().print(table)
+    wide_console().print(table)
     return 0
 
 
@@ -118,7 +118,7 @@ def record_forced_by_hand(settings: Settings, version: str, reason: str) -> None
 
 def _point_at_bundle(settings: Settings, version: str) -> None:
     _with_control(settings, lambda control: control.set("bundle", version))
-    Console().print(f"bundle {version} is live", highlight=False, soft_wrap=True)
+    wide_console().print(f"bundle {version} is live", highlight=False, soft_wrap=True)
 
 
 def _why(gate: dict[str, Any]) -> str:

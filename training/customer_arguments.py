@@ -46,12 +46,11 @@ def _verb(verbs: Any, name: str, about: str) -> argparse.ArgumentParser:
 
 def _lazy(name: str) -> Callable[[argparse.Namespace], int]:
     def run(args: argparse.Namespace) -> int:
-        from rich.console import Console
-
         from serving.settings import Settings
+        from training.progress import wide_console
 
         commands = import_module("training.customer_commands")
-        done: int = getattr(commands, f"customer_{name}")(args, Settings.from_env(), Console())
+        done: int = getattr(commands, f"customer_{name}")(args, Settings.from_env(), wide_console())
         return done
 
     return run

@@ -19,7 +19,7 @@ from training.bundle_commands import record_forced_by_hand
 from training.commands import ingest_now, lake_of, latest_report, source_of, train, waiting
 from training.config import read_config
 from training.desk import desk_of
-from training.progress import counting
+from training.progress import counting, wide_console
 from training.usage import UsageError
 from training.workspace import alone
 
@@ -44,7 +44,7 @@ def train_now(args: argparse.Namespace, given: Settings) -> int:
             fresh=args.fresh,
             force=args.force,
             by=getpass.getuser(),
-            console=Console(),
+            console=wide_console(),
         )
     if args.force and report.promoted and not report.verdict.passed and report.version is not None:
         record_forced_by_hand(given, report.version, "fenliu train --force")
@@ -52,7 +52,7 @@ def train_now(args: argparse.Namespace, given: Settings) -> int:
 
 
 def events_ingest(_args: argparse.Namespace, given: Settings) -> int:
-    console = Console()
+    console = wide_console()
     # Training ingests too: two commits at once could each count what the other's log entries were.
     with alone(given.home), backed(given) as settings, counting(console, "ingest") as tick:
         taken = ingest_now(settings, progress=tick)
@@ -65,7 +65,7 @@ def events_ingest(_args: argparse.Namespace, given: Settings) -> int:
 
 
 def events_status(_args: argparse.Namespace, given: Settings) -> int:
-    console = Console()
+    console = wide_console()
     with backed(given) as settings:
         for name, files in lake_of(settings).manifest().files.items():
             rows = sum(one["rows"] for one in files)
@@ -81,7 +81,7 @@ def report(args: argparse.Namespace, settings: Settings) -> int:
     if args.path:
         print(found)
         return 0
-    console = Console()
+    console = wide_console()
     console.print(Markdown(found.read_text(encoding="utf-8")))
     _print(console, f"\nreport and plots: {found.parent}")
     return 0

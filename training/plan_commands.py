@@ -65,25 +65,23 @@ def plan_check(args: argparse.Namespace, desk: Desk, say: Say) -> int:
 
 def _forecast(args: argparse.Namespace, raw: Any, desk: Desk) -> int:
     """Tables, or JSON, and a plot. Exit status 1 when something does not fit."""
-    from rich.console import Console
-
     from training.booking_commands import check
+    from training.progress import wide_console
 
     _, judged = desk.governance.assembly.judge(args.part, raw, full=False)
     if judged is None:
         raise UsageError(f"{args.part} is in no plan: there is nothing to forecast")
     with backed(desk.settings) as settings:
-        return check(settings, judged.plan, Console(), as_json=args.json, plot=args.plot)
+        return check(settings, judged.plan, wide_console(), as_json=args.json, plot=args.plot)
 
 
 def plan_sample(args: argparse.Namespace, desk: Desk, say: Say) -> int:  # noqa: ARG001 - it shows a bar
     """Daily, from a schedule: every page view of the last weeks that forecasts decide again."""
-    from rich.console import Console
-
     from training.booking_commands import refresh_sample
+    from training.progress import wide_console
 
     with backed(desk.settings) as settings:
-        return refresh_sample(settings, Console(), pages=args.pages, items=tuple(args.item))
+        return refresh_sample(settings, wide_console(), pages=args.pages, items=tuple(args.item))
 
 
 def _check_whole(args: argparse.Namespace, desk: Desk, say: Say) -> int:

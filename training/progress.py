@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 PIPED_WIDTH: Final = 132  # columns where no terminal says how many: a file, a pipe, CI
 
 
-def console() -> Console:
+def wide_console() -> Console:
     """Standard output, wide enough for a table where no terminal sets its width."""
     made = Console()
     return made if made.is_terminal or "COLUMNS" in os.environ else Console(width=PIPED_WIDTH)

@@ -31,9 +31,8 @@ def add_replay(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from serving.settings import Settings
+    from training.progress import wide_console
     from training.replay_commands import replay
 
-    return replay(args, Settings.from_env(), Console())
+    return replay(args, Settings.from_env(), wide_console())

@@ -45,14 +45,13 @@ def _verb(verbs: Any, name: str, about: str, function: str) -> argparse.Argument
 
 def _lazy(function: str) -> Run:
     def run(args: argparse.Namespace) -> int:
-        from rich.console import Console
-
         from serving.backing import backed
         from serving.settings import Settings
         from training.desk import desk_of
+        from training.progress import wide_console
 
         with backed(Settings.from_env()) as settings:
-            done: int = getattr(import_module(__name__), function)(args, desk_of(settings), Console())
+            done: int = getattr(import_module(__name__), function)(args, desk_of(settings), wide_console())
         return done
 
     return run

@@ -25,7 +25,7 @@ from serving.experiments import CompiledExperiments, compile_experiments
 from serving.plan import Plan, check_plan
 from training.bench.harness import Result
 from training.bench.tally import Tally
-from training.progress import counting
+from training.progress import counting, wide_console
 
 ABOUT: Final = "assignment: uniformity, independence of layers, ramps, agreement of processes, µs a page"
 LAYERS: Final = ("ranking", "feed", "campaigns")
@@ -46,7 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    tally, console = Tally(), Console()
+    tally, console = Tally(), wide_console()
     units = args.units or (1_000_000 if args.quick else 10_000_000)
     agree = args.agree or (200_000 if args.quick else 1_000_000)
     made = compile_experiments(plan_of(), {"home": 1})

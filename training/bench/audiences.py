@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-from rich.console import Console
-
 from training.bench.audience_figures import audience_figures
 from training.bench.harness import Bar, Result
 from training.bench.list_writes import list_figures
 from training.bench.tally import Tally
-from training.progress import counting
+from training.progress import counting, wide_console
 
 ABOUT: Final = "audiences: µs a request, seconds of a count over the base, members of lists written a second"
 CAMPAIGNS: Final = 2_000
@@ -31,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     customers = args.customers or (200_000 if args.quick else 1_000_000)
     members = args.members or (100_000 if args.quick else 300_000)
-    tally, console = Tally(), Console()
+    tally, console = Tally(), wide_console()
     with console.status(f"campaigns' audiences, and a base of {customers:,} customers"):
         found = audience_figures(CAMPAIGNS, PREDICATES, customers)
     _requests(tally, found)

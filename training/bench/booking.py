@@ -13,7 +13,6 @@ import time
 from typing import Final, NamedTuple
 
 import numpy as np
-from rich.console import Console
 
 from training.bench.booking_trials import Trials, Tried, booking_of, tried, with_booking, world
 from training.bench.booking_world import stocked_of
@@ -21,7 +20,7 @@ from training.bench.harness import Bar, Result
 from training.bench.tally import Tally
 from training.booking import check
 from training.booking_plan import Work
-from training.progress import counting
+from training.progress import counting, wide_console
 
 ABOUT: Final = "bookings on a sampled traffic: feasible or not, intervals, and how long a check takes"
 ROUNDS: Final = 2  # of the check that is timed: what else runs here only adds
@@ -43,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    size, console, tally = _sized(args), Console(), Tally()
+    size, console, tally = _sized(args), wide_console(), Tally()
     begun = time.perf_counter()
     with counting(console, f"bookings on samples of {size.trials.sampled:,} pages") as tick:
         found = tried(size.trials, args.seed, tick)

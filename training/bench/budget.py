@@ -20,6 +20,7 @@ from rich.progress import track
 from rich.table import Table
 
 from training.bench.harness import Bar, Result
+from training.progress import wide_console
 
 if TYPE_CHECKING:
     from serving.domain import Decision, Query
@@ -62,7 +63,7 @@ class Measured:
 def run(args: argparse.Namespace) -> Result:
     from training.bench.serve_world import Sizes, opened
 
-    console = Console()
+    console = wide_console()
     turns, pages = (6, args.pages // 2) if args.quick else (args.turns, args.pages)
     with opened(console, Sizes(customers=args.customers, campaigns=args.campaigns)) as served:
         found = asyncio.run(measured(served, args.together, pages, turns, console))

@@ -25,6 +25,7 @@ from rich.table import Table
 
 from training.bench.harness import Result
 from training.bench.tally import Tally
+from training.progress import wide_console
 
 if TYPE_CHECKING:
     from training.bench.chaos_client import Client, Row
@@ -74,7 +75,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     from training.bench.chaos_world import town
 
-    console, tally = Console(), Tally()
+    console, tally = wide_console(), Tally()
     seconds = args.seconds or (4.0 if args.quick else 12.0)
     told: list[Told] = []
     faults = [one for one in FAULTS if (args.only or "") in one.name]

@@ -18,7 +18,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from serving.catalogue import compile_items, parse_item
@@ -36,6 +35,7 @@ from training.item_traits import Traits
 from training.lake import Lake
 from training.learn import Prepared, prepare
 from training.model import Effort, Params, TrainData
+from training.progress import wide_console
 from training.source import import_source
 from training.tuning import Window
 from training.world import World
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> Result:
     if args.quick:
         args.sources, args.customers, args.items, args.days = "bank", 4_000, 2_000, 5
         args.draws, args.most = 1, 300
-    console, figures, bars = Console(), dict[str, float](), dict[str, Bar]()
+    console, figures, bars = wide_console(), dict[str, float](), dict[str, Bar]()
     for name in args.sources.split(","):
         with tempfile.TemporaryDirectory(prefix="fenliu-bench-") as home:
             prepared = _prepared(name, args, Path(home))

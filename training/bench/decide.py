@@ -17,6 +17,7 @@ from rich.progress import track
 from rich.table import Table
 
 from training.bench.harness import Bar, Result
+from training.progress import wide_console
 
 if TYPE_CHECKING:
     from serving.domain import Effort, Query
@@ -61,7 +62,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     from training.bench.decide_world import live_of, queries
 
-    console = Console()
+    console = wide_console()
     sizes = QUICK if args.quick else FULL
     worlds: list[tuple[Size, Live, list[Query]]] = []
     kept: dict[tuple[int, int, int], Live] = {}

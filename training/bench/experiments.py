@@ -13,7 +13,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from scipy import stats
 
 from training.bench.harness import Result
@@ -21,7 +20,7 @@ from training.bench.report_load import report_figures
 from training.bench.tally import Tally
 from training.experiment.mismatch import ALPHA as MISMATCH_ALPHA
 from training.experiment.sequential import Looks, critical
-from training.progress import counting
+from training.progress import counting, wide_console
 from training.world.history import World
 from training.world.rows import CLICKED
 
@@ -43,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    tally, console = Tally(), Console()
+    tally, console = Tally(), wide_console()
     customers = args.customers or (5_000 if args.quick else 20_000)
     runs = args.runs or (600 if args.quick else 2_000)
     rng = np.random.default_rng(args.seed)

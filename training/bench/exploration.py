@@ -16,7 +16,6 @@ from time import process_time
 from typing import Final
 
 import numpy as np
-from rich.console import Console
 from scipy import stats
 
 from serving.decide import decide
@@ -25,7 +24,7 @@ from serving.live import Live, build_live
 from training.bench.decide_world import live_of, queries
 from training.bench.harness import Result
 from training.bench.tally import Tally
-from training.progress import counting
+from training.progress import counting, wide_console
 
 ABOUT: Final = "exploration: propensities against Monte-Carlo frequencies of decide(), cost of the lotteries"
 CUSTOMERS: Final = 4
@@ -40,7 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    tally, console = Tally(), Console()
+    tally, console = Tally(), wide_console()
     draws = args.draws or (60_000 if args.quick else 1_000_000)
     plain = live_of(args.items, 0, 6, args.seed)
     live = _exploring(plain)

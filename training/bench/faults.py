@@ -19,10 +19,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from rich.console import Console
-
 from training.bench.harness import Result
 from training.bench.tally import Tally
+from training.progress import wide_console
 
 if TYPE_CHECKING:
     from training.bench.load import Outcome
@@ -52,7 +51,7 @@ def run(args: argparse.Namespace) -> Result:
     from training.bench.serve_world import Sizes, opened
     from training.bench.volley import Target, Volley
 
-    console, tally = Console(), Tally()
+    console, tally = wide_console(), Tally()
     seconds = 2.0 if args.quick else args.seconds
     with opened(console, Sizes(customers=args.customers)) as served, Delayed(served) as delayed:
         behind = replace(served, settings=delayed.settings)

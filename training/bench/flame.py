@@ -17,9 +17,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from rich.console import Console
-
 from training.bench.harness import Result
+from training.progress import wide_console
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -43,7 +42,7 @@ def run(args: argparse.Namespace) -> Result:
     from training.bench.serve_world import Sizes, opened
 
     seconds = getattr(args, "seconds", 3.0 if args.quick else 15.0)
-    console = Console()
+    console = wide_console()
     with opened(console, Sizes(customers=args.customers)) as served:
         stacks = asyncio.run(_sampled(served, seconds, args.together))
     total = sum(stacks.values())

@@ -12,14 +12,13 @@ import argparse
 from typing import Final
 
 import numpy as np
-from rich.console import Console
 
 from serving.ghosts import held_out
 from serving.splitting import salt_of
 from training.bench.harness import Result
 from training.bench.tally import Tally
 from training.experiment.statistics import Difference, Moments, adjusted, difference
-from training.progress import counting
+from training.progress import counting, wide_console
 
 ABOUT: Final = "ghost placements: coverage of the true lift, width against intent-to-treat"
 REACH: Final = 0.2
@@ -35,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    tally, console = Tally(), Console()
+    tally, console = Tally(), wide_console()
     campaigns = args.campaigns or 300
     audience = args.audience or (50_000 if args.quick else 200_000)
     rng = np.random.default_rng(args.seed)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from training.bench.harness import Result
 from training.bench.tally import Tally
+from training.progress import wide_console
 
 if TYPE_CHECKING:
     from training.bench.bank import Bank
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> Result:
     from training.bench import batch, store_load
 
     size = {name: getattr(args, name, default) for name, default in (QUICK if args.quick else FULL).items()}
-    console, tally = Console(), Tally()
+    console, tally = wide_console(), Tally()
     began = time.perf_counter()
     batch.ingested(size["events"], tally, console)
     batch.factorised(size["als_users"], 3_500, size["rounds"], size["als_iterations"], tally, console)

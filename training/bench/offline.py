@@ -8,10 +8,9 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.console import Console
-
 from training.bench.harness import Result
 from training.bench.tally import Tally
+from training.progress import wide_console
 
 if TYPE_CHECKING:
     from training.bench.serve_world import Served
@@ -29,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     from training.bench.serve_world import Sizes, customer_id, opened
 
-    console, tally = Console(), Tally()
+    console, tally = wide_console(), Tally()
     many = getattr(args, "customers", 4_000 if args.quick else 20_000)
     with opened(console, Sizes(customers=many)) as served:
         users = [customer_id(number) for number in range(many)]

@@ -15,7 +15,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
 from training.adapters import data_folder
 from training.bench.harness import Result
@@ -25,7 +24,7 @@ from training.ope.estimators import ESTIMATORS, Floats, Logged
 from training.ope.intervals import bootstrap, by_counts, resampled
 from training.ope.open_bandit import FOLDER, PUBLISHED, load, seen_as
 from training.ope.rewards import cross_fitted
-from training.progress import counting
+from training.progress import counting, wide_console
 from training.world.history import World
 
 ABOUT: Final = "off-policy evaluation: coverage on the synthetic bank, warnings without overlap, Open Bandit"
@@ -41,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    tally, console = Tally(), Console()
+    tally, console = Tally(), wide_console()
     runs = args.runs or (200 if args.quick else 1_000)
     rng = np.random.default_rng(args.seed)
     with console.status("what is true of the synthetic bank"):

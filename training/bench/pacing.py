@@ -12,6 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from training.bench.harness import Bar, Result
+from training.progress import wide_console
 
 if TYPE_CHECKING:
     from serving.curves import Floats
@@ -122,7 +123,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     from training.bench import carousel
 
-    console = Console(width=max(Console().width, 132))
+    console = wide_console()
     if args.tune:
         from training.bench.tune14 import tuned
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from rich.console import Console
 
 from training.bench.harness import Bar, Result
 from training.bench.race_cost import NOTE, reserve_us
@@ -24,7 +23,7 @@ from training.bench.race_phones import Truth
 from training.bench.race_run import Raced, raced
 from training.bench.race_world import Size, sized
 from training.bench.tally import Tally
-from training.progress import counting
+from training.progress import counting, wide_console
 
 ABOUT: Final = "exact caps and quotas: a race of eight processes, with kills of replicas and of the store"
 NONE: Final[Bar] = ("<=", 0.0)
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace) -> Result:
     size = sized(quick=args.quick, clients=args.processes, at_once=args.at_once, seed=args.seed)
     with tempfile.TemporaryDirectory(prefix="fenliu-race-") as home:
         cost = reserve_us(Path(home))
-        with counting(Console(), "seconds decided in") as tick:
+        with counting(wide_console(), "seconds decided in") as tick:
             found = asyncio.run(raced(size, Path(home), tick))
     tally = Tally()
     _asked(tally, found, size)

@@ -55,17 +55,16 @@ def run(args: argparse.Namespace) -> Result:
 
 async def _asked(home: Path, bundle: Bundle, plan: Plan, pairs: int, seed: int, tally: Tally) -> None:
     import numpy as np
-    from rich.console import Console
 
     from training.bench.decide_world import NOW
     from training.bench.in_process import in_process
-    from training.progress import counting
+    from training.progress import counting, wide_console
 
     rng = np.random.default_rng([seed, 21])
     keys = np.ascontiguousarray(bundle.compiled.table["key"])
     differ = controls = apart = unsuitable = places = short = 0
     async with in_process(home, bundle, plan, NOW) as bench:
-        with counting(Console(), "pairs") as tick:
+        with counting(wide_console(), "pairs") as tick:
             for start in range(0, pairs, TOGETHER):
                 batch = range(start, min(start + TOGETHER, pairs))
                 made = [await _pair(bench, number, keys, rng) for number in batch]

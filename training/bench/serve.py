@@ -25,6 +25,7 @@ from training.bench.harness import Bar, Result
 from training.bench.processes import cpu_s
 from training.bench.serve_rounds import CONNECTIONS, EMPTY, LIGHT, NAIVE, OURS, Rounds
 from training.bench.tally import Tally
+from training.progress import wide_console
 
 if TYPE_CHECKING:
     from training.bench.load import Outcome
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> Result:
     from training.bench.volley import Target, Volley
 
     size = {name: getattr(args, name, default) for name, default in (QUICK if args.quick else FULL).items()}
-    console, tally, rounds = Console(), Tally(), Rounds()
+    console, tally, rounds = wide_console(), Tally(), Rounds()
     sizes = Sizes(customers=int(size["customers"]), items=args.items, campaigns=args.campaigns)
     began = time.perf_counter()
     looked: dict[str, list[float]] = {}

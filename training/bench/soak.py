@@ -16,6 +16,7 @@ from rich.progress import Progress
 
 from training.bench.harness import Result
 from training.bench.tally import Tally
+from training.progress import wide_console
 
 if TYPE_CHECKING:
     from training.bench.volley import Volley
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> Result:
 
     minutes = getattr(args, "minutes", 0.75 if args.quick else 20.0)
     items = getattr(args, "items", 20_000 if args.quick else 100_000)
-    console, tally = Console(), Tally()
+    console, tally = wide_console(), Tally()
     sizes = Sizes(customers=args.customers, items=items, campaigns=args.campaigns)
     with opened(console, sizes) as served:
         target = Target(served.settings.host, served.settings.port, served.requests(20_000, HOMEPAGE, 1_000))

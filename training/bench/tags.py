@@ -12,10 +12,10 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from training.bench.harness import Bar, Result
+from training.progress import wide_console
 
 if TYPE_CHECKING:
     from serving.page import Pages
@@ -141,4 +141,4 @@ def _show(priced: list[Priced], value: float) -> None:
             one.rule.name, str(one.rule.of), f"{one.told:.3f}", f"{one.lost:.3f}",
             f"{one.lost / value:.4%}", f"{_off(one.told, one.lost):.1%}",
         )  # fmt: skip
-    Console().print(table)
+    wide_console().print(table)

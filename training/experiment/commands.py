@@ -30,7 +30,7 @@ from training.experiment.metrics import named
 from training.experiment.pages import write
 from training.experiment.planning import days_needed, detectable, units_needed
 from training.lake import Lake
-from training.progress import counting
+from training.progress import counting, wide_console
 from training.usage import UsageError
 
 DEFAULT_METRICS = ("clicks", "conversions", "ctr", "dismissals", "lower_rungs")
@@ -52,7 +52,7 @@ def listed(args: argparse.Namespace, settings: Settings) -> int:
                 layer.name, one.name, span, f"{0 if over else share:.0%}", arms, one.criterion,
                 "over" if over else one.state,
             )  # fmt: skip
-    Console().print(table)
+    wide_console().print(table)
     return 0
 
 
@@ -69,7 +69,7 @@ def who(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def report(args: argparse.Namespace, settings: Settings) -> int:
-    plan, console = _plan(args, settings), Console()
+    plan, console = _plan(args, settings), wide_console()
     _, one = _named(plan, args.name)
     guardrails = {each.metric: each.tolerance for each in one.guardrails}
     criterion = named([one.criterion])[0]
@@ -95,7 +95,7 @@ def report(args: argparse.Namespace, settings: Settings) -> int:
 
 def lift(args: argparse.Namespace, settings: Settings) -> int:
     """Of a campaign: those that it was shown to against those that it would have been."""
-    plan, console = _plan(args, settings), Console()
+    plan, console = _plan(args, settings), wide_console()
     one = next((each for each in plan.campaigns if each.id == args.campaign), None)
     if one is None:
         raise UsageError(f"the plan has no campaign {args.campaign!r}")
@@ -173,7 +173,7 @@ def plan_ahead(args: argparse.Namespace, _settings: Settings) -> int:
     if args.json:
         print(json.dumps(told))
         return 0
-    console = Console()
+    console = wide_console()
     console.print(
         f"{need.units:,} units in {args.arms} arms find {args.effect:+.1%} with power {args.power:.0%},"
         f" looking {args.looks} times ({need.single_look:,} with a single look)",

@@ -23,7 +23,7 @@ from training.ope.estimators import Logged, Slates
 from training.ope.open_bandit import load, seen_as
 from training.ope.policies import as_logged, as_slates, replayed, told
 from training.ope.report import judge, show, write
-from training.progress import counting
+from training.progress import counting, wide_console
 from training.usage import UsageError
 
 DAY_S = 86_400.0
@@ -31,7 +31,7 @@ DAY_S = 86_400.0
 
 def ope(args: argparse.Namespace, settings: Settings) -> int:
     """Exit status 1 where the log cannot tell: the estimate is refused, or a warning was given."""
-    console, rng = Console(), np.random.default_rng(args.seed)
+    console, rng = wide_console(), np.random.default_rng(args.seed)
     slates: Slates | None = None
     if args.open_bandit:
         seen, title, rest = _open_bandit(args.open_bandit, rng)
