@@ -14,9 +14,8 @@ missed; as customers come, the vector of their behaviour takes over, and the all
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
@@ -24,6 +23,7 @@ from scipy.linalg import cho_factor, cho_solve
 from threadpoolctl import threadpool_limits
 
 from training.item_traits import Traits
+from training.trees import lightgbm
 
 HALF: Final = 10.0  # customers from which a direction counts half
 FEWEST_ITEMS: Final = 50  # known ones, from which anything may be learnt
@@ -157,8 +157,10 @@ def _level(
     target = np.log1p(users)
     params = {**_TREES, "seed": seed, "num_threads": 1}
 
-    def grown(rows: NDArray[np.intp]) -> lightgbm.Booster:
-        return lightgbm.train(params, lightgbm.Dataset(table[rows].astype(np.float64), target[rows]), _ROUNDS)
+    boosting = lightgbm()
+
+    def grown(rows: NDArray[np.intp]) -> Any:
+        return boosting.train(params, boosting.Dataset(table[rows].astype(np.float64), target[rows]), _ROUNDS)
 
     out = np.random.default_rng(seed).permutation(len(known)) % 5 == 0
     trial = np.asarray(grown(known[~out]).predict(table[known[out]].astype(np.float64)))
