@@ -53,7 +53,7 @@ def test_what_cannot_be_read_is_nothing(blob: bytes | None) -> None:
 
 
 def test_no_profiling_means_no_scores() -> None:
-    held = Blobs(None, None, None, None, None, pack(entries("a", ("i1", 1.0, NOW))))
+    held = Blobs(*[None] * 5, external=pack(entries("a", ("i1", 1.0, NOW))))
     assert len(decode_customer(held, now=NOW).external) == 1
     assert not len(decode_customer(held, now=NOW, profiling=False).external)
     assert not len(decode_customer(Blobs(*held[:5]), now=NOW).external)  # as logged before there were scores

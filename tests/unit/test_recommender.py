@@ -133,7 +133,7 @@ def test_the_served_record_holds_the_inputs_and_the_choice() -> None:
             assert np.frombuffer(row["items"], np.uint64).tolist() == keys
             assert np.frombuffer(row["propensity"], np.float32).tolist() == [1.0, 1.0]
             assert row["context"]["city"] == "310000" and row["context"]["exclude"] == {"home.shelf": ["i1"]}
-            assert row["context"]["session_id"] == "s1" and len(row["blobs"]) == 6 and row["blobs"][0]
+            assert row["context"]["session_id"] == "s1" and len(row["blobs"]) == 7 and row["blobs"][0]
             token = shell.service.signer.verify(page["page_token"])
             assert [place.item for place in token.places] == keys
 
