@@ -35,7 +35,7 @@ from serving.web import REQUEST_ID_KEY
 T = TypeVar("T")
 NAME: Final = "pages"
 CPUS: Final = 0.5
-REQUEST_TIMEOUT_S: Final = 10.0  # more than four times the longest deadline: else Serve answers 408
+REQUEST_TIMEOUT_S: Final = 200.0  # a forecast may take 180 s; pages and events keep limits of their own
 ALWAYS: Final = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
 UNLESS_SET: Final = {
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",  # a retried POST is one decision by its id
