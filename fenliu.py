@@ -11,7 +11,7 @@ from pathlib import Path
 Run = Callable[[argparse.Namespace], int]
 
 EPILOG = """examples:
-  fenliu demo                              a synthetic bank, end to end, in about two minutes
+  fenliu demo                              a synthetic bank, end to end; the first page after about a minute
   fenliu train --source ml-1m              train on MovieLens 1M found under $FENLIU_DATA
   fenliu train --events e.csv --items i.csv --users u.csv --map user=cust_id,item=product
   fenliu serve --local                     one process on http://127.0.0.1:8000
