@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.domain import Proposal, Rows, Scores
-from serving.taste import KindRows, ServedModel, Taste, scores_of
+from serving.domain import Scores
+from serving.taste import KindRows, ServedModel, Tabled, Taste
 
 if TYPE_CHECKING:
     from features.transforms import History
 
 
-class EnsembleModel:
+class EnsembleModel(Tabled):
     """score(j) = sum_m weight_m (s_m(j) - mean s_m) / deviation s_m, over the items of the catalogue; with a
     prior p and h items of history (h · that, standardised again, + worth · p standardised) / (h + worth).
 
@@ -78,15 +78,6 @@ class EnsembleModel:
             total += np.float32(weight) * standardised(scores)
         total[unknown] = np.nan
         return Taste(total, informed)
-
-    def score(self, taste: Taste, rows: Rows) -> Scores:
-        return scores_of(taste.values, rows)
-
-    def score_all(self, taste: Taste) -> Scores:
-        return taste.values
-
-    def nearest(self, taste: Taste, k: int, kind: int) -> Proposal:
-        return self.kinds.best(taste.values, k, kind)
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from math import ceil
 
 import numpy as np
 
+from features.ids import KINDS
 from serving.page import Slots
 from serving.plan import CompiledSlot
 from serving.surfaces import RECIPES
@@ -42,6 +43,6 @@ def page_slots(asked: Sequence[tuple[CompiledSlot, int]]) -> Slots:
         switching=np.array(
             [spec.switching_cost if spec.refresh != "view" else 0.0 for spec in specs], np.float32
         ),
-        kind_least=np.stack([spec.kinds_least for spec in specs]),
-        kind_most=np.stack([spec.kinds_most for spec in specs]),
+        kind_least=np.array([spec.kinds_least for spec in specs], np.uint8).reshape(len(specs), len(KINDS)),
+        kind_most=np.array([spec.kinds_most for spec in specs], np.uint8).reshape(len(specs), len(KINDS)),
     )

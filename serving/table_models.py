@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.domain import Proposal, Rows, Scores
+from serving.domain import Scores
 from serving.tables import Neighbours, Popular, place_of
-from serving.taste import KindRows, Taste, evidence, load_array, save_arrays, scores_of
+from serving.taste import KindRows, Tabled, Taste, evidence, load_array, save_arrays
 
 if TYPE_CHECKING:
     from features.transforms import History
 
 
-class PopularModel:
+class PopularModel(Tabled):
     """Popularity by segment as a model: everybody of a segment has the same taste."""
 
     name: ClassVar[str] = "popular"
@@ -36,15 +36,6 @@ class PopularModel:
         row = self.popular.row_of(segment)
         return Taste(self.popular.shares[row], row > 0)
 
-    def score(self, taste: Taste, rows: Rows) -> Scores:
-        return scores_of(taste.values, rows)
-
-    def score_all(self, taste: Taste) -> Scores:
-        return taste.values
-
-    def nearest(self, taste: Taste, k: int, kind: int) -> Proposal:
-        return self.kinds.best(taste.values, k, kind)
-
     def save(self, folder: Path) -> None:
         self.popular.save(folder)
         save_arrays(folder, kinds=self.kinds.codes)
@@ -56,7 +47,7 @@ class PopularModel:
         return cls(Popular.load(folder), kinds)
 
 
-class NeighbourModel:
+class NeighbourModel(Tabled):
     """score(j) = (sum_i w_i p(j | i) + m prior(j)) / (sum_i w_i + m): neighbours, shrunk to popularity.
 
     `w` is the evidence of a history's weight. With no history that is the prior itself: `prior`
@@ -95,15 +86,6 @@ class NeighbourModel:
         scores += np.float32(self.pseudo) * prior
         scores /= np.float32(float(weights.sum()) + self.pseudo)
         return Taste(scores, True)
-
-    def score(self, taste: Taste, rows: Rows) -> Scores:
-        return scores_of(taste.values, rows)
-
-    def score_all(self, taste: Taste) -> Scores:
-        return taste.values
-
-    def nearest(self, taste: Taste, k: int, kind: int) -> Proposal:
-        return self.kinds.best(taste.values, k, kind)
 
     def save(self, folder: Path) -> None:
         self.neighbours.save(folder)

@@ -91,6 +91,23 @@ class KindRows:
         return Proposal(rows[at], mine[at].astype(np.float32, copy=False))
 
 
+class Tabled:
+    """Of a model whose taste is one score per item: everything after `represent` is looking it up."""
+
+    __slots__ = ()
+
+    kinds: KindRows
+
+    def score(self, taste: Taste, rows: Rows) -> Scores:
+        return scores_of(taste.values, rows)
+
+    def score_all(self, taste: Taste) -> Scores:
+        return taste.values
+
+    def nearest(self, taste: Taste, k: int, kind: int) -> Proposal:
+        return self.kinds.best(taste.values, k, kind)
+
+
 def evidence(weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """What a history's weight counts as: log(1 + w), so that the thousandth transfer adds little."""
     return np.log1p(weights)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, inf
+from math import inf
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.ids import KINDS
 from features.ledger import CapSpec
-from serving.page import NO_LIMIT, Slots
+from serving.page import Slots
+from serving.page_slots import page_slots
 from serving.plan import CompiledPlan, CompiledSlot
-from serving.surfaces import RECIPES
 from training.sample_columns import RANKS
 
 WINDOW_S: Final = dict(zip(RANKS, (86_400.0, 7 * 86_400.0, 28 * 86_400.0), strict=True))
@@ -24,34 +23,8 @@ Floats = NDArray[np.float64]
 
 def slots_of(specs: Sequence[CompiledSlot], counts: Sequence[int]) -> Slots:
     """As a decision's allocation sees them, nothing held."""
-    many, depth = len(specs), max([1, *counts])
-    rates = np.zeros((many, depth), np.float32)
-    for at, (spec, count) in enumerate(zip(specs, counts, strict=True)):
-        rates[at, :count] = spec.rates[:count]
-    recipes = [RECIPES[spec.layout] for spec in specs]
-    per_kind = [
-        ceil(count * recipe.per_kind) if len(spec.kinds) > 1 else count
-        for spec, count, recipe in zip(specs, counts, recipes, strict=True)
-    ]
-    least = np.array([spec.kinds_least for spec in specs], np.uint8).reshape(many, len(KINDS))
-    most = np.array([spec.kinds_most for spec in specs], np.uint8).reshape(many, len(KINDS))
-    return Slots(
-        bit=np.array([spec.bit for spec in specs], np.uint64),
-        count=np.array(counts, np.int32),
-        rates=rates,
-        origins=np.array([recipe.selector.origins for recipe in recipes], np.uint32),
-        per_category=np.array(
-            [spec.per_category or recipe.per_category for spec, recipe in zip(specs, recipes, strict=True)],
-            np.int32,
-        ),
-        per_kind=np.array(per_kind, np.int32),
-        diminish=np.array([spec.diminish for spec in specs], np.float32),
-        cross=np.array([spec.cross for spec in specs], np.float32),
-        interruption=np.array([spec.interruption for spec in specs], np.float32),
-        switching=np.zeros(many, np.float32),
-        kind_least=least,
-        kind_most=most if many else np.full((0, len(KINDS)), NO_LIMIT, np.uint8),
-    )
+    slots = page_slots(list(zip(specs, counts, strict=True)))
+    return slots._replace(switching=np.zeros(len(specs), np.float32))
 
 
 def no_limits(campaigns: int) -> Floats:

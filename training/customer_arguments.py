@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from importlib import import_module
-from typing import Any, Final
+from typing import Final
+
+from training.verbs import Verbs, added, by_console
 
 CUSTOMER_EXAMPLES: Final = """  fenliu customer export u42 > u42.json              what is kept
   fenliu customer erase u42 --reason "request 4711"     from stores, log, lake, lists, base, sample, copies
@@ -38,19 +38,5 @@ def add_customer(parser: argparse.ArgumentParser) -> None:
     retain.add_argument("--dry-run", action="store_true", help="only say what would go")
 
 
-def _verb(verbs: Any, name: str, about: str) -> argparse.ArgumentParser:
-    one: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
-    one.set_defaults(run=_lazy(name))
-    return one
-
-
-def _lazy(name: str) -> Callable[[argparse.Namespace], int]:
-    def run(args: argparse.Namespace) -> int:
-        from serving.settings import Settings
-        from training.progress import wide_console
-
-        commands = import_module("training.customer_commands")
-        done: int = getattr(commands, f"customer_{name}")(args, Settings.from_env(), wide_console())
-        return done
-
-    return run
+def _verb(verbs: Verbs, name: str, about: str) -> argparse.ArgumentParser:
+    return added(verbs, name, about, by_console("training.customer_commands", f"customer_{name}"))

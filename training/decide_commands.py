@@ -77,6 +77,8 @@ def _slot(text: str) -> dict[str, object]:
 
 def read_ids(path: Path) -> list[str]:
     """The ids of a file. Raises ListError naming the line of the first that is none."""
+    if not path.is_file():
+        raise ListError(f"{path} is no file: --customers takes one of ids, one a line")
     opened = gzip.open if path.suffix == ".gz" else open
     users: list[str] = []
     with opened(path, "rt", encoding="utf-8") as lines:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Final
+
+from training.verbs import by_settings
 
 EXPERIMENT_EXAMPLES: Final = """\
   fenliu experiment list
@@ -38,7 +38,7 @@ def add_ope(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, metavar="DIR", help="for plot and JSON ($FENLIU_HOME/ope)")
     parser.add_argument("--json", action="store_true", help="print the verdict for machines")
-    parser.set_defaults(run=_lazy("ope", "training.ope.commands"))
+    parser.set_defaults(run=by_settings("training.ope.commands", "ope"))
 
 
 def add_experiment(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,7 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
 
     def verb(name: str, about: str, function: str) -> argparse.ArgumentParser:
         one = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
-        one.set_defaults(run=_lazy(function))
+        one.set_defaults(run=by_settings("training.experiment.commands", function))
         return one
 
     def with_plan(one: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -108,13 +108,3 @@ def _add_plan(one: argparse.ArgumentParser) -> None:
 
 def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
-
-
-def _lazy(function: str, module: str = "training.experiment.commands") -> Callable[[argparse.Namespace], int]:
-    def run(args: argparse.Namespace) -> int:
-        from serving.settings import Settings
-
-        done: int = getattr(import_module(module), function)(args, Settings.from_env())
-        return done
-
-    return run

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-Verbs = Any  # what argparse's add_subparsers returns has no public name
-Run = Callable[[argparse.Namespace], int]
+from training.verbs import Verbs, added, by_desk
+
 PLAN_EXAMPLES: Final = """  fenliu plan check k8s/plan.yaml
   fenliu plan publish k8s/plan.yaml --alone          on a laptop, where nobody else would look at it
   fenliu plan propose bj.yaml --part org:bj --reason "winter campaign"
@@ -96,7 +94,7 @@ def add_kill(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", nargs="?", default="", help="what to switch off (not for everything)")
     parser.add_argument("--undo", action="store_true", help="switch it on again")
     _reason(parser, "by hand")
-    parser.set_defaults(run=_lazy("training.plan_commands", "kill"))
+    parser.set_defaults(run=by_desk("training.plan_commands", "kill"))
 
 
 def add_keys(parser: argparse.ArgumentParser) -> None:
@@ -136,9 +134,7 @@ def add_audit(parser: argparse.ArgumentParser) -> None:
 def _verb(
     verbs: Verbs, name: str, about: str, function: str, module: str = "training.plan_commands"
 ) -> argparse.ArgumentParser:
-    one: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
-    one.set_defaults(run=_lazy(module, function))
-    return one
+    return added(verbs, name, about, by_desk(module, function))
 
 
 def _part(parser: argparse.ArgumentParser) -> None:
@@ -148,14 +144,3 @@ def _part(parser: argparse.ArgumentParser) -> None:
 
 def _reason(parser: argparse.ArgumentParser, default: str = "", *, needed: bool = False) -> None:
     parser.add_argument("--reason", default=default, required=needed, help="for the audit log")
-
-
-def _lazy(module: str, function: str) -> Run:
-    def run(args: argparse.Namespace) -> int:
-        from serving.settings import Settings
-        from training.desk import desk_of
-
-        done: int = getattr(import_module(module), function)(args, desk_of(Settings.from_env()), print)
-        return done
-
-    return run

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-Verbs = Any  # what argparse's add_subparsers returns has no public name
-Run = Callable[[argparse.Namespace], int]
+from training.verbs import Verbs, added, by_stores
+
 AUDIENCE_EXAMPLES: Final = """\
   fenliu plan audience winback                    its rule, as the live plan has it
   fenliu plan audience winback --count
@@ -75,20 +73,4 @@ def add_ledger(parser: argparse.ArgumentParser) -> None:
 def _verb(
     verbs: Verbs, name: str, about: str, function: str, module: str = "training.list_commands"
 ) -> argparse.ArgumentParser:
-    one: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
-    one.set_defaults(run=_lazy(module, function))
-    return one
-
-
-def _lazy(module: str, function: str) -> Run:
-    def run(args: argparse.Namespace) -> int:
-        from serving.backing import backed
-        from serving.settings import Settings
-        from training.desk import desk_of
-        from training.progress import wide_console
-
-        with backed(Settings.from_env()) as settings:
-            done: int = getattr(import_module(module), function)(args, desk_of(settings), wide_console())
-        return done
-
-    return run
+    return added(verbs, name, about, by_stores(module, function))

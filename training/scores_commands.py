@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-Run = Callable[[argparse.Namespace], int]
+from training.verbs import Verbs, added, by_stores
+
 EXAMPLES: Final = """\
   fenliu scores import wealth.parquet --model wealth_v3      user_id, item_id, score[, expires]
   fenliu scores show
@@ -37,24 +36,8 @@ def add_scores(parser: argparse.ArgumentParser) -> None:
         one.add_argument("--reason", default="", help="for the audit log")
 
 
-def _verb(verbs: Any, name: str, about: str, function: str) -> argparse.ArgumentParser:
-    one: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
-    one.set_defaults(run=_lazy(function))
-    return one
-
-
-def _lazy(function: str) -> Run:
-    def run(args: argparse.Namespace) -> int:
-        from serving.backing import backed
-        from serving.settings import Settings
-        from training.desk import desk_of
-        from training.progress import wide_console
-
-        with backed(Settings.from_env()) as settings:
-            done: int = getattr(import_module(__name__), function)(args, desk_of(settings), wide_console())
-        return done
-
-    return run
+def _verb(verbs: Verbs, name: str, about: str, function: str) -> argparse.ArgumentParser:
+    return added(verbs, name, about, by_stores(__name__, function))
 
 
 def bring(args: argparse.Namespace, desk: Any, console: Any) -> int:

@@ -6,13 +6,11 @@ Light: commands are imported when they run.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-Verbs = Any  # what argparse's add_subparsers returns has no public name
-Run = Callable[[argparse.Namespace], int]
+from training.verbs import Verbs, added, by_settings
+
 TRAIN_EXAMPLES: Final = """\
   fenliu train                             learn from the lake: what the service took in
   fenliu train --source ml-1m              one of the public sets under $FENLIU_DATA (default ../shared/data)
@@ -29,7 +27,7 @@ EVENTS_EXAMPLES: Final = "  fenliu events ingest\n"
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=_lazy("training.lake_commands", "train_now"))
+    parser.set_defaults(run=by_settings("training.lake_commands", "train_now"))
     data = parser.add_argument_group("data (none: the lake alone)")
     data.add_argument("--source", metavar="NAME", help="ml-1m, insurance, lastfm, complete-journey")
     data.add_argument("--events", type=Path, metavar="FILE", help="interactions, CSV or Parquet")
@@ -81,23 +79,11 @@ def add_events(parser: argparse.ArgumentParser) -> None:
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=_lazy("training.lake_commands", "report"))
+    parser.set_defaults(run=by_settings("training.lake_commands", "report"))
     parser.add_argument("--path", action="store_true", help="print its path only")
 
 
 def _verb(
     verbs: Verbs, name: str, about: str, function: str, module: str = "training.bundle_commands"
 ) -> argparse.ArgumentParser:
-    one: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
-    one.set_defaults(run=_lazy(module, function))
-    return one
-
-
-def _lazy(module: str, function: str) -> Run:
-    def run(args: argparse.Namespace) -> int:
-        from serving.settings import Settings
-
-        done: int = getattr(import_module(module), function)(args, Settings.from_env())
-        return done
-
-    return run
+    return added(verbs, name, about, by_settings(module, function))

@@ -83,6 +83,8 @@ def test_help_imports_nothing_heavy():
         (["list", "upload", "vip", "missing.csv"], "missing.csv"),
         (["ledger", "status"], "no plan is published"),
         (["bundle", "show"], "no bundle is live"),
+        (["experiment", "report", "nothing"], "no plan is live"),
+        (["decide", "--customers", "missing.txt"], "is no file"),
         (["bundle", "show", "../x"], "bundle"),
         (["bundle", "promote", "nope"], "no bundle"),
         (["bundle", "rollback"], "roll back"),

@@ -107,3 +107,5 @@ def test_lists_may_be_gzipped(tmp_path) -> None:
     with gzip.open(path, "wt") as out:
         out.write('"u1",7\nu2\n')
     assert commands.read_ids(path) == ["u1", "u2"]
+    with pytest.raises(commands.ListError, match="is no file: --customers"):
+        commands.read_ids(tmp_path / "missing.txt")

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from features.customer import NOTHING, decode_customer
 from features.ids import key32, user_subject, visitor_subject
+from serving.backing import backed
 from serving.experiment import Experiment, Layer
 from serving.experiments import compile_experiments
 from serving.plan import Plan, load_plan
@@ -210,7 +211,10 @@ def _with_arms(paths: list[str]) -> list[str]:
 
 
 def _plan(args: argparse.Namespace, settings: Settings) -> Plan:
-    plan = load_plan(args.plan) if args.plan else live_plan(settings)
+    if args.plan:
+        return load_plan(args.plan)
+    with backed(settings) as complete:
+        plan = live_plan(complete)
     if plan is None:
         raise UsageError("no plan is live: publish one, or name a file with --plan")
     return plan

@@ -11,10 +11,11 @@ import numpy as np
 import orjson
 from rich.console import Console
 
+from serving.backing import backed
 from serving.bundle import load as load_bundle
 from serving.lists import ListShelf
 from serving.live import Live, build_live
-from serving.plan import default_plan, load_plan
+from serving.plan import Plan, default_plan, load_plan
 from serving.registry import Registry
 from serving.settings import Settings
 from training.adapters import data_folder
@@ -81,6 +82,10 @@ def _candidate(args: argparse.Namespace, settings: Settings) -> Live:
     if version is None:
         raise UsageError("no bundle is live: train one, or name one with --bundle")
     bundle = load_bundle(registry.fetch(version, settings.bundles), verify=False)
-    plan = load_plan(args.plan) if args.plan else live_plan(settings)
+    if args.plan:
+        plan: Plan | None = load_plan(args.plan)
+    else:
+        with backed(settings) as complete:
+            plan = live_plan(complete)
     lists = ListShelf(settings.registry_url).numbers()
     return build_live(bundle, (), plan or default_plan(bundle.kind_counts()), lists=lists)
