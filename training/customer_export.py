@@ -9,6 +9,8 @@ import numpy as np
 
 from features.customer import Blobs, decode_customer
 from features.events import WHAT, unpack
+from features.external import external_key
+from features.external import unpack as unpack_scores
 from features.ids import key64, user_subject
 from features.keyspace import KeySpace, parse_keyspace
 from features.live_store import live_keys
@@ -41,6 +43,15 @@ def exported(places: Places, user_id: str, *, now: float) -> dict[str, Any]:
         "audiences": [{"number": one, "list": names.get(one)} for one in audiences],
         "behaviour": _entries(customer.recent, names_of),
         "contacts": _entries(customer.contact, names_of),
+        "scores": [
+            {
+                "item": names_of.get(int(one["item"]), int(one["item"])),
+                "model": f"{int(one['model']):08x}",
+                "score": float(one["score"]),
+                "expires": _time(float(one["expires"])),
+            }
+            for one in unpack_scores(blobs.external)
+        ],
     }
     subject = user_subject(user_id)
     for table in NAMED_BY:
@@ -64,11 +75,12 @@ def _blobs(places: Places, user_id: str, space: KeySpace | None) -> Blobs:
     with opened(places.settings.live_url or "") as live:
         recent, contact, patch = (_bytes(live.get(key)) for key in (keys.recent, keys.contact, keys.patch))
     batch: list[bytes | None] = [None, None]
-    if space is not None:
-        with opened(places.settings.features_url or "") as features:
+    with opened(places.settings.features_url or "") as features:
+        external = _bytes(features.get(external_key(user_id)))
+        if space is not None:
             names = (PROFILE.name, MEMBERSHIP.name)
             batch = [_bytes(features.get(feature_key(space.version, name, user_id))) for name in names]
-    return Blobs(batch[0], batch[1], recent, contact, patch)
+    return Blobs(batch[0], batch[1], recent, contact, patch, external=external)
 
 
 def _item_names(places: Places) -> dict[int, str]:

@@ -30,6 +30,7 @@ from features.redis_erase import Whose, erase_entries, erase_keys, remaining, re
 from serving.settings import Settings
 from training.lake import Lake, digest
 from training.sample_columns import SampleError, load, save
+from training.scores import FOLDER as SCORES
 from training.tables import parquet, pc
 
 NAMED_BY: Final = {
@@ -93,7 +94,8 @@ def erase(places: Places, who: Who, say: Callable[[str], None] = lambda _: None)
         told(Erased(f"lake:{table}", "rows", _from_table(places.lake, table, who, whose)))
     told(Erased("lake:quarantine", "lines", _from_quarantine(places.lake, whose)))
     told(Erased("lake:customers", "rows", _from_customers(places.lake, who)))
-    told(Erased("lake:lists", "memberships", _from_lists(places.lake, who)))
+    told(Erased("lake:lists", "memberships", _from_folder(places.lake, "lists", who)))
+    told(Erased("lake:scores", "records", _from_folder(places.lake, SCORES, who)))
     home = places.settings.home
     told(Erased("home:quarantine", "lines", _from_texts(home / "quarantine", whose)))
     told(Erased("home:base", "customers", _from_bases(home / "base", who)))
@@ -119,7 +121,9 @@ def remains(places: Places, who: Who) -> list[str]:
     users = places.lake.read_users()
     if users is not None and _named(users["user_id"], who.users).any():
         found.append("lake:catalogue/users.parquet")
-    found += [f"lake:{path}" for path, ids in _lists(places.lake) if _named(ids, who.users).any()]
+    for folder in ("lists", SCORES):
+        by_user = _by_user(places.lake, folder)
+        found += [f"lake:{path}" for path, ids in by_user if _named(ids, who.users).any()]
     found += [str(path) for path in _files(places.settings.home) if _holds(path, whose)]
     if _pages_of(places.settings.home / "sample", who):
         found.append(str(places.settings.home / "sample"))
@@ -222,10 +226,11 @@ def _from_customers(lake: Lake, who: Who) -> int:
     return int(named.sum())
 
 
-def _from_lists(lake: Lake, who: Who) -> int:
-    """Uploaded lists, look-alikes (whose seeds are lists) and evaluated audiences."""
+def _from_folder(lake: Lake, folder: str, who: Who) -> int:
+    """Lists (uploaded, look-alikes, whose seeds are lists, evaluated audiences); scores of the bank's models,
+    earlier versions too, for a roll-back would bring them back."""
     gone = 0
-    for path, ids in _lists(lake):
+    for path, ids in _by_user(lake, folder):
         named = _named(ids, who.users)
         if named.any():
             lake.put(path, parquet(_read(lake, path).filter(pa.array(~named))))
@@ -233,10 +238,11 @@ def _from_lists(lake: Lake, who: Who) -> int:
     return gone
 
 
-def _lists(lake: Lake) -> Iterator[tuple[str, Any]]:
-    if not lake.fs.exists(lake.path("lists")):
+def _by_user(lake: Lake, folder: str) -> Iterator[tuple[str, Any]]:
+    """Parquet files with a column `user_id`, and that column."""
+    if not lake.fs.exists(lake.path(folder)):
         return
-    for found in sorted(lake.fs.find(lake.path("lists"))):
+    for found in sorted(lake.fs.find(lake.path(folder))):
         path = str(found)[len(lake.root) + 1 :]
         if path.endswith(".parquet"):
             yield path, _read(lake, path)["user_id"].cast(pa.string())

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pytest
 
 import fenliu
+from features.external import ENTRY, external_key, pack
+from features.ids import key64
 from features.keyspace import KeySpace, ViewBatch, ViewSpace
 from features.redis_erase import Whose
 from features.redis_log import RedisLog
@@ -32,7 +34,7 @@ from training.lists import Lists
 from training.plain_words import told
 from training.retention import dropped
 from training.sample import refresh
-from training.tables import EVENT_COLUMNS
+from training.tables import EVENT_COLUMNS, parquet
 
 GONE, KEPT = "u4", "u42"  # one id begins with the other
 SPACE = KeySpace("k1", {PROFILE.name: ViewSpace(NOW - 60, 2, PROFILE.fingerprint)})
@@ -76,6 +78,14 @@ def places(valkey_url: str, tmp_path: Path) -> Places:
     Lists(ListShelf(str(tmp_path / "registry")), lake).write(
         "vip", np.array([GONE.encode(), KEPT.encode()]), kind="upload", owner="x", at=NOW
     )
+    for version in (1, 2):  # scores of the bank's own model, and what a roll-back would bring back
+        rows = {"user_id": [GONE, KEPT], "count": [1, 1], "entries": [b"x", b"x"]}
+        lake.put(f"scores/loans/{version}.parquet", parquet(pa.table(rows)))
+    with opened(valkey_url) as store:
+        for user in (GONE, KEPT):
+            entry = np.zeros(1, ENTRY)
+            entry["item"], entry["score"], entry["expires"] = key64("i1"), 0.5, NOW + 3600
+            store.set(external_key(user), pack(entry))
     ids = np.array([GONE.encode(), KEPT.encode()])
     records, member = PROFILE.blank(2), MEMBERSHIP.blank(2)
     records["age"], member["audiences"][:, 0] = (30, 40), 7
@@ -101,12 +111,14 @@ def test_a_customer_is_erased_everywhere_and_nobody_else(places: Places) -> None
         "store:features+live+log",
         "lake:catalogue/users.parquet",
         "lake:lists/32768.parquet",
+        "lake:scores/loans/1.parquet",
         str(home / "sample"),
     ):
         assert any(one.startswith(place[:14]) for one in before), (place, before)
     done = {(one.place, one.what): one.many for one in erase(places, who)}
     assert done["lake:events", "rows"] == 4 and done["lake:served", "rows"] == 3
     assert done["lake:outcomes", "rows"] == 3 and done["lake:customers", "rows"] == 1
+    assert done["lake:scores", "records"] == 2
     assert done["lake:lists", "memberships"] == 1 and done["home:base", "customers"] == 1
     assert done["home:sample", "pages"] == 3 and done["home:quarantine", "lines"] == 1
     keys = done["store:features+live+log", "keys"]
@@ -147,6 +159,7 @@ def test_a_copy_of_what_is_kept(places: Places) -> None:
     ages = [one for one in document["profile"] if one["field"] == "age"]
     assert ages[0]["purpose"] == "permission" and ages[0]["value"] == 40
     assert KEPT not in json.dumps(document, default=str)
+    assert [(one["item"], one["score"]) for one in document["scores"]] == [(key64("i1"), 0.5)]
     assert devices_of(places, GONE) == ["d0"]
 
 
