@@ -76,6 +76,9 @@ def visitor_subject(visitor_id: str) -> str:
     return "v:" + visitor_id
 
 
+FEW: Final = 4096  # keys that a page asks about
+
+
 class Vocabulary:
     """External ids and their dense rows, in a fixed order; rows are valid within one bundle only."""
 
@@ -112,5 +115,9 @@ class Vocabulary:
         """Rows of 64-bit keys, -1 where not known. Binary search: O(m log n)."""
         if not len(self._sorted):
             return np.full(len(keys), -1, np.int32)
+        if len(keys) <= FEW:
+            from features.past import places_of  # what has no vocabulary to ask needs no compiler
+
+            return places_of(np.array(keys, np.uint64), self._sorted, self._order)
         at = np.minimum(np.searchsorted(self._sorted, keys), len(self._sorted) - 1)
         return np.where(self._sorted[at] == keys, self._order[at], np.int32(-1)).astype(np.int32)

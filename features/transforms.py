@@ -133,7 +133,7 @@ class EventWeights:
 
     def of(self, what: NDArray[np.uint8], action: NDArray[np.uint16]) -> NDArray[np.float32]:
         """The weight of each event, before decay."""
-        by_what, by_action = self._tables
+        by_what, by_action = self.tables
         return np.where(what == WHAT["acted"], by_action[action], by_what[what])
 
     def decayed(
@@ -149,7 +149,7 @@ class EventWeights:
         return self.of(what, action).astype(np.float64) * faded
 
     @cached_property
-    def _tables(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def tables(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Weights by what-code (256) and by action code (65,536): a look-up instead of a search per event."""
         by_what, by_action = np.zeros(256, np.float32), np.zeros(65_536, np.float32)
         for name in ("clicked", "converted", "dismissed"):
@@ -186,15 +186,12 @@ def history(recent: NDArray[np.void], lookup: Lookup, now: float, weights: Event
     """
     if not len(recent):
         return NO_HISTORY
-    rows: list[int] = lookup(recent["item"]).tolist()
-    gain: list[float] = weights.decayed(recent["what"], recent["action"], recent["at"], now).tolist()
-    total: dict[int, float] = {}
-    for entry in recent["at"].argsort(kind="stable").tolist():
-        row = rows[entry]
-        if row >= 0:  # taken out and put in again: the order of the keys is that of their last entries
-            total[row] = total.pop(row, 0.0) + gain[entry]
-    liked = {row: weight for row, weight in total.items() if weight > 0}
-    return History(np.array(list(liked), np.int32), np.array(list(liked.values()), np.float32))
+    from features.past import liked, own  # the compiler is heavy, and most of what imports this runs no loop
+
+    log, at = own(recent), recent["at"]
+    faded = np.exp2(np.maximum(now - at, 0.0) * (-1.0 / (DAY * weights.half_life_days)))
+    rows = lookup(log["item"])
+    return History(*liked(log, rows, at.argsort(kind="stable"), faded, WHAT["acted"], *weights.tables))
 
 
 def histories(
@@ -238,27 +235,17 @@ FATIGUE_HALF_LIFE_DAYS: Final = 2.0
 _FATIGUE_WINDOW_S: Final = FATIGUE_WINDOW_DAYS * DAY
 
 
-def telling(contact: NDArray[np.void], now: float) -> NDArray[np.intp]:
-    """Positions of the entries that `fatigue` depends on."""
-    what = contact["what"]
-    shown = (what == WHAT["displayed"]) & (contact["at"] > now - _FATIGUE_WINDOW_S)
-    told: NDArray[np.intp] = (shown | (what == WHAT["clicked"])).nonzero()[0]
-    return told
-
-
-def fatigue_at(
-    what: NDArray[np.uint8], at: NDArray[np.uint32], places: NDArray[np.intp], n: int, now: float
+def fatigue_of(
+    contact: NDArray[np.void], rows: NDArray[np.int32], lookup: Lookup, now: float
 ) -> NDArray[np.float32]:
-    """`fatigue` of n items from the entries that tell, and which item each is about (-1: none of them)."""
-    told = (places >= 0) & (what == WHAT["displayed"])
-    clicked = ((places >= 0) & (what == WHAT["clicked"])).nonzero()[0]
-    if len(clicked):
-        last_click = np.full(n, -1.0)
-        np.maximum.at(last_click, places[clicked], at[clicked])
-        told &= at > last_click[places]
-    seen = told.nonzero()[0]
-    faded = np.exp2(np.maximum(now - at[seen], 0.0) * (-1.0 / (DAY * FATIGUE_HALF_LIFE_DAYS)))
-    return np.bincount(places[seen], faded, n).astype(np.float32)
+    """`fatigue` of items by their `rows` (n,), ascending; `lookup` gives rows of item keys, −1 not known."""
+    from features.past import own, telling_keys, tired
+
+    log = own(contact)
+    told, items = telling_keys(log, WHAT["displayed"], WHAT["clicked"], now - _FATIGUE_WINDOW_S)
+    age = np.maximum(now - log["at"].take(told), 0.0)
+    faded = np.exp2(age * (-1.0 / (DAY * FATIGUE_HALF_LIFE_DAYS)))
+    return tired(log, told, lookup(items), rows, faded, WHAT["displayed"])
 
 
 def fatigue(contact: NDArray[np.void], keys: NDArray[np.uint64], now: float) -> NDArray[np.float32]:

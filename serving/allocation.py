@@ -6,7 +6,8 @@ creatives and stand-ins. What the market could not fill, `serving.backfill` does
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,49 +21,21 @@ from serving.market import Market
 from serving.page import ORGANIC, RULE, Offers, Options, Problem, Slots, Solution, solve
 from serving.page_slots import page_slots
 from serving.pipeline import Page
+from serving.seats import NOTHING_TO_SHOW, Named, Seats, gathered
 from serving.stability import held_places
-from serving.standins import StandIns
+from serving.standins import Rules, Stand, agreeing
 from serving.surfaces import RECIPES
 
 MOST_SHAPES: Final = 256
 MOST_CATEGORIES: Final = 512  # of a catalogue that pages count one by one
-NOTHING_TO_SHOW: Final = -2  # instead of a creative
 MOST_TURNS: Final = 12  # solutions in which some chosen item turned out to have nothing to show
 _IN_ORDER: Final = frozenset({"cached", "fallback"})  # rungs whose values are only an order
 _BY_RULE: Final = frozenset({RULE["pin"], RULE["mandatory"]})
 _COUNTERS: Final = frozenset({RULE["cap"], RULE["exclusion"]})  # rules whose `by` is a counter
 
 
-class _Places:
-    """What stands at the places of a solution, as lists: an array answers for one entry ten times slower."""
-
-    __slots__ = ("base", "campaign", "capped", "named", "offer", "origin", "row", "score", "value")
-
-    def __init__(self, page: Allocation, candidate: NDArray[np.int32], offer: NDArray[np.int32]) -> None:
-        candidates, market, offers = page.candidates, page.market, page.offers
-        value, capped = market.value.take(candidate), market.option_capped.take(candidate)
-        self.offer: list[int] = offer.tolist()
-        self.row: list[int] = candidates.rows.take(candidate).tolist()
-        self.score: list[float] = candidates.score.take(candidate).tolist()
-        self.origin: list[int] = candidates.origin.take(candidate).tolist()
-        self.value: list[float] = value.tolist()
-        self.base: list[float] = self.value.copy()
-        self.capped: list[int] = capped.tolist()
-        self.campaign = [-1] * len(self.offer)
-        self.named: list[int] = self.campaign.copy()  # in the offer table
-        tagged = (offer != ORGANIC).nonzero()[0]
-        if len(tagged):
-            at = offer.take(tagged)
-            columns = (offers.value, offers.base, offers.capped, offers.campaign, market.table)
-            found = zip(tagged.tolist(), *(one.take(at).tolist() for one in columns), strict=True)
-            for place, price, base, reserved, campaign, named in found:
-                self.value[place], self.base[place], self.named[place] = price, base, named
-                self.capped[place] |= reserved
-                self.campaign[place] = campaign
-
-
 class Allocation:
-    """One page. `fill` gives what is chosen for each slot of the query, in order."""
+    """One page. `fill` gives what stands at its places."""
 
     def __init__(
         self, page: Page, live: Live, candidates: Candidates, effort: Effort, market: Market
@@ -76,12 +49,46 @@ class Allocation:
         self._members = self._may_stand()
         self.offers = self._standing_offers()
 
-    def fill(self) -> list[list[Chosen]]:
-        if len(self.candidates):
-            self._settle()
+    def fill(self) -> Seats:
+        seats, bare = self._settled() if len(self.candidates) else (Seats.of(()), True)
+        if not bare and self._complete(seats):
+            return seats
+        for slot, places in zip(self._slots, seats.chosen(len(self._slots)), strict=True):
+            for chosen in places:
+                self._making.place(slot, chosen)
+        for index, spare in seats.spares.items():
+            self._making.taken[spare.row] = seats.slot[index]
         page, live, effort = self._page, self._live, self._effort
         BackFill(page, live, effort, self.candidates, self.market, self._members, self._making).fill()
-        return [seated(slot.chosen) for slot in self._slots]
+        return Seats.of([seated(slot.chosen) for slot in self._slots])
+
+    def _complete(self, seats: Seats) -> bool:
+        """Whether the market's page needs nothing from behind: no slot is short, every pin is in its place,
+        every reserved source has its place."""
+        have = [0] * len(self._slots)
+        for index in seats.slot:
+            have[index] += 1
+        if any(pin not in (-1, at) for pin, at in zip(seats.pin, seats.position, strict=True)):
+            return False
+        end = 0
+        for slot, many in zip(self._slots, have, strict=True):
+            begin, end = end, end + many
+            if many < slot.count and slot.must_fill:
+                return False
+            if slot.recipe.reserved and self._reserves(slot, seats, begin, end):
+                return False
+        return True
+
+    def _reserves(self, slot: Filling, seats: Seats, begin: int, end: int) -> bool:
+        """Whether a last place of the slot may have to go to a reserved source that has none."""
+        met = int(np.bitwise_or.reduce(self.candidates.origin))
+        for at, source in enumerate(slot.recipe.reserved, start=1):
+            bit, last = 1 << source, end - at
+            if not met & bit or last < begin or any(origin & bit for origin in seats.origin[begin:end]):
+                continue
+            if seats.campaign[last] < 0 and not seats.capped[last] and not seats.flags[last] & PINNED:
+                return True
+        return False
 
     # --- what competes
 
@@ -121,19 +128,19 @@ class Allocation:
 
     # --- the market's answer
 
-    def _settle(self) -> None:
-        """Solve, and again without what has nothing to show, until everything chosen has."""
+    def _settled(self) -> tuple[Seats, bool]:
+        """Solved, and again without what has nothing to show, until everything chosen has; whether something
+        has not even so."""
         for _ in range(MOST_TURNS):
             solution = solve(self._problem(), tags=self._page.query.tagged)
-            chosen, bare = self._read(solution)
+            seats, bare = self._read(solution)
             if not bare:
                 break
             for slot, candidate in bare:
                 bit = ~np.uint64(self._slots[slot].asked.spec.bit)
                 self._members[candidate] &= bit
                 self.offers.slots[self.offers.candidate == candidate] &= bit
-        for slot, one in chosen:
-            self._making.place(self._slots[slot], one)
+        return seats, bool(bare)
 
     def _problem(self) -> Problem:
         candidates, market = self.candidates, self.market
@@ -173,8 +180,8 @@ class Allocation:
             self._live.shapes[key] = made
         return made
 
-    def _read(self, solution: Solution) -> tuple[list[tuple[int, Chosen]], list[tuple[int, int]]]:
-        """What was chosen (slot, place), and (slot, candidate) of what has nothing to show.
+    def _read(self, solution: Solution) -> tuple[Seats, list[tuple[int, int]]]:
+        """What was chosen, and (slot, candidate) of what has nothing to show.
 
         Column by column: what stands by value alone, nearly all, is not looked at one by one.
         """
@@ -183,65 +190,76 @@ class Allocation:
         if len(found):  # the stand-ins behind the places
             every = np.concatenate([every, solution.spare_candidate.take(found)])
             offers = np.concatenate([offers, solution.spare_offer.take(found)])
-        places = _Places(self, every, offers)
-        slots, candidates = solution.slot.tolist(), every.tolist()
+        whole, parts = gathered(self._named(), every, offers)
+        rows, origins, campaigns, named, reserves = whole.tolist()
+        scores, values, bases = parts.tolist()
+        slots = solution.slot.tolist()
         picks = [self._live.picks(slot.asked.spec.layout_code, self._english) for slot in self._slots]
-        capped_slots = self.market.slot_capped
-        creatives: list[int] = []
+        creatives = [picks[slot][row] for slot, row in zip(slots, rows, strict=False)]
         bare: list[tuple[int, int]] = []
-        for slot, row, named, candidate in zip(slots, places.row, places.named, candidates, strict=False):
-            creative = picks[slot][row]
-            if named >= 0 or creative < OWN_TITLE:
-                asked = self.shown(slot, row, named)
+        for at, creative in enumerate(creatives):
+            if named[at] >= 0 or creative < OWN_TITLE:
+                asked = self.shown(slots[at], rows[at], named[at])
                 if asked is None:
-                    bare.append((slot, candidate))
-                creative = NOTHING_TO_SHOW if asked is None else asked
-            creatives.append(creative)
-        capped = [bool(own) or capped_slots[slot] for own, slot in zip(places.capped, slots, strict=False)]
+                    bare.append((slots[at], int(every[at])))
+                creatives[at] = NOTHING_TO_SHOW if asked is None else asked
+        by_slot = self.market.slot_capped
+        capped = [bool(own) or by_slot[slot] for own, slot in zip(reserves, slots, strict=False)]
         flags = [RESERVED if one else 0 for one in capped]
         rules, by, pins = solution.rule.tolist(), solution.by.tolist(), [-1] * many
         for at in solution.rule.nonzero()[0].tolist():
             by[at] = self._blamed(rules[at], by[at])
             if rules[at] in _BY_RULE:
-                pins[at] = self._pin(slots[at], places.offer[at])
+                pins[at] = self._pin(slots[at], int(offers[at]))
                 flags[at] |= PINNED if pins[at] >= 0 else 0
-        spares: list[Chosen | None] = [None] * many
+        spares: dict[int, Chosen] = {}
         if len(found):
-            self._stand_in(solution, places, found.tolist(), candidates, capped, spares)
-        columns = (
-            *(places.row, places.score, places.origin, creatives, flags, places.campaign, places.value),
-            *(places.base, solution.tag.tolist(), rules, by, capped, pins, spares),
-        )
-        chosen = list(zip(slots, map(Chosen._make, zip(*columns, strict=False)), strict=True))
-        return [one for one in chosen if one[1].creative != NOTHING_TO_SHOW] if bare else chosen, bare
+            behind = zip(
+                found.tolist(), rows[many:], scores[many:], origins[many:], campaigns[many:], values[many:],
+                bases[many:], named[many:], reserves[many:], strict=True,
+            )  # fmt: skip
+            spares = self._stand_ins(solution, behind, capped)
+        own = slice(None, many)
+        return Seats(
+            *(slots, solution.position.tolist(), rows[own], scores[own], origins[own], creatives, flags),
+            *(campaigns[own], values[own], bases[own], solution.tag.tolist(), rules, by, capped, pins),
+            spares=spares,
+        ), bare
 
-    def _stand_in(
-        self,
-        solution: Solution,
-        places: _Places,
-        found: list[int],
-        candidates: list[int],
-        capped: list[bool],
-        spares: list[Chosen | None],
-    ) -> None:
-        """Into `spares`: what stands in for the places `found`, where the ledger refuses them. Their columns
-        follow those of the page's places in `places` and `candidates`."""
-        standins = StandIns(self.market, self.offers, self._shape(), self.candidates)
-        standins.count(solution)
+    def _named(self) -> Named:
+        candidates, market, offers = self.candidates, self.market, self.offers
+        return Named(
+            *(candidates.rows, candidates.origin, candidates.score, market.value, market.option_capped),
+            *(offers.campaign, market.table, offers.value, offers.base, offers.capped),
+        )
+
+    def _stand_ins(
+        self, solution: Solution, behind: Iterable[tuple[Any, ...]], capped: list[bool]
+    ) -> dict[int, Chosen]:
+        """What stands in where the ledger refuses a place, by the place's index; `behind`: what was found."""
+        may: list[Chosen] = []
+        at: list[int] = []
         slots = solution.slot.tolist()
-        for at, place in enumerate(found, start=len(slots)):
-            slot, row, named = slots[place], places.row[at], places.named[at]
+        for place, row, score, origin, campaign, value, base, named, reserves in behind:
+            slot = slots[place]
             if not capped[place] or self.market.slot_capped[slot]:
                 continue
             creative = self.shown(slot, row, named)
-            stand, spare = ((candidates[i], places.offer[i]) for i in (place, at))
-            if creative is None or not standins.take(slot, stand, spare):
-                continue
-            self._making.taken[row] = slot
-            spares[place] = Chosen(
-                row, places.score[at], places.origin[at], creative, 0, places.campaign[at],
-                places.value[at], places.base[at], capped=bool(places.capped[at]),
-            )  # fmt: skip
+            if creative is not None:
+                at.append(place)
+                may.append(
+                    Chosen(row, score, origin, creative, 0, campaign, value, base, capped=bool(reserves))
+                )
+        if not at:
+            return {}
+        where = np.array(at, np.int64)
+        page = Stand(solution.slot, solution.candidate, solution.offer)
+        spares = Stand(*(column.take(where) for column in (solution.slot, *solution[9:11])))
+        most = self._shape().kind_most
+        market, offers, kinds = self.market, self.offers, self.candidates.items["kind"]
+        rules = Rules(market.room, market.option_room, offers.room, kinds, most)
+        agree = agreeing(page, where, spares, rules)
+        return {place: one for place, one, stands in zip(at, may, agree.tolist(), strict=True) if stands}
 
     def _pin(self, slot: int, offer: int) -> int:
         """The position that is the offer's own in the slot; -1 where it is placed like any other."""

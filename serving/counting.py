@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from serving.domain import Decision, Scores
 from serving.live import Live
 from serving.page import RULES
+from serving.placed import Columns
 from serving.tag_sums import Tagged
 from serving.tallies import PageCounts
 
@@ -43,9 +44,12 @@ def counts_of_pages(decisions: Sequence[Decision], live: Live) -> PageCounts:
     for row, one in enumerate(pages):
         for campaign, why in {no.campaign: no.why for no in one.refused if no.campaign >= 0}.items():
             marks[row, campaign] |= _BY.get(why, 0)
-    tagged = [[place for place in one.placements if place.campaign >= 0] for one in pages]
-    where, placed = _at(wide, [np.array([place.campaign for place in some], np.int32) for some in tagged])
+    columns = [Columns.of(one.placements) for one in pages]
+    tagged = [[at for at, campaign in enumerate(one.campaign) if campaign >= 0] for one in columns]
+    on = zip(columns, tagged, strict=True)
+    where, placed = _at(wide, [np.array([one.campaign[at] for at in some], np.int32) for one, some in on])
     flat[where] |= _PLACED
+    units = [one.units[at] for one, some in zip(columns, tagged, strict=True) for at in some]
     fates = _FATES[flat]
     here, dropped = _these(fates, _ELIGIBLE), _these(fates, _DROPPED)
     return PageCounts(
@@ -58,7 +62,7 @@ def counts_of_pages(decisions: Sequence[Decision], live: Live) -> PageCounts:
         offered=_campaigns(_these(fates, _OFFERED), wide),
         lost_price=_campaigns(_these(fates, _LOST_PRICE), wide),
         placed=placed,
-        units=np.array([place.units for some in tagged for place in some], np.float32).reshape(-1, 3),
+        units=np.array(units, np.float32).reshape(-1, 3),
     )
 
 
@@ -104,9 +108,8 @@ def tagged_of(decision: Decision, live: Live) -> list[Tagged]:
     """One for each place that a rule decided."""
     campaigns, query = live.plan.campaigns, decision.query
     found = []
-    for place in decision.placements:
-        if not place.rule:
-            continue
+    for index in [at for at, rule in enumerate(Columns.of(decision.placements).rule) if rule]:
+        place = decision.placements[index]
         of = place.by if place.by >= 0 else place.campaign
         campaign = campaigns.ids[of] if of >= 0 else ""
         org = campaigns.specs[of].org if of >= 0 else ""

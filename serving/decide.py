@@ -31,13 +31,14 @@ from serving.domain import (
 )
 from serving.experiments import Assigned
 from serving.exploring import Draw
-from serving.filling import Chosen
 from serving.ghosts import unseen, without
 from serving.live import Live
 from serving.market import Market
 from serving.page import RULE
 from serving.pipeline import Page, Trace
+from serving.placed import Columns, Placements
 from serving.reasons import Drop, Reason
+from serving.seats import Seats
 from serving.surfaces import BIT
 
 NO_UNITS: Final = (0.0, 0.0, 0.0)
@@ -75,8 +76,8 @@ def decide(
     trace.note("allocate", len(ranked), start)
     lost = tuple(trace.failed) + (("killed",) if live.kills.everything else ())
     start = trace.start()
-    placements, spares = _placements(page, live, chosen)
-    placements, lotteries = _explored(page, live, effort, ranked, market, placements, spares)
+    decided, spares = _placements(page, live, chosen)
+    placements, lotteries = _explored(page, live, effort, ranked, market, decided, spares)
     decision = Decision(
         query=query,
         bundle=live.bundle.version,
@@ -135,49 +136,59 @@ def page_of(query: Query, live: Live, effort: Effort = "full", cached: Rows | No
     return page
 
 
-def _placements(
-    page: Page, live: Live, chosen: Sequence[Sequence[Chosen]]
-) -> tuple[tuple[Placement, ...], dict[int, Placement]]:
-    """The page, and the stand-ins of its capped places by index.
-
-    Made column by column: forty objects of twenty fields, one by one, would cost as much as ranking.
-    """
-    flat = [one for places in chosen for one in places]
-    if not flat:
-        return (), {}
-    at = [(slot, position) for slot, places in enumerate(chosen) for position in range(len(places))]
-    placements = _made(page, live, flat, at)
-    standing = [(index, one.spare) for index, one in enumerate(flat) if one.spare is not None]
-    spares = _made(page, live, [spare for _, spare in standing], [at[index] for index, _ in standing])
-    return placements, {index: spare for (index, _), spare in zip(standing, spares, strict=True)}
-
-
-def _made(
-    page: Page, live: Live, chosen: Sequence[Chosen], at: Sequence[tuple[int, int]]
-) -> tuple[Placement, ...]:
-    if not chosen:
-        return ()
-    row, score, origin, creative, flags, campaign, value, base, tag, rule, by, capped, _, _ = zip(
-        *chosen, strict=True
+def _placements(page: Page, live: Live, seats: Seats) -> tuple[Placements, dict[int, Placement]]:
+    """The page, and the stand-ins of its capped places by index."""
+    placements = Placements(_columns(page, live, seats))
+    if not seats.spares:
+        return placements, {}
+    standing = Seats.of([[spare] for spare in seats.spares.values()])
+    at = list(seats.spares)
+    standing = standing._replace(
+        slot=[seats.slot[index] for index in at], position=[seats.position[index] for index in at]
     )
-    slot, position = zip(*at, strict=True)
+    return placements, dict(zip(at, Placements(_columns(page, live, standing)).made, strict=True))
+
+
+def _columns(page: Page, live: Live, seats: Seats) -> Columns:
+    """Made column by column: forty objects of twenty fields, one by one, would cost as much as ranking."""
+    row, origin, score = seats.row, seats.origin, seats.score
     why = {one: int(_reason(one, page)) for one in set(origin)}
     rates = [asked.spec.rates.tolist() for asked in page.query.slots]
-    shown = [rates[s][k] for s, k in at]
-    texts = live.texts
-    creative_key = [texts[r].creative_key(c) if c >= 0 else 0 for r, c in zip(row, creative, strict=True)]
+    shown = [rates[slot][position] for slot, position in zip(seats.slot, seats.position, strict=True)]
+    creative_key = [0] * len(row)
+    for index, creative in enumerate(seats.creative):
+        if creative >= 0:
+            creative_key[index] = live.texts[row[index]].creative_key(creative)
     campaign_key, units = [0] * len(row), [NO_UNITS] * len(row)
     keys, cvr = live.plan.campaigns.keys, live.stalls.cvr
-    for i, of in enumerate(campaign):
+    for index, of in enumerate(seats.campaign):
         if of >= 0:
-            clicks = shown[i] * score[i]
-            campaign_key[i], units[i] = int(keys[of]), (shown[i], clicks, clicks * float(cvr[row[i]]))
-    columns = (
-        *(slot, position, row, live.keys.take(row).tolist(), score, origin, [why[one] for one in origin]),
-        *(creative, creative_key, flags, [1.0] * len(row), campaign, campaign_key, value, base, tag),
-        *(rule, by, capped, shown, units),
+            clicks = shown[index] * score[index]
+            campaign_key[index] = int(keys[of])
+            units[index] = shown[index], clicks, clicks * float(cvr[row[index]])
+    return Columns(
+        slot=seats.slot,
+        position=seats.position,
+        row=row,
+        key=live.keys.take(row).tolist() if row else [],
+        score=score,
+        origin=origin,
+        reason=[why[one] for one in origin],
+        creative=seats.creative,
+        creative_key=creative_key,
+        flags=seats.flags,
+        propensity=[1.0] * len(row),
+        campaign=seats.campaign,
+        campaign_key=campaign_key,
+        value=seats.value,
+        base=seats.base,
+        tag=seats.tag,
+        rule=seats.rule,
+        by=seats.by,
+        capped=seats.capped,
+        shown=shown,
+        units=units,
     )
-    return tuple(map(Placement._make, zip(*columns, strict=True)))
 
 
 def _explored(
@@ -186,9 +197,9 @@ def _explored(
     effort: Effort,
     ranked: Candidates,
     market: Market,
-    placements: tuple[Placement, ...],
+    placements: Sequence[Placement],
     spares: Mapping[int, Placement],
-) -> tuple[tuple[Placement, ...], tuple[Lottery, ...]]:
+) -> tuple[Sequence[Placement], tuple[Lottery, ...]]:
     """The page after its lotteries; off where the customer is not to be profiled, and on lower rungs."""
     query = page.query
     if effort != "full" or not query.profiling or not any(asked.spec.explore for asked in query.slots):
@@ -224,7 +235,7 @@ def _explored(
             tag=(place.base - value) * place.shown,
             rule=RULE["exploration"],
         )
-    return tuple(made), tuple(lotteries)
+    return (tuple(made) if lotteries else placements), tuple(lotteries)
 
 
 def _met(page: Page, live: Live, market: Market, found: Candidates, drops: Drops) -> Met | None:

@@ -221,7 +221,7 @@ class Decision:
     plan: str
     overlay_seq: int
     effort: Effort
-    placements: tuple[Placement, ...]  # in page order: by slot, then by position
+    placements: Sequence[Placement]  # in page order: by slot, then by position
     degraded: tuple[str, ...] = ()  # views that were missing, stages that failed open
     drops: Mapping[str, int] = field(default_factory=dict)  # drop code -> candidates of the page
     explained: Explained | None = None

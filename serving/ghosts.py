@@ -20,10 +20,10 @@ from serving.domain import Candidates, Mask
 from serving.splitting import parts_of, salt_of
 
 if TYPE_CHECKING:
-    from serving.filling import Chosen
     from serving.live import Live
     from serving.pipeline import Page
     from serving.plan_text import Plan
+    from serving.seats import Seats
 
 
 class Ghost(NamedTuple):
@@ -72,30 +72,27 @@ def held_out(keys: NDArray[np.uint64], salt: NDArray[np.uint64], share: NDArray[
 NO_GHOSTS: Final = Ghosts(np.zeros(0, np.uint64), np.zeros(0, np.float64))
 
 
-def unseen(
-    page: Page, live: Live, chosen: Sequence[Sequence[Chosen]]
-) -> tuple[Mask | None, tuple[Ghost, ...]]:
+def unseen(page: Page, live: Live, seats: Seats) -> tuple[Mask | None, tuple[Ghost, ...]]:
     """Who is held out from this customer (None: the page may stand), and what the page has of theirs."""
     query = page.query
     unit = query.customer.unit
     if not live.ghosts.any or not query.profiling or unit is None:
         return None, ()
     shown = [
-        (one.campaign, slot, position, one.spare)
-        for slot, places in enumerate(chosen)
-        for position, one in enumerate(places)
-        if one.campaign >= 0 or one.spare is not None
+        (campaign, seats.slot[index], seats.position[index])
+        for index, campaign in enumerate(seats.campaign)
+        if campaign >= 0
     ]
-    if not shown:
+    if not shown and not seats.spares:
         return None, ()
     held = live.ghosts.held(unit or query.subject)
     keys = live.plan.campaigns.keys
     found = tuple(
         Ghost(campaign, int(keys[campaign]), slot, position)
-        for campaign, slot, position, _ in shown
-        if campaign >= 0 and held[campaign]
+        for campaign, slot, position in shown
+        if held[campaign]
     )
-    stands_by = any(spare is not None and spare.campaign >= 0 and held[spare.campaign] for *_, spare in shown)
+    stands_by = any(spare.campaign >= 0 and held[spare.campaign] for spare in seats.spares.values())
     return (held if found or stands_by else None), found
 
 

@@ -23,6 +23,7 @@ from serving.intake import in_time
 from serving.live import Live
 from serving.metered import Metered, QuotaPool
 from serving.observe import Metrics
+from serving.placed import Columns
 from serving.reserving import quotas_of, refused_of, reserving_of, settle, unreserved
 
 LOOK_AGAIN_S: Final = 0.02  # how long an answer about empty leases is good for
@@ -124,7 +125,7 @@ class Granting:
 
     async def granted(self, decision: Decision, live: Live, attempt: int, timeout_s: float) -> Decision:
         """The page as it may be shown; the same object when nothing on it was refused."""
-        if not any(place.capped for place in decision.placements):
+        if not any(Columns.of(decision.placements).capped):
             return decision
         refused, taken = self._take(decision, live)
         asking = reserving_of(decision, live, self._ledger.epoch, attempt=attempt, without=refused)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
-from features.transforms import Lookup, fatigue_at, telling
+from features.transforms import Lookup, fatigue_of
 from serving.bundle import ServedModel
 from serving.domain import Candidates, Column
 from serving.pipeline import Hydrator, Page
@@ -45,9 +43,4 @@ class Fatigue(Hydrator):
         contact = page.query.customer.contact
         if contact is None or not len(candidates):
             return {}
-        told = telling(contact, page.query.now)
-        rows = self.lookup(contact["item"].take(told))
-        at = np.minimum(candidates.rows.searchsorted(rows), len(candidates) - 1)
-        what, when = contact["what"].take(told), contact["at"].take(told)
-        places = np.where(candidates.rows.take(at) == rows, at, -1)
-        return {"fatigue": fatigue_at(what, when, places, len(candidates), page.query.now)}
+        return {"fatigue": fatigue_of(contact, candidates.rows, self.lookup, page.query.now)}

@@ -18,6 +18,7 @@ from features.ledger import CapSpec
 from serving.campaigns import TIERS, Campaigns
 from serving.domain import Candidates, Effort, Scores
 from serving.headroom import Headroom
+from serving.offering import Met, met, table_of, terms_of
 from serving.page import RULE, Offers
 from serving.pipeline import Page
 from serving.plan_checks import MOST_GROUPS_OF_CAMPAIGN, MOST_GROUPS_OF_ITEM
@@ -34,7 +35,6 @@ _CAP: Final = RULE["cap"]
 _EXCLUSION: Final = RULE["exclusion"]
 _PROMISE: Final = {TIERS.index("share"): RULE["share"]}  # else a guarantee
 _NO_COUNTER: Final = np.iinfo(np.int32).max
-_NONE: Final[Scores] = np.empty(0, np.float32)
 _PRICED: Final = frozenset({"full", "light", "popular"})  # the rungs whose scores are probabilities
 
 
@@ -70,10 +70,8 @@ class Stalls:
         """`table_of_items`: the ITEM records of all rows."""
         if (np.diff(table.campaign) < 0).any():
             raise ValueError("the offers of a campaign stand together in the table")
-        self._campaigns, self._table, self._worth, self._offered = campaigns, table, worth, offers
-        self._free = np.zeros((len(campaigns.ids), 3), np.float32)
+        self._campaigns, self._worth = campaigns, worth
         self.cvr = worth.cvr  # (rows,) P(converted | clicked)
-        self._levers = bool((campaigns.lever != 1).any())
         self._items = table_of_items
         self._held_back: NDArray[np.bool_] | None = None
         self._first = {slot.index: float(slot.rates[0]) for slot in slots}
@@ -87,6 +85,9 @@ class Stalls:
         self._promise = np.array(
             [_PROMISE.get(t, RULE["guarantee"]) for t in campaigns.tier.tolist()], np.uint8
         )
+        self._columns = table_of(campaigns, table, self._capped, self._promise)
+        self._terms = terms_of(offers)
+        self._slots_of: dict[tuple[int, ...], NDArray[np.int32]] = {}
 
     def _at_most(self, c: int) -> int:
         """On one page, whoever asks."""
@@ -137,11 +138,16 @@ class Stalls:
         return best
 
     def of(self, page: Page, ranked: Candidates, effort: Effort) -> Market:
-        value = self._worth.organic(ranked.score, ranked.rows) if effort in _PRICED else ranked.score
-        at, candidate = self._met(page, ranked)
+        score = np.asarray(ranked.score, np.float32)
+        value = self._worth.organic(score, ranked.rows) if effort in _PRICED else score
+        slots = tuple([asked.spec.index for asked in page.query.slots])
+        found = met(
+            *(self._columns, self._terms, page.offers, ranked.rows, score, page.prices, page.query.now),
+            self._slot_of(slots),
+        )
         counters = _Counters()
         headroom = Headroom(page.query)
-        offers = self._offers(page, ranked, at, candidate, counters, headroom)
+        offers = self._offers(found, counters, headroom)
         n = len(ranked)
         room = np.full((n, OPTION_ROOMS), -1, np.int32)
         capped = np.zeros(n, np.uint8)
@@ -150,58 +156,41 @@ class Stalls:
         left = np.array(counters.left, np.int32)
         limits = np.array(counters.limits, np.uint8)
         of = tuple(counters.of)
-        return Market(value, offers, at, left, limits, of, room, capped, most, slot_capped, shut)
+        return Market(value, offers, found.at, left, limits, of, room, capped, most, slot_capped, shut)
 
-    def _met(self, page: Page, ranked: Candidates) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """The offers whose item is a permitted candidate: their index in the table, and the candidate's."""
-        at = page.offers
-        if not len(at) or not len(ranked):
-            none = np.empty(0, np.intp)
-            return none, none
-        rows = self._table.row.take(at)
-        candidate = np.minimum(ranked.rows.searchsorted(rows), len(ranked) - 1)
-        there = ranked.rows.take(candidate) == rows
-        return at[there], candidate[there]
+    def _slot_of(self, slots: tuple[int, ...]) -> NDArray[np.int32]:
+        """By the plan's slots: index among those of the page, −1 not asked for."""
+        made = self._slots_of.get(slots)
+        if made is None:
+            if len(self._slots_of) >= _SHAPES:
+                self._slots_of.clear()
+            made = np.full(1 + max([0, *self._first]), -1, np.int32)
+            made[list(slots)] = np.arange(len(slots))
+            self._slots_of[slots] = made
+        return made
 
-    def _offers(
-        self,
-        page: Page,
-        ranked: Candidates,
-        at: NDArray[np.intp],
-        candidate: NDArray[np.intp],
-        counters: _Counters,
-        headroom: Headroom,
-    ) -> Offers:
-        table, campaigns = self._table, self._campaigns
-        m = len(at)
-        campaign = table.campaign.take(at)
-        offered, now = self._offered, page.query.now
-        p, which_candidate, which_offer = ranked.score, candidate.astype(np.int32), table.offer.take(at)
-        value, base = offered.values(p, which_candidate, which_offer, page.prices, now)
-        boost = _NONE
-        if self._levers and m:
-            boost = offered.values(p, which_candidate, which_offer, self._free, now)[0] - base
-        room = np.full((m, ROOMS), -1, np.int32)
-        which, local = _runs(campaign)
-        room[:, 0] = counters.add_campaigns(self._lefts(which, headroom), which) + local
-        self._exclusive(which, local, room, counters)
-        slots = {asked.spec.index: i for i, asked in enumerate(page.query.slots)}
-        pinned = table.pin_slot.take(at)
-        here = np.array([slots.get(slot, -1) for slot in pinned.tolist()], np.int32)
+    def _offers(self, found: Met, counters: _Counters, headroom: Headroom) -> Offers:
+        candidate, campaign, pin_slot, pin, which = found.whole
+        band, capped, roadblock, promise = found.flags
+        room = np.full((len(candidate), ROOMS), -1, np.int32)
+        if len(candidate):
+            left = self._lefts(found.campaigns, headroom)
+            room[:, 0] = counters.add_campaigns(left, found.campaigns) + which
+            self._exclusive(found.campaigns, which, room, counters)
         return Offers(
-            candidate=which_candidate,
+            candidate=candidate,
             campaign=campaign,
-            slots=table.slots.take(at),
-            value=value,
-            base=base,
-            band=campaigns.band.take(campaign),
-            pin_slot=here,
-            pin=np.where(here >= 0, table.pin.take(at), -1).astype(np.int32),
+            slots=found.slots,
+            value=found.value,
+            base=found.base,
+            band=band,
+            pin_slot=pin_slot,
+            pin=pin,
             room=room,
-            capped=self._capped.take(campaign),
-            roadblock=campaigns.roadblock.take(campaign).astype(np.uint8),
-            boost=boost,
-            promise=self._promise.take(campaign),
+            capped=capped,
+            roadblock=roadblock,
+            boost=found.boost,
+            promise=promise,
         )
 
     def _lefts(self, which: NDArray[np.int32], headroom: Headroom) -> list[int]:
@@ -216,7 +205,7 @@ class Stalls:
         return left
 
     def _exclusive(
-        self, which: NDArray[np.int32], local: NDArray[np.intp], room: NDArray[np.int32], counters: _Counters
+        self, which: NDArray[np.int32], local: NDArray[np.int32], room: NDArray[np.int32], counters: _Counters
     ) -> None:
         """Exclusion groups of campaigns: one counter a group for the whole page."""
         for i in self._grouped.take(which).nonzero()[0].tolist():
@@ -352,16 +341,6 @@ class _Counters:
         if group not in self._groups:
             self._groups[group] = self.add(most, _EXCLUSION)
         return self._groups[group]
-
-
-def _runs(campaign: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
-    """(distinct campaigns, which of them each offer is of): the table lists a campaign's offers together."""
-    if not len(campaign):
-        return campaign, np.zeros(0, np.intp)
-    first = np.empty(len(campaign), np.bool_)
-    first[0] = True
-    np.not_equal(campaign[1:], campaign[:-1], out=first[1:])
-    return campaign[first], first.cumsum() - 1
 
 
 def _by_value(

@@ -33,6 +33,7 @@ from serving.domain import (
 )
 from serving.reasons import Drop
 from serving.taste import Taste
+from serving.union import union
 
 if TYPE_CHECKING:
     from serving.permission import Permission
@@ -208,20 +209,12 @@ class Pipeline:
         if not parts:
             return self.candidates(NOTHING.rows)
         every = np.concatenate([rows for _, rows, _ in parts])
+        score = np.concatenate([score for *_, score in parts]).astype(np.float32, copy=False)
+        ends = np.cumsum([len(rows) for _, rows, _ in parts])
         bits = np.array([1 << bit for bit, *_ in parts], np.uint32)
-        bits = bits.repeat([len(rows) for _, rows, _ in parts])
-        order = every.argsort(kind="stable")
-        every = every.take(order)
-        first = np.empty(len(every), np.bool_)
-        first[0] = True
-        np.not_equal(every[1:], every[:-1], out=first[1:])
-        starts = first.nonzero()[0]
-        score = np.concatenate([score for *_, score in parts]).take(order)
-        rows = every.take(starts)
+        rows, origin, best = union(every, score, every.argsort(kind="stable"), ends, bits)
         if int(rows[0]) < 0 or int(rows[-1]) >= len(self.permission.rules):
             raise ContractError("a source proposed a row that does not exist")
-        origin = np.bitwise_or.reduceat(bits.take(order), starts)
-        best = np.fmax.reduceat(score, starts).astype(np.float32, copy=False)
         return Candidates(rows, origin, best, Facts(self.permission.columns, rows))
 
     def candidates(self, rows: Rows) -> Candidates:

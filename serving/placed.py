@@ -5,10 +5,10 @@ Forty placements of twenty fields read one by one, by each of the four, cost mor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, overload
 
 import numpy as np
 
@@ -21,31 +21,71 @@ _DTYPES: Final = {"Q": "<u8", "I": "<u4", "B": "u1", "f": "<f4"}
 class Columns(NamedTuple):
     """The fields of serving.domain.Placement, each a column in page order."""
 
-    slot: tuple[int, ...] = ()
-    position: tuple[int, ...] = ()
-    row: tuple[int, ...] = ()
-    key: tuple[int, ...] = ()
-    score: tuple[float, ...] = ()
-    origin: tuple[int, ...] = ()
-    reason: tuple[int, ...] = ()
-    creative: tuple[int, ...] = ()
-    creative_key: tuple[int, ...] = ()
-    flags: tuple[int, ...] = ()
-    propensity: tuple[float, ...] = ()
-    campaign: tuple[int, ...] = ()
-    campaign_key: tuple[int, ...] = ()
-    value: tuple[float, ...] = ()
-    base: tuple[float, ...] = ()
-    tag: tuple[float, ...] = ()
-    rule: tuple[int, ...] = ()
-    by: tuple[int, ...] = ()
-    capped: tuple[bool, ...] = ()
-    shown: tuple[float, ...] = ()
-    units: tuple[tuple[float, float, float], ...] = ()
+    slot: Sequence[int] = ()
+    position: Sequence[int] = ()
+    row: Sequence[int] = ()
+    key: Sequence[int] = ()
+    score: Sequence[float] = ()
+    origin: Sequence[int] = ()
+    reason: Sequence[int] = ()
+    creative: Sequence[int] = ()
+    creative_key: Sequence[int] = ()
+    flags: Sequence[int] = ()
+    propensity: Sequence[float] = ()
+    campaign: Sequence[int] = ()
+    campaign_key: Sequence[int] = ()
+    value: Sequence[float] = ()
+    base: Sequence[float] = ()
+    tag: Sequence[float] = ()
+    rule: Sequence[int] = ()
+    by: Sequence[int] = ()
+    capped: Sequence[bool] = ()
+    shown: Sequence[float] = ()
+    units: Sequence[tuple[float, float, float]] = ()
 
     @classmethod
     def of(cls, placements: Sequence[Placement]) -> Columns:
+        if isinstance(placements, Placements):
+            return placements.columns
         return cls(*zip(*placements, strict=True)) if placements else cls()
+
+
+class Placements(Sequence[Placement]):
+    """Placements that are columns until somebody asks for one of them."""
+
+    __slots__ = ("_made", "columns")
+
+    def __init__(self, columns: Columns) -> None:
+        self.columns = columns
+        self._made: tuple[Placement, ...] | None = None
+
+    @property
+    def made(self) -> tuple[Placement, ...]:
+        if self._made is None:
+            self._made = tuple(map(Placement._make, zip(*self.columns, strict=True)))
+        return self._made
+
+    def __len__(self) -> int:
+        return len(self.columns.slot)
+
+    @overload
+    def __getitem__(self, index: int) -> Placement: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Placement, ...]: ...
+    def __getitem__(self, index: int | slice) -> Placement | tuple[Placement, ...]:
+        return self.made[index]
+
+    def __iter__(self) -> Iterator[Placement]:
+        return iter(self.made)
+
+    def __eq__(self, other: object) -> bool:
+        return self.made == tuple(other) if isinstance(other, Sequence) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.made)
+
+    def __repr__(self) -> str:
+        return repr(self.made)
 
 
 def packed(code: str, column: Sequence[float]) -> bytes:

@@ -15,6 +15,7 @@ from features.reservations import RESERVED
 from serving.domain import PINNED, Decision, Placement, Refused
 from serving.headroom import Headroom
 from serving.live import Live
+from serving.placed import Columns, Placements
 
 if TYPE_CHECKING:
     from serving.plan import CompiledSlot
@@ -31,8 +32,8 @@ def quotas_of(decision: Decision, live: Live) -> dict[int, tuple[str, ...]]:
     """The quotas that each place of the page would take a unit of, by its index."""
     campaigns = live.plan.campaigns
     wanted: dict[int, tuple[str, ...]] = {}
-    for index, place in enumerate(decision.placements):
-        if place.campaign >= 0 and (of := campaigns.quota_of[place.campaign]):
+    for index, campaign in enumerate(Columns.of(decision.placements).campaign):
+        if campaign >= 0 and (of := campaigns.quota_of[campaign]):
             keys = tuple(campaigns.quotas[q].key for q in of if campaigns.quotas[q].unit == "displayed")
             if keys:
                 wanted[index] = keys
@@ -48,9 +49,9 @@ def reserving_of(
     checks: dict[CapCheck, int] = {}
     places: list[int] = []
     wishes: list[tuple[Wish, ...]] = []
-    for index, place in enumerate(decision.placements):
-        if not place.capped or index in without:
-            continue
+    capped = Columns.of(decision.placements).capped
+    for index in [at for at, one in enumerate(capped) if one and at not in without]:
+        place = decision.placements[index]
         caps = tuple([checks.setdefault(check(cap), len(checks)) for cap in _caps(place, decision, live)])
         if caps:
             places.append(index)
@@ -157,14 +158,14 @@ def unreserved(decision: Decision, held: Collection[int]) -> Decision:
     A place that is capped by a quota alone is not held on the customer's keys, so its display is never late
     there.
     """
-    places = decision.placements
-    free = [i for i, one in enumerate(places) if one.flags & RESERVED and i not in held]
+    columns = Columns.of(decision.placements)
+    free = [i for i, flags in enumerate(columns.flags) if flags & RESERVED and i not in held]
     if not free:
         return decision
-    made = list(places)
+    flags = list(columns.flags)
     for index in free:
-        made[index] = made[index]._replace(flags=made[index].flags & ~RESERVED)
-    return replace(decision, placements=tuple(made))
+        flags[index] &= ~RESERVED
+    return replace(decision, placements=Placements(columns._replace(flags=flags)))
 
 
 def refused_of(places: tuple[int, ...], taken: tuple[int, ...]) -> dict[int, str]:

@@ -13,12 +13,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from features.compiled import jit
 from features.ledger import CapSpec
 from serving.audience import CompiledAudiences
 from serving.audience_facts import Lookups
 from serving.campaigns import Campaigns
-from serving.domain import NOTHING, Index, Mask, Proposal, Rows, Scores
+from serving.domain import NOTHING, Mask, Proposal, Rows
+from serving.offering import promising, table_of, terms_of
 from serving.pipeline import Page, Source, Understanding
 from serving.scorers import Blended
 from serving.worth import OfferWorth
@@ -154,67 +154,19 @@ class CampaignItems(Source):
         self, campaigns: Campaigns, table: OfferTable, blended: Blended, worth: OfferWorth, mandatory: bool
     ) -> None:
         """`mandatory`: only what must be shown (the rungs that look at nobody)."""
-        self._table, self._blended, self._worth = table, blended, worth
-        self._band = campaigns.band.take(table.campaign)
-        self._only = self._band == 0 if mandatory else None
+        self._table, self._blended, self._mandatory = table_of(campaigns, table), blended, mandatory
+        self._terms = terms_of(worth)
 
     def enabled(self, page: Page) -> bool:
-        return page.running is not None and len(self._table) > 0
+        return page.running is not None and len(self._table.row) > 0
 
     def propose(self, page: Page) -> Proposal:
         if page.running is None:
             return NOTHING
-        table = self._table
-        here = page.running.take(table.campaign)
-        here &= (table.slots & np.uint64(page.bits)) != 0
-        if self._only is not None:
-            here &= self._only
-        at = here.nonzero()[0]
-        if len(at) > PER_SLOT:
-            at = self._promising(page, at)
-        page.offers = at
-        rows = table.row.take(at)
-        return Proposal(rows, np.zeros(len(rows), np.float32))
-
-    def _promising(self, page: Page, at: Index) -> Index:
-        p = self._blended.estimate(page, self._table.row.take(at))
-        each = np.arange(len(at), dtype=np.int32)
-        value, _ = self._worth.values(p, each, self._table.offer.take(at), page.prices, page.query.now)
-        value[self._band.take(at) == 0] = np.inf  # what must be shown is always looked at
-        value[self._table.pin.take(at) >= 0] = np.inf
         bits = np.array([asked.spec.bit for asked in page.query.slots], np.uint64)
-        kept = _best_per_slot(value, self._table.slots.take(at), bits, PER_SLOT)
-        found: Index = at[kept]
-        return found
-
-
-@jit
-def _best_per_slot(
-    value: Scores, slots: NDArray[np.uint64], bits: NDArray[np.uint64], keep: int
-) -> NDArray[np.bool_]:
-    """(m,) True for those among the best `keep` of some slot; ties at the end of the list all stay."""
-    m, s = len(value), len(bits)
-    heap = np.full((s, keep), -np.inf, np.float32)  # per slot a min-heap of its best
-    for i in range(m):
-        v = value[i]
-        for k in range(s):
-            if slots[i] & bits[k] and v > heap[k, 0]:
-                at = 0
-                while True:  # sift down
-                    child = 2 * at + 1
-                    if child >= keep:
-                        break
-                    if child + 1 < keep and heap[k, child + 1] < heap[k, child]:
-                        child += 1
-                    if heap[k, child] >= v:
-                        break
-                    heap[k, at] = heap[k, child]
-                    at = child
-                heap[k, at] = v
-    kept = np.zeros(m, np.bool_)
-    for i in range(m):
-        for k in range(s):
-            if slots[i] & bits[k] and value[i] >= heap[k, 0]:
-                kept[i] = True
-                break
-    return kept
+        page.offers = promising(
+            *(self._table, self._terms, page.running, self._mandatory, self._blended.looks(page)),
+            *(page.prices, page.query.now, bits, PER_SLOT),
+        )
+        rows = self._table.row.take(page.offers)
+        return Proposal(rows, np.zeros(len(rows), np.float32))

@@ -13,12 +13,14 @@ from features.events import WHAT
 from serving.blend import TERMS, Blend, probability
 from serving.catalogue import REPEATS
 from serving.domain import Candidates, Column, Rows, Scores
+from serving.offering import Looks
 from serving.pipeline import Page, Scorer
 from serving.tables import Popular
 
 AFTER_MATURITY: Final = REPEATS.index("after_maturity")
 LAST: Final = np.float32(1e-4)  # below every score that a blend gives to what can be wanted
 
+_NO_SCORES: Final = np.zeros(0, np.float32)
 _OF_CUSTOMER: Final = ("model_score", "fatigue")
 
 
@@ -45,16 +47,13 @@ class Blended(Scorer):
             logit += self._tires.take(rows) * fatigue
         return probability(logit)
 
-    def estimate(self, page: Page, rows: Rows) -> Scores:
-        """The score of any rows before fatigue, by what the page knows already: for a look, not a place."""
-        known = page.scores
-        if known is None:
-            return probability(self._logit(page, rows, None))
-        model = known.take(rows, mode="clip")
-        beyond = rows >= len(known)
-        if beyond.any():
-            model[beyond] = np.nan
-        return probability(self._logit(page, rows, model))
+    def looks(self, page: Page) -> Looks:
+        """What the page knows already of every row, before fatigue: for a look, not a place."""
+        table = self._tables.get(page.segment, 0)
+        if table not in self._constant:
+            self._constant[table] = self._of(page.segment)
+        without, with_model = self._constant[table]
+        return Looks(_NO_SCORES if page.scores is None else page.scores, self._slope, with_model, without)
 
     def _logit(self, page: Page, rows: Rows, model: Scores | None) -> Scores:
         table = self._tables.get(page.segment, 0)

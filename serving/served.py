@@ -75,7 +75,7 @@ def record(
         "degraded": list(decision.degraded),
         "arms": {one.layer: one.name for one in decision.arms},
         "forced": [one.layer for one in decision.arms if one.forced],
-        "decided": _decided(decision, live),
+        "decided": _decided(decision, live, columns),
         "ghosts": [one[1:] for one in decision.ghosts],  # campaign key, slot, position
         "unit": query.customer.unit or query.subject,
         "profiling": query.profiling,
@@ -100,12 +100,12 @@ def lotteries_of(decision: Decision) -> list[list[Any]]:
     return [list(one) for one in map(_lottery, decision.lotteries)]
 
 
-def _decided(decision: Decision, live: Live) -> list[int]:
+def _decided(decision: Decision, live: Live, columns: Columns) -> list[int]:
     """Keys of the campaigns that the page was decided with, also where the ledger then refused: whom a
     campaign would have been shown to is known before anybody asks the ledger."""
     keys = live.plan.campaigns.keys
     refused = {int(keys[one.campaign]) for one in decision.refused if one.campaign >= 0}
-    return sorted({place.campaign_key for place in decision.placements if place.campaign_key} | refused)
+    return sorted((set(columns.campaign_key) - {0}) | refused)
 
 
 def _lottery(one: Lottery) -> tuple[int, list[int], list[float], int]:

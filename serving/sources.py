@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from features.ids import KINDS
 from features.transforms import EventWeights, History, Lookup, history, tokens
+from serving.best import best_of_kinds
 from serving.bundle import Neighbours, Popular, ServedModel
-from serving.domain import NOTHING, Index, Proposal, Rows, Scores
+from serving.domain import NOTHING, Proposal, Rows, Scores
 from serving.pipeline import Demand, Page, Source, Understanding
 
 EXACT_UP_TO: Final = 20_000  # items; above, the model's own index answers
@@ -73,14 +74,12 @@ class NearestToCustomer(_OfTaste):
     model: ServedModel
     by_kind: tuple[Rows, ...]  # the bundle's rows that somebody may be shown
     _rows: Rows = field(init=False)
-    _lengths: tuple[int, ...] = field(init=False)
-    _ends: tuple[int, ...] = field(init=False)
+    _ends: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
         lengths = [len(rows) for rows in self.by_kind]
         object.__setattr__(self, "_rows", np.concatenate(self.by_kind))
-        object.__setattr__(self, "_lengths", tuple(lengths))
-        object.__setattr__(self, "_ends", tuple(np.cumsum(lengths).tolist()))
+        object.__setattr__(self, "_ends", np.cumsum(lengths, dtype=np.int64))
 
     def propose(self, page: Page) -> Proposal:
         if page.taste is None:
@@ -88,43 +87,10 @@ class NearestToCustomer(_OfTaste):
         if self.model.n_items > EXACT_UP_TO:
             return _joined(self.model.nearest(page.taste, k, kind) for kind, k in page.demand)
         page.scores = scores = self.model.score_all(page.taste)
-        below = -scores.take(self._rows)
-        at = self._above(below, page.demand)
-        if at is None:
-            at = self._each(below, page.demand)
-        return Proposal(self._rows.take(at), -below.take(at))
-
-    def _above(self, below: Scores, demand: Demand) -> Index | None:
-        """Positions of the best by one comparison with the last score that gets in, kind by kind.
-
-        None where that does not give the right number: scores that tie there, or are not known.
-        """
-        cuts: list[float] = []
-        start, wanted, wants = 0, 0, dict(demand)
-        for kind, end in enumerate(self._ends):
-            k = wants.get(kind, 0)
-            if not k:
-                cuts.append(-np.inf)
-            elif end - start <= k:
-                wanted += end - start
-                cuts.append(np.inf)
-            else:
-                wanted += k
-                mine = below[start:end].copy()
-                mine.partition(k - 1)  # NaN sorts last
-                cuts.append(mine[k - 1])
-            start = end
-        at: Index = (below <= np.array(cuts, np.float32).repeat(self._lengths)).nonzero()[0]
-        return at if len(at) == wanted else None
-
-    def _each(self, below: Scores, demand: Demand) -> Index:
-        """The same by ranking each kind."""
-        found: list[Index] = []
-        for kind, k in demand:
-            start, end = self._ends[kind - 1] if kind else 0, self._ends[kind]
-            best = np.argpartition(below[start:end], k)[:k] if end - start > k else np.arange(end - start)
-            found.append(start + best)
-        return np.concatenate(found) if found else np.empty(0, np.intp)
+        wants = np.zeros(len(self._ends), np.int64)
+        for kind, k in page.demand:
+            wants[kind] = k
+        return Proposal(*best_of_kinds(scores, self._rows, self._ends, wants))
 
 
 @dataclass(frozen=True)

@@ -134,8 +134,12 @@ def save_arrays(folder: Path, **arrays: NDArray[np.generic]) -> None:
 
 
 def load_array(folder: Path, name: str) -> NDArray[np.generic]:
-    """A memory-mapped array as `save_arrays` wrote it (small ones are read)."""
+    """A memory-mapped array as `save_arrays` wrote it (small ones are read).
+
+    Copy on write, so that it is shared by all that map it, and of one type with arrays in memory: compiled
+    loops would be compiled anew for one that is read-only.
+    """
     path = folder / f"{name}.npy"
     small = path.stat().st_size < 1 << 16
-    array: NDArray[np.generic] = np.load(path, mmap_mode=None if small else "r", allow_pickle=False)
+    array: NDArray[np.generic] = np.load(path, mmap_mode=None if small else "c", allow_pickle=False)
     return array.view(np.ndarray)  # np.memmap itself is a subclass, whose every slice costs a microsecond

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.domain import Proposal, Rows, Scores
+from serving.fold_in import folded
 from serving.index import ItemIndex
 from serving.taste import KindRows, Taste, evidence, load_array, save_arrays
 
@@ -167,13 +168,8 @@ class VectorModel(ItemVectors):
         if len(known):
             x = x + self._w_solved.take(known, axis=0).sum(axis=0)
         if len(rows):
-            y = self.vectors.take(rows, axis=0).astype(np.float64)
-            s = self.solved.take(rows, axis=0).astype(np.float64)
             extra = self.alpha * weights
-            x = x + (1.0 + extra) @ s
-            inner = extra[:, None] * (y @ s.T)
-            inner.flat[:: len(rows) + 1] += 1.0
-            x = x - np.linalg.solve(inner, extra * (y @ x)) @ s
+            return Taste(folded(self.vectors, self.solved, rows, extra, x), informed)
         return Taste(x.astype(np.float32), informed)
 
     def _direct(self, rows: Rows, weights: NDArray[np.float64], known: NDArray[np.intp]) -> Floats:

@@ -45,7 +45,7 @@ DISPLAYS_OF_PRIOR: Final = 200.0  # displays that the kind's dismissal rate coun
 _FIRST_CVR, _FIRST_WEIGHT = 0.05, 100.0  # of a kind without any counts, and what they weigh in clicks
 _FIRST_DISMISSED = 0.01  # … per display, weighing DISPLAYS_OF_PRIOR
 
-CLICK, CONVERT, LOSS, COST, LEVER = range(5)
+CLICK, CONVERT, LOSS, COST, LEVER, USED, GAINED = range(7)
 _NO_USE: Final = np.zeros(0, np.float32)
 
 
@@ -237,19 +237,40 @@ def offer_values(
     """The formula of the module's text, offer by offer, into `value` and `base`."""
     for j in range(len(offers)):
         o = offers[j]
-        chance = p[candidate[j]]
-        if not 0 <= chance <= 1:  # NaN among them
-            chance = np.float32(0) if not chance > 1 else np.float32(1)
-        used, gained = terms[o, 5], terms[o, 6]
+        used, gained = terms[o, USED], terms[o, GAINED]
         place = measured[o]
         if 0 <= place < len(use):
             used, gained = use[place], delta[place]
-        good = chance * (terms[o, 0] + gained * terms[o, 1]) - terms[o, 2]
-        spent = chance * used * terms[o, 3]
-        lever = terms[o, 4] if now < until[o] and good > 0 else np.float32(1)
-        c = campaign[o]
-        base[j] = good - spent
-        value[j] = lever * good - spent + prices[c, 0] + chance * prices[c, 1] + chance * used * prices[c, 2]
+        levered = now < until[o]
+        value[j], base[j], _ = priced(p[candidate[j]], terms[o], used, gained, levered, prices[campaign[o]])
+
+
+@jit
+def offer_value(
+    p: np.float32, terms: NDArray[np.float32], levered: bool, price: NDArray[np.float32]
+) -> tuple[np.float32, np.float32, np.float32]:
+    """(value, base, what the lever adds) of one offer by its own terms (7,), nothing measured."""
+    return priced(p, terms, terms[USED], terms[GAINED], levered, price)
+
+
+@jit
+def priced(
+    p: np.float32,
+    terms: NDArray[np.float32],
+    used: np.float32,
+    gained: np.float32,
+    levered: bool,
+    price: NDArray[np.float32],
+) -> tuple[np.float32, np.float32, np.float32]:
+    """The same by the uses and the gain of a click that are given."""
+    chance = p
+    if not 0 <= chance <= 1:  # NaN among them
+        chance = np.float32(0) if not chance > 1 else np.float32(1)
+    good = chance * (terms[CLICK] + gained * terms[CONVERT]) - terms[LOSS]
+    spent = chance * used * terms[COST]
+    lever = terms[LEVER] if levered and good > 0 else np.float32(1)
+    base, free = good - spent, lever * good - spent
+    return free + price[0] + chance * price[1] + chance * used * price[2], base, free - base
 
 
 def _pairs(values: Values | None, kinds: NDArray[np.uint8], keys: NDArray[np.uint64]) -> Pairs:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from features.customer import LATE_BLOB, Blobs, decode_customer
 from features.events import WHAT
 from features.ids import KINDS, key32, key64
-from features.transforms import EventWeights, fatigue, fatigue_at, history, telling
+from features.transforms import EventWeights, fatigue, fatigue_of, history
 from features.views import CONTACT, HOLDINGS_KEPT, RECENT
 from serving.blend import TERMS, Blend
 from serving.catalogue import REPEATS
@@ -207,10 +207,13 @@ def test_fatigue_by_place_is_fatigue_by_key():
         log["item"] = rng.choice(np.append(keys, keys[:2] + np.uint64(1)), size)
         log["what"] = rng.choice([1, 1, 1, 2, 3, 4, 5], size)
         log["at"] = NOW - rng.integers(-100, 10 * DAY, size)
-        told = telling(log, NOW)
-        match = log["item"][told][:, None] == keys
-        places = np.where(match.any(axis=1), match.argmax(axis=1), -1)
-        quick = fatigue_at(log["what"][told], log["at"][told], places, len(keys), NOW)
+        rows = np.arange(2, 2 + len(keys), dtype=np.int32)
+        row_of = dict(zip(keys.tolist(), rows.tolist(), strict=True))
+
+        def lookup(items: np.ndarray, row_of: dict[int, int] = row_of) -> np.ndarray:
+            return np.array([row_of.get(one, -1) for one in items.tolist()], np.int32)
+
+        quick = fatigue_of(log, rows, lookup, NOW)
         assert quick == pytest.approx(fatigue(log, keys, NOW), rel=1e-6)
         assert quick.any() or size < 60
 
@@ -272,7 +275,7 @@ def personal(live: Live, **fields):
 
 
 @pytest.mark.parametrize("places", [1, 3, 8, 200])
-def test_one_comparison_finds_what_the_index_of_each_kind_finds(live, places):
+def test_one_pass_finds_what_the_index_of_each_kind_finds(live, places):
     """The model's own index (FAISS, exact here), and ranking kind by kind."""
     source = NearestToCustomer(live.bundle.model, by_kind(live))
     page = personal(live, recent=recent_entries(("i5", "clicked", 60)))
@@ -285,9 +288,6 @@ def test_one_comparison_finds_what_the_index_of_each_kind_finds(live, places):
     }
     assert set(found.rows.tolist()) == set(best)
     assert found.score == pytest.approx([best[row] for row in found.rows.tolist()], rel=1e-5)
-    below = -page.scores.take(source._rows)
-    at = source._above(below, page.demand)
-    assert at is not None and set(at.tolist()) == set(source._each(below, page.demand).tolist())
 
 
 def test_ties_and_unknown_scores_are_ranked_kind_by_kind(live):

@@ -13,7 +13,8 @@ from serving.control import Kill
 from serving.decide import decide
 from serving.domain import SlotRequest
 from serving.prices import Prices
-from serving.running import PER_SLOT, OfferTable, _best_per_slot
+from serving.offering import best_per_slot
+from serving.running import PER_SLOT, OfferTable
 from tests.worlds import NOW, customer, market_live, placed, query, sold, stranger, tiny_live, tiny_plan
 
 CAP = {"most": 3, "window": "1d"}
@@ -177,4 +178,4 @@ def test_the_compiled_choice_of_offers_is_that_of_its_plain_twin():
             if len(mine):
                 least = np.sort(value[mine])[::-1][min(keep, len(mine)) - 1]
                 plain[mine[value[mine] >= least]] = True
-        assert _best_per_slot(value, slots, bits, keep).tolist() == plain.tolist()
+        assert best_per_slot(value, slots, np.arange(len(value)), bits, keep).tolist() == plain.tolist()

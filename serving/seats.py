@@ -1,0 +1,104 @@
+"""What stands at the places of a page, column by column: the answer of the allocation.
+
+Nearly every page is decided by the market alone, and goes from the solution's columns to the placements' so;
+only one that has to be filled from behind is taken apart into `Chosen` and put together again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.compiled import jit
+from serving.filling import Chosen
+
+NOTHING_TO_SHOW: Final = -2  # instead of a creative
+
+
+class Seats(NamedTuple):
+    """Places in page order: by slot, then by position. The fields of `Chosen` are columns."""
+
+    slot: list[int]
+    position: list[int]
+    row: list[int]
+    score: list[float]
+    origin: list[int]
+    creative: list[int]
+    flags: list[int]
+    campaign: list[int]
+    value: list[float]
+    base: list[float]
+    tag: list[float]
+    rule: list[int]
+    by: list[int]
+    capped: list[bool]
+    pin: list[int]
+    spares: Mapping[int, Chosen]  # what stands in where the ledger refuses, by index in the page
+
+    @classmethod
+    def of(cls, slots: Sequence[Sequence[Chosen]]) -> Seats:
+        """From what is chosen for each slot, in order."""
+        slot = [at for at, places in enumerate(slots) for _ in places]
+        position = [at for places in slots for at in range(len(places))]
+        flat = [one for places in slots for one in places]
+        columns = map(list, zip(*flat, strict=True)) if flat else ([] for _ in Chosen._fields)
+        row, score, origin, creative, flags, campaign, value, base, tag, rule, by, capped, pin, behind = (
+            columns
+        )
+        spares = {index: one for index, one in enumerate(behind) if one is not None}
+        return cls(
+            *(slot, position, row, score, origin, creative, flags, campaign, value, base, tag, rule, by),
+            *(capped, pin, spares),
+        )
+
+    def chosen(self, slots: int) -> list[list[Chosen]]:
+        """What is chosen for each of so many slots, without what has nothing to show."""
+        made: list[list[Chosen]] = [[] for _ in range(slots)]
+        spares = [self.spares.get(index) for index in range(len(self.row))]
+        for slot, *one in zip(self.slot, *self[2:-1], spares, strict=True):
+            if (chosen := Chosen._make(one)).creative != NOTHING_TO_SHOW:
+                made[slot].append(chosen)
+        return made
+
+
+class Named(NamedTuple):
+    """The columns of candidates (n) and offers (m) that placements are made of."""
+
+    row: NDArray[np.int32]
+    origin: NDArray[np.uint32]
+    score: NDArray[np.float32]
+    value: NDArray[np.float32]
+    capped: NDArray[np.uint8]
+    offer_campaign: NDArray[np.int32]
+    offer_named: NDArray[np.intp]  # in the offer table
+    offer_value: NDArray[np.float32]
+    offer_base: NDArray[np.float32]
+    offer_capped: NDArray[np.uint8]
+
+
+ROW, ORIGIN, CAMPAIGN, NAMED, CAPPED = range(5)
+SCORE, VALUE, BASE = range(3)
+
+
+@jit
+def gathered(
+    named: Named, candidate: NDArray[np.int32], offer: NDArray[np.int32]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """What candidate and offer (−1: none) of each place (p) say: (5, p) by ROW …, (3, p) by SCORE …"""
+    p = len(candidate)
+    whole, parts = np.empty((5, p), np.int64), np.empty((3, p), np.float64)
+    for at in range(p):
+        i, o = candidate[at], offer[at]
+        whole[ROW, at], whole[ORIGIN, at], whole[CAPPED, at] = named.row[i], named.origin[i], named.capped[i]
+        parts[SCORE, at] = named.score[i]
+        if o < 0:
+            whole[CAMPAIGN, at] = whole[NAMED, at] = -1
+            parts[VALUE, at] = parts[BASE, at] = named.value[i]
+            continue
+        whole[CAMPAIGN, at], whole[NAMED, at] = named.offer_campaign[o], named.offer_named[o]
+        whole[CAPPED, at] |= named.offer_capped[o]
+        parts[VALUE, at], parts[BASE, at] = named.offer_value[o], named.offer_base[o]
+    return whole, parts
