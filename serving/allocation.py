@@ -81,10 +81,13 @@ class Allocation:
 
     def _reserves(self, slot: Filling, seats: Seats, begin: int, end: int) -> bool:
         """Whether a last place of the slot may have to go to a reserved source that has none."""
-        met = int(np.bitwise_or.reduce(self.candidates.origin))
+        met = None
         for at, source in enumerate(slot.recipe.reserved, start=1):
             bit, last = 1 << source, end - at
-            if not met & bit or last < begin or any(origin & bit for origin in seats.origin[begin:end]):
+            if last < begin or any(origin & bit for origin in seats.origin[begin:end]):
+                continue
+            met = int(np.bitwise_or.reduce(self.candidates.origin)) if met is None else met
+            if not met & bit:
                 continue
             if seats.campaign[last] < 0 and not seats.capped[last] and not seats.flags[last] & PINNED:
                 return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,16 @@ from serving.domain import Scores
 
 TERMS: Final = ("bias", "model_score", "log_popularity", "has_vector", "fatigue")
 LOWEST_LOG_POPULARITY: Final = float(np.log(1e-9))  # of an item nobody has touched, or that came later
+
+
+class Looks(NamedTuple):
+    """What the blend says of every row before fatigue: logit = slope · model's score + with_model, or
+    `without` where the model says nothing."""
+
+    model: Scores  # (rows that the model knows,) scores
+    slope: Scores  # (rows,)
+    with_model: Scores
+    without: Scores
 
 
 @dataclass(frozen=True, slots=True, eq=False)

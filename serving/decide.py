@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 import numpy as np
@@ -36,7 +36,7 @@ from serving.live import Live
 from serving.market import Market
 from serving.page import RULE
 from serving.pipeline import Page, Trace
-from serving.placed import Columns, Placements
+from serving.placed import Columns, Placements, Spares
 from serving.reasons import Drop, Reason
 from serving.seats import Seats
 from serving.surfaces import BIT
@@ -136,24 +136,28 @@ def page_of(query: Query, live: Live, effort: Effort = "full", cached: Rows | No
     return page
 
 
-def _placements(page: Page, live: Live, seats: Seats) -> tuple[Placements, dict[int, Placement]]:
-    """The page, and the stand-ins of its capped places by index."""
+def _placements(page: Page, live: Live, seats: Seats) -> tuple[Placements, Mapping[int, Placement]]:
+    """The page, and the stand-ins of its capped places by index: made when one is needed, as few are."""
     placements = Placements(_columns(page, live, seats))
     if not seats.spares:
         return placements, {}
+    return placements, Spares(partial(_standing, page, live, seats))
+
+
+def _standing(page: Page, live: Live, seats: Seats) -> dict[int, Placement]:
     standing = Seats.of([[spare] for spare in seats.spares.values()])
     at = list(seats.spares)
     standing = standing._replace(
         slot=[seats.slot[index] for index in at], position=[seats.position[index] for index in at]
     )
-    return placements, dict(zip(at, Placements(_columns(page, live, standing)).made, strict=True))
+    return dict(zip(at, Placements(_columns(page, live, standing)).made, strict=True))
 
 
 def _columns(page: Page, live: Live, seats: Seats) -> Columns:
     """Made column by column: forty objects of twenty fields, one by one, would cost as much as ranking."""
     row, origin, score = seats.row, seats.origin, seats.score
     why = {one: int(_reason(one, page)) for one in set(origin)}
-    rates = [asked.spec.rates.tolist() for asked in page.query.slots]
+    rates = [asked.spec.shown for asked in page.query.slots]
     shown = [rates[slot][position] for slot, position in zip(seats.slot, seats.position, strict=True)]
     creative_key = [0] * len(row)
     for index, creative in enumerate(seats.creative):

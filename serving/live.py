@@ -209,7 +209,13 @@ def build_live(
     campaigns = compiled.campaigns
     offers = OfferTable.of(campaigns)
     worth = Worth.of(
-        compiled.values, bundle.stats, stock.kinds, np.ascontiguousarray(table["key"]), costs=table["cost"]
+        compiled.values,
+        bundle.stats,
+        stock.kinds,
+        np.ascontiguousarray(table["key"]),
+        costs=table["cost"],
+        uplift=bundle.uplift,
+        tops=stock.tops,
     )
     offered, price = worth.bound(campaigns), prices.columns(campaigns)
     held = stopped.campaigns | tuning.paused
@@ -228,7 +234,9 @@ def build_live(
         kind_of=stock.kinds.tolist(),
         dense_categories=_dense(table["category"]),
         named_creatives=[campaigns.offer_creatives[offer] for offer in offers.offer.tolist()],
-        pipelines=pipelines(items, compiled, stock.rules, stock.ranked, offers, offered, killed, tuning),
+        pipelines=pipelines(
+            *(items, compiled, stock.rules, stock.ranked, offers, offered, killed, tuning, worth.measured)
+        ),
         offers=offers,
         stalls=Stalls(campaigns, offers, worth, offered, compiled.slots.values(), table),
         price=price,

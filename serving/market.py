@@ -34,6 +34,7 @@ OPTION_ROOMS: Final = MOST_GROUPS_OF_ITEM
 _CAP: Final = RULE["cap"]
 _EXCLUSION: Final = RULE["exclusion"]
 _PROMISE: Final = {TIERS.index("share"): RULE["share"]}  # else a guarantee
+_NOT_MEASURED: Final[Scores] = np.zeros(0, np.float32)
 _NO_COUNTER: Final = np.iinfo(np.int32).max
 _PRICED: Final = frozenset({"full", "light", "popular"})  # the rungs whose scores are probabilities
 
@@ -139,11 +140,13 @@ class Stalls:
 
     def of(self, page: Page, ranked: Candidates, effort: Effort) -> Market:
         score = np.asarray(ranked.score, np.float32)
-        value = self._worth.organic(score, ranked.rows) if effort in _PRICED else score
+        own = page.measured
+        value = self._worth.organic(score, ranked.rows, own) if effort in _PRICED else score
+        use, delta = (_NOT_MEASURED, _NOT_MEASURED) if own is None else own
         slots = tuple([asked.spec.index for asked in page.query.slots])
         found = met(
-            *(self._columns, self._terms, page.offers, ranked.rows, score, page.prices, page.query.now),
-            self._slot_of(slots),
+            *(self._columns, self._terms, page.offers, ranked.rows, score, use, delta),
+            *(page.prices, page.query.now, self._slot_of(slots)),
         )
         counters = _Counters()
         headroom = Headroom(page.query)

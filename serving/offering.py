@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.compiled import jit
-from serving.worth import OfferWorth, offer_value
+from serving.blend import Looks
+from serving.worth import GAINED, USED, OfferWorth, offer_value, priced
 
 if TYPE_CHECKING:
     from serving.campaigns import Campaigns
@@ -44,6 +45,7 @@ class Terms(NamedTuple):
     terms: F4  # (o, 7)
     until: F8
     campaign: I4
+    measured: I4  # (o,) place among the measured rows, −1
 
 
 class Met(NamedTuple):
@@ -66,9 +68,13 @@ BAND, CAPPED, ROADBLOCK, PROMISE = range(4)
 
 
 @jit
-def met(table: Table, terms: Terms, at: I8, rows: I4, score: F4, prices: F4, now: float, slot_of: I4) -> Met:
+def met(
+    table: Table, terms: Terms, at: I8, rows: I4, score: F4, use: F4, delta: F4, prices: F4, now: float,
+    slot_of: I4,
+) -> Met:  # fmt: skip
     """The offers `at` of the table whose item is among the candidates `rows` (ascending), with their `score`.
 
+    `use` and `delta` (b,) of the measured rows (serving.uplift.PerClick), empty where nothing is measured;
     `prices` (C, 3) as `serving.worth.price_table` makes it; `slot_of` by the plan's slots: index in the
     query, −1 not asked for.
     """
@@ -95,20 +101,14 @@ def met(table: Table, terms: Terms, at: I8, rows: I4, score: F4, prices: F4, now
         flags[BAND, j], flags[CAPPED, j] = table.band[o], table.capped[o]
         flags[ROADBLOCK, j], flags[PROMISE, j] = table.roadblock[o], table.promise[o]
         slots[j] = table.slots[o]
-        value[j], base[j], boost[j] = offer_value(
-            score[candidate[j]], terms.terms[table.offer[o]], now < terms.until[table.offer[o]], prices[c]
+        of = table.offer[o]
+        used, gained, place = terms.terms[of, USED], terms.terms[of, GAINED], terms.measured[of]
+        if 0 <= place < len(use):
+            used, gained = use[place], delta[place]
+        value[j], base[j], boost[j] = priced(
+            score[candidate[j]], terms.terms[of], used, gained, now < terms.until[of], prices[c]
         )
     return Met(kept, whole, flags, slots, value, base, boost, campaigns[:w].copy())
-
-
-class Looks(NamedTuple):
-    """What the blend says of every row before fatigue: logit = slope · model's score + with_model, or
-    `without` where the model says nothing."""
-
-    model: F4  # (rows that the model knows,) scores
-    slope: F4  # (rows,)
-    with_model: F4
-    without: F4
 
 
 @jit
@@ -202,4 +202,4 @@ def table_of(
 
 
 def terms_of(worth: OfferWorth) -> Terms:
-    return Terms(worth.terms, worth.until, worth.campaign)
+    return Terms(worth.terms, worth.until, worth.campaign, worth.measured)

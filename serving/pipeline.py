@@ -33,11 +33,11 @@ from serving.domain import (
 )
 from serving.reasons import Drop
 from serving.taste import Taste
-from serving.union import union
 
 if TYPE_CHECKING:
     from serving.permission import Permission
     from serving.prices import PriceColumns
+    from serving.uplift import PerClick
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -86,6 +86,7 @@ class Page:
     bits: int = 0  # of the plan's slots that are asked for
     price: PriceColumns | None = None
     prices: Scores = field(default_factory=_no_prices)  # (campaigns, 3) CNY per display, click, conversion
+    measured: PerClick | None = None  # what a click adds for this customer, where it was measured
     running: Mask | None = None  # (campaigns,) those that may be on this page
     spent: list[int] = field(default_factory=list)  # campaigns that would run, were their quotas not spent
     offers: Index = field(default_factory=_no_offers)  # in the offer table, those looked at closely
@@ -205,6 +206,8 @@ class Pipeline:
 
     def merge(self, proposals: Sequence[tuple[int, Proposal]]) -> Candidates:
         """The union by ascending row. A row keeps its best score and the bits of all its sources."""
+        from serving.union import union  # the compiler is heavy: whoever writes a stage needs none
+
         parts = [(bit, p.rows, p.score) for bit, p in proposals if len(p.rows)]
         if not parts:
             return self.candidates(NOTHING.rows)

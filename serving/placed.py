@@ -5,7 +5,7 @@ Forty placements of twenty fields read one by one, by each of the four, cost mor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from struct import Struct
 from typing import Final, NamedTuple, overload
@@ -83,6 +83,34 @@ class Placements(Sequence[Placement]):
 
     def __hash__(self) -> int:
         return hash(self.made)
+
+    def __repr__(self) -> str:
+        return repr(self.made)
+
+
+class Spares(Mapping[int, Placement]):
+    """Placements by their index in the page, made when one of them is asked for."""
+
+    __slots__ = ("_made", "_make")
+
+    def __init__(self, make: Callable[[], dict[int, Placement]]) -> None:
+        self._make = make
+        self._made: dict[int, Placement] | None = None
+
+    @property
+    def made(self) -> dict[int, Placement]:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def __getitem__(self, index: int) -> Placement:
+        return self.made[index]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.made)
+
+    def __len__(self) -> int:
+        return len(self.made)
 
     def __repr__(self) -> str:
         return repr(self.made)

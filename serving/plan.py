@@ -58,6 +58,7 @@ class CompiledSlot:
     open: Rows  # rows that everybody may be shown here
     owner: str  # org
     rates: NDArray[np.float32]  # (size,) P(displayed) by position, never rising
+    shown: tuple[float, ...]  # the same, as plain numbers
     measured: bool  # False: the rates are assumed of the layout, and measured ones are better
     diminish: float
     cross: float
@@ -232,6 +233,7 @@ def _compile_slot(
         open=ranked[(fits & (stock.rules == 0))[ranked]],
         owner=spec.owner or orgs.root,
         rates=np.array(spec.rates, np.float32),
+        shown=tuple(np.array(spec.rates, np.float32).tolist()),
         measured=spec.display_rates is not None,
         diminish=spec.diminish,
         cross=spec.cross,

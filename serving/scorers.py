@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.events import WHAT
-from serving.blend import TERMS, Blend, probability
+from serving.blend import TERMS, Blend, Looks, probability
 from serving.catalogue import REPEATS
 from serving.domain import Candidates, Column, Rows, Scores
-from serving.offering import Looks
 from serving.pipeline import Page, Scorer
 from serving.tables import Popular
 

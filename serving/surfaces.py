@@ -30,6 +30,7 @@ from serving.hydrators import Affinity, Fatigue
 from serving.interest import RecentInterest
 from serving.items import Items
 from serving.permission import Permission
+from serving.persuasion import Persuasion
 from serving.pipeline import Hydrator, Pipeline, Scorer, Source, Understanding
 from serving.plan import CompiledPlan
 from serving.ranking import Ranked
@@ -49,6 +50,7 @@ from serving.sources import (
     Taste,
 )
 from serving.table_models import PopularModel
+from serving.uplift import MeasuredRows
 from serving.worth import OfferWorth
 
 SOURCES: Final = (
@@ -106,8 +108,10 @@ def pipelines(
     worth: OfferWorth,
     stopped: Mask,
     tuning: Tuning = AS_PLANNED,
+    measured: MeasuredRows | None = None,
 ) -> dict[Effort, Pipeline]:
-    """The pipeline of each rung over the rows in effect; `ranked`: all rows, most popular first.
+    """The pipeline of each rung over the rows in effect; `ranked`: all rows, most popular first; `measured`:
+    what the bundle knows of uplift.
 
     `stopped` (campaigns,): those that a kill switch, or an experiment's arm, holds.
     """
@@ -162,9 +166,11 @@ def pipelines(
         chosen = (*((BIT[name], sources[name]) for name in asked), (BIT["campaign"], campaigns))
         return Pipeline(understanding, chosen, permission, hydrators, scorers)
 
+    persuasion = () if measured is None else (Persuasion(measured),)
+    personal: tuple[Understanding, ...] = (taste, *persuasion, running)
     return {
-        "full": rung((taste, running), (*SOURCES[:7], "external"), hydrators, (*scorers, *second, *last)),
-        "light": rung((taste, running), (*SOURCES[1:7], "external"), hydrators, (*scorers, *last)),
+        "full": rung(personal, (*SOURCES[:7], "external"), hydrators, (*scorers, *second, *last)),
+        "light": rung(personal, (*SOURCES[1:7], "external"), hydrators, (*scorers, *last)),
         "cached": rung((running,), ("cached",), (), (), notices),
         "popular": rung((running,), ("popular_with_everybody",), (), (*scorers, *last)),
         "fallback": rung((running,), (), (), (), notices),

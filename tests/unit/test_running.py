@@ -12,8 +12,8 @@ from features.ids import key32
 from serving.control import Kill
 from serving.decide import decide
 from serving.domain import SlotRequest
-from serving.prices import Prices
 from serving.offering import best_per_slot
+from serving.prices import Prices
 from serving.running import PER_SLOT, OfferTable
 from tests.worlds import NOW, customer, market_live, placed, query, sold, stranger, tiny_live, tiny_plan
 
