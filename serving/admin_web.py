@@ -59,7 +59,7 @@ class AdminApp:
         return path.removeprefix(self._below) in self._routes
 
     async def startup(self) -> None:
-        await asyncio.to_thread(self._ring.refresh)
+        await asyncio.to_thread(self._look)
         self._task = asyncio.create_task(self._follow(), name="fenliu-admin")
 
     async def shutdown(self) -> None:
@@ -76,11 +76,15 @@ class AdminApp:
             try:
                 if rounds % RECONCILE_EVERY == 0 and await self._admin.office.reconcile():
                     LOG.warning("control did not say what was published last; it does now")
-                await asyncio.to_thread(self._ring.refresh)
+                await asyncio.to_thread(self._look)
             except (Problem, StoreUnavailable) as away:
                 LOG.warning("governance waits: %s", away)
             rounds += 1
             await asyncio.sleep(RING_S)
+
+    def _look(self) -> None:
+        self._ring.refresh()
+        self._access.refresh()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

@@ -74,6 +74,7 @@ CODES: Final[dict[str, Code]] = {
     "not_ready": Code(503, *_AWAY),
     "store_unavailable": Code(503, *_AWAY),
     "registry_unavailable": Code(503, *_AWAY),
+    "identity_unavailable": Code(503, *_AWAY),
     "log_full": Code(503, *_BUSY),
 }
 _RETRY_AFTER_S: Final = {
@@ -82,6 +83,7 @@ _RETRY_AFTER_S: Final = {
     "store_unavailable": 1,
     "log_full": 5,
     "registry_unavailable": 5,
+    "identity_unavailable": 5,
 }
 
 

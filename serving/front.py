@@ -76,7 +76,7 @@ class Front(App):
             settings,
             service.control,
             service.holder,
-            approvals=settings.approvals,
+            approvals=settings.must_approve,
             preview=Previewing(service, settings),
             booking=checking,
             tracer=tracing,

@@ -21,6 +21,7 @@ JSON: Final = "json"
 _SECRETS: Final = (
     (re.compile(r"(\w+://[^\s:/@]*:)[^\s@/]+@"), r"\1***@"),  # a password in a URL
     (re.compile(r"\bfl_[0-9a-f]{6,}_[A-Za-z0-9_-]+"), "fl_***"),  # a principal's key
+    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"), "jwt ***"),  # a token of an identity provider
     (re.compile(r"(?i)\b(bearer|x-api-key:?)\s+[^\s\"',]+"), r"\1 ***"),
     (re.compile(r"\b[0-9a-f]{32,}\b"), "***"),  # what signs page tokens, in hex
 )

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from serving.oidc_terms import OidcTerms, oidc_terms
+from serving.setting_values import SettingsError as SettingsError
+
 ROLES: Final = ("features", "live", "log", "control")
 PARTS: Final = ("all", "pages", "admin")
 MIN_APP_KEY_CHARS: Final = 16
 TokenKey = tuple[str, bytes]
-
-
-class SettingsError(ValueError):
-    """A setting that cannot be used; the message says what to set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +47,7 @@ class Settings:
     approvals: bool | None = None  # whether a second person must approve, while there are no principals
     role: str = "all"  # what this application answers: one of PARTS
     metrics_ports: range = range(0)  # /metrics also answers on the first free one of them, without a key
+    oidc: OidcTerms | None = None  # whose tokens are taken beside keys
 
     def __post_init__(self) -> None:
         _check(self)
@@ -64,6 +64,11 @@ class Settings:
     @property
     def loopback(self) -> bool:
         return is_loopback(self.host)
+
+    @property
+    def must_approve(self) -> bool | None:
+        """`approvals`; always where an identity provider says who somebody is: there are people then."""
+        return True if self.oidc is not None else self.approvals
 
     @property
     def store_urls(self) -> dict[str, str | None]:
@@ -110,6 +115,7 @@ def _read(env: Mapping[str, str]) -> dict[str, Any]:
     for field_name, (variable, convert) in _VARIABLES.items():
         if variable in given:
             found[field_name] = convert(variable, given[variable])
+    found["oidc"] = oidc_terms(given)
     return found
 
 

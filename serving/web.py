@@ -62,7 +62,7 @@ class App:
 
     async def startup(self) -> None:
         with contextlib.suppress(TimeoutError):  # a registry that hangs holds up no start
-            await asyncio.wait_for(asyncio.to_thread(self.ring.refresh), RING_WAIT_S)
+            await asyncio.wait_for(asyncio.to_thread(self._look), RING_WAIT_S)
         self._following = asyncio.create_task(self._follow(), name="fenliu-ring")
         await self.scraped.start(self._settings.metrics_ports, self._settings.host)
         await self.service.start()
@@ -79,7 +79,12 @@ class App:
     async def _follow(self) -> None:
         while True:
             await asyncio.sleep(RING_S)
-            await asyncio.to_thread(self.ring.refresh)
+            await asyncio.to_thread(self._look)
+
+    def _look(self) -> None:
+        """At who there is, by keys and by tokens."""
+        self.ring.refresh()
+        self._access.refresh()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -168,7 +173,7 @@ class App:
             _request_id(scope, headers),
             arrived,
             who,
-            bool(self.ring),
+            self._access.governed,
             self._approvals,
         )
         try:
@@ -196,7 +201,7 @@ class App:
     @property
     def _approvals(self) -> str:
         """Whether creatives need a second person: always with principals, whatever the policy says."""
-        return "required" if self.ring or self._settings.approvals else "off"
+        return "required" if self.ring or self._settings.must_approve else "off"
 
 
 def _part(raw: bytes) -> str:

@@ -35,6 +35,8 @@ ONLY_IN = {
     "threadpoolctl": ("training/*",),
     "lightgbm": ("training/trees.py",),
     "numba": ("features/compiled.py",),
+    "jwt": ("serving/oidc.py", "serving/jwks.py"),
+    "cryptography": ("serving/jwks.py",),
     "torch": (),
     "pickle": (),
 }
