@@ -68,6 +68,8 @@ CODES: Final[dict[str, Code]] = {
     "bad_plan": Code(422, *_BAD),
     "bad_principal": Code(422, *_BAD),
     "precondition_needed": Code(428, *_BAD),
+    "rate_limited": Code(429, *_BUSY),
+    "quota_exceeded": Code(429, *_BUSY),
     "audit_broken": Code(500, *_AWAY),
     "internal": Code(500, "系统出错，请稍后再试", "Something went wrong, please try again"),
     "overloaded": Code(503, *_BUSY),

@@ -81,6 +81,7 @@ class Front(App):
             booking=checking,
             tracer=tracing,
             eraser=erasing,
+            limits=service.limits,
         )
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:

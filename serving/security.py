@@ -26,20 +26,21 @@ _CHALLENGE: Final = ((b"www-authenticate", b'Bearer realm="fenliu"'),)
 
 class AppKey:
     """Checks `Authorization: Bearer KEY` or `X-Api-Key: KEY` in constant time. Without a key everyone may
-    call.
+    call. `before`: the former key, taken too while it is rotated.
     """
 
-    def __init__(self, key: str | None) -> None:
+    def __init__(self, key: str | None, before: str | None = None) -> None:
         self._key = key.encode() if key else None
+        self._before = before.encode() if before else self._key
 
     def check(self, path: str, authorization: bytes | None, api_key: bytes | None) -> None:
         """Raises Problem `unauthorized`; probes and the contract are open."""
-        if self._key is None or path in OPEN_PATHS:
+        if self._key is None or self._before is None or path in OPEN_PATHS:
             return
         given = token_of(authorization, api_key)
         if given is None:
             raise Problem("unauthorized", "send the app key as Authorization: Bearer KEY", headers=_CHALLENGE)
-        if not compare_digest(given, self._key):
+        if not (compare_digest(given, self._key) | compare_digest(given, self._before)):  # both, always
             raise Problem("unauthorized", "this is not the app key of this service", headers=_CHALLENGE)
 
 
@@ -72,7 +73,8 @@ class Access:
     """
 
     def __init__(self, settings: Settings, ring: Keyring) -> None:
-        self._app, self._settings, self._ring = AppKey(settings.app_key), settings, ring
+        self._app = AppKey(settings.app_key, settings.app_key_before)
+        self._settings, self._ring = settings, ring
         self._alone = local_identity() if settings.loopback else APP
         self._tokens = tokens_of(settings)
 

@@ -23,6 +23,7 @@ from serving.errors import Problem
 from serving.granting import Granting
 from serving.holder import Holder
 from serving.intake import Intake, in_time
+from serving.limits import Limits
 from serving.observe import Metrics
 from serving.pace_plan import Pacing
 from serving.pacer import Pacer
@@ -81,6 +82,7 @@ class Service:
         self._bundles = bundles or FromRegistry(settings)
         self._clock, self._decide = clock, decide
         self._parts: _Parts | None = None
+        self.limits: Limits | None = None
 
     async def start(self) -> None:
         """Raises nothing for a store or a registry that is away: they are tried again until they answer."""
@@ -127,6 +129,10 @@ class Service:
             settings.write_timeout_s,
             delivered,
         )
+        if settings.rates:
+            self.limits = Limits(
+                settings.rates, stores.rates, metrics, clock=self._clock, monotonic=time.monotonic
+            )
         tallying = Tallying(stores.meters, metrics, clock=self._clock)
         recommender = Recommender(
             self.holder, stores, intake, publisher, self.signer, metrics, settings, granting, tallying,

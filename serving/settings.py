@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from features.rates import RateTerms
 from serving.oidc_terms import OidcTerms, oidc_terms
+from serving.rate_terms import rate_terms
 from serving.setting_values import SettingsError as SettingsError
 
 ROLES: Final = ("features", "live", "log", "control")
@@ -34,6 +36,7 @@ class Settings:
     registry: str = ""  # an fsspec URL or a folder; "" means home/registry
     plan: Path | None = None  # a plan file that wins over the registry's pointer
     app_key: str | None = field(default=None, repr=False)
+    app_key_before: str | None = field(default=None, repr=False)  # still taken, until everybody has the next
     token_keys: tuple[TokenKey, ...] = field(default=(), repr=False)
     host: str = "127.0.0.1"
     port: int = 8000
@@ -48,6 +51,7 @@ class Settings:
     role: str = "all"  # what this application answers: one of PARTS
     metrics_ports: range = range(0)  # /metrics also answers on the first free one of them, without a key
     oidc: OidcTerms | None = None  # whose tokens are taken beside keys
+    rates: Mapping[str, RateTerms] = field(default_factory=dict)  # by principal; `*`: everybody else
 
     def __post_init__(self) -> None:
         _check(self)
@@ -115,7 +119,7 @@ def _read(env: Mapping[str, str]) -> dict[str, Any]:
     for field_name, (variable, convert) in _VARIABLES.items():
         if variable in given:
             found[field_name] = convert(variable, given[variable])
-    found["oidc"] = oidc_terms(given)
+    found["oidc"], found["rates"] = oidc_terms(given), rate_terms(given)
     return found
 
 
@@ -184,6 +188,7 @@ _VARIABLES: Final = {
     "registry": ("FENLIU_REGISTRY", _text),
     "plan": ("FENLIU_PLAN", _path),
     "app_key": ("FENLIU_APP_KEY", _text),
+    "app_key_before": ("FENLIU_APP_KEY_BEFORE", _text),
     "token_keys": ("FENLIU_TOKEN_KEYS", _token_keys),
     "host": ("FENLIU_HOST", _text),
     "port": ("FENLIU_PORT", _whole),
@@ -218,13 +223,17 @@ def _check(settings: Settings) -> None:
             raise SettingsError(f"{_VARIABLES[name][0]} must lie from {low} to {high}, not {value}")
     if settings.role not in PARTS:
         raise SettingsError(f"FENLIU_ROLE is one of {', '.join(PARTS)}, not {settings.role[:40]!r}")
-    key = settings.app_key
-    if key is not None and (
-        len(key) < MIN_APP_KEY_CHARS or not key.isascii() or not key.isprintable() or " " in key
-    ):
-        raise SettingsError(
-            f"FENLIU_APP_KEY must have at least {MIN_APP_KEY_CHARS} printable ASCII characters without spaces"
-        )
+    for name in ("app_key", "app_key_before"):
+        key = getattr(settings, name)
+        if key is not None and (
+            len(key) < MIN_APP_KEY_CHARS or not key.isascii() or not key.isprintable() or " " in key
+        ):
+            raise SettingsError(
+                f"{_VARIABLES[name][0]} must have at least {MIN_APP_KEY_CHARS} printable ASCII characters"
+                " without spaces"
+            )
+    if settings.app_key_before is not None and settings.app_key is None:
+        raise SettingsError("FENLIU_APP_KEY_BEFORE is the former of two keys: set FENLIU_APP_KEY too")
     if len(settings.token_keys) > 2 or len({name for name, _ in settings.token_keys}) < len(
         settings.token_keys
     ):

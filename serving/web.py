@@ -35,7 +35,7 @@ from serving.handlers import Answer, Request, Route, Streamed, routes
 from serving.keys import Ring
 from serving.principals import Identity
 from serving.scrape import Scraped
-from serving.security import OPEN_PATHS, Access, needs
+from serving.security import NOBODY, OPEN_PATHS, Access, needs
 from serving.service import Service
 from serving.settings import Settings
 
@@ -152,6 +152,8 @@ class App:
     async def _handle(self, route: Route, identity: str, scope: Scope, receive: Receive) -> Answer | Streamed:
         headers = headers_of(scope)
         who = self._who(scope["path"], headers)
+        if (limits := self.service.limits) is not None and who is not NOBODY:
+            await limits.admit(who.principal)
         handler = route.methods.get(scope["method"])
         if handler is None:
             allowed = ", ".join(route.methods)

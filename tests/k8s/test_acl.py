@@ -20,6 +20,7 @@ from tests.contract.test_feature_store import ServerStoreContract
 from tests.contract.test_ledger import ServerLedgerContract
 from tests.contract.test_ledger_caps import CapsContract
 from tests.contract.test_live_store import ServerLiveContract
+from tests.contract.test_rates import ServerRatesContract
 from tests.k8s.manifests import K8S
 from tests.ledgers import OnServer
 
@@ -94,6 +95,12 @@ class TestLedgerAsLive(AsLive, ServerLedgerContract):
 
 
 class TestCapsAsLive(AsLive, CapsContract): ...
+
+
+class TestRatesAsLive(ServerRatesContract):
+    @pytest.fixture(autouse=True)
+    def _url(self, as_role: As) -> None:
+        self.url = as_role("live")
 
 
 class TestLiveAsLive(ServerLiveContract):
