@@ -2,7 +2,12 @@
 
 Decoders of records, patches, logs, tokens, prices, plans, key spaces, events and requests: each may refuse
 with its own error and nothing else, and no forged token may pass. Then requests against the whole service,
-in process: every answer is a page, a problem document of a known code, or a 503 with Retry-After.
+in process: every answer is a page, a problem document of a known code, or a 503 with Retry-After. Then
+Schemathesis over the OpenAPI document (fuzz_contract.py): in process, against Ray Serve, or any URL.
+
+  fenliu bench fuzz --quick
+  fenliu bench fuzz --ray --inputs 1000 --requests 1000
+  FENLIU_KEY=… fenliu bench fuzz --url http://127.0.0.1:8000
 """
 
 from __future__ import annotations
@@ -10,10 +15,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -49,6 +56,9 @@ class Target(NamedTuple):
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--inputs", type=int, help="of decoders (1,000,000; with --quick 40,000)")
     parser.add_argument("--requests", type=int, help="to the service (50,000; with --quick 1,500)")
+    parser.add_argument("--contract", type=int, help="requests by Schemathesis (50,000; with --quick 1,000)")
+    parser.add_argument("--url", help="Schemathesis asks what serves there (its key: FENLIU_KEY)")
+    parser.add_argument("--ray", action="store_true", help="Schemathesis asks Ray Serve, started for it")
     parser.add_argument("--seed", type=int, default=2026)
 
 
@@ -58,8 +68,52 @@ def run(args: argparse.Namespace) -> Result:
     tally, rng = Tally(), np.random.default_rng([args.seed, 41])
     _decoders(inputs, rng, tally)
     logging.getLogger("fenliu").setLevel(logging.CRITICAL)
-    asyncio.run(_service(requests, rng, tally))
+    if args.url is None:
+        asyncio.run(_service(requests, rng, tally))
+    _contract(args, tally)
     return tally.result()
+
+
+def _contract(args: argparse.Namespace, tally: Tally) -> None:
+    """Schemathesis, where it is installed; where not, that is said, and the figures are of our own part."""
+    from training.bench import fuzz_contract
+
+    if not fuzz_contract.available():
+        note = "Schemathesis is not installed (a development dependency: make setup): our own part ran alone"
+        tally.put("contract_requests", 0, "", note)
+        return
+    wanted = (1_000 if args.quick else 50_000) if args.contract is None else args.contract
+    with _target(args) as (target, headers):
+        seen = fuzz_contract.fuzzed_to(target, wanted, args.seed, headers, 8 if args.quick else 100)
+    phases = f"{dict(seen.phases)}, {dict(sorted(seen.statuses.items()))}"
+    tally.put("contract_requests", seen.requests, "", phases, (">=", float(wanted)))
+    tally.put("contract_5xx", seen.server_errors, "", "other than 503", ("<=", 0.0))
+    told = "; ".join([*map(str, seen.violations.most_common(5)), *seen.told])
+    tally.put("contract_violations", seen.violations.total(), "", told, ("<=", 0.0))
+
+
+@contextmanager
+def _target(args: argparse.Namespace) -> Iterator[tuple[Any, dict[str, str]]]:
+    """What Schemathesis asks, and with which headers."""
+    key = os.environ.get("FENLIU_KEY", "")
+    headers = {"x-api-key": key} if key else {}
+    if args.url:
+        yield args.url, headers
+    elif args.ray:
+        from rich.console import Console
+
+        from serving.app import serve_ray
+        from training.bench.serve_world import Sizes, opened
+
+        sizes = Sizes(customers=200, items=200, campaigns=20, history=4)
+        with opened(Console(quiet=True), sizes) as served, serve_ray(served.settings) as url:
+            yield url, served.headers
+    else:
+        from training.bench.fuzz_contract import application
+
+        folder = tempfile.TemporaryDirectory(prefix="fenliu-fuzz-", ignore_cleanup_errors=True)
+        with folder as home, application(Path(home)) as app:
+            yield app, {}
 
 
 def mutated(good: bytes, rng: np.random.Generator) -> bytes:
