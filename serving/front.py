@@ -98,6 +98,9 @@ class Front(App):
             await reply(send, Answer(status, problem.body(), PROBLEM_JSON), problem.headers)
         self.service.metrics.request("governance", status, time.monotonic() - arrived)
 
+    def _named(self, scope: Scope) -> str:
+        return "governance" if _governed(scope) else super()._named(scope)
+
     def _route(self, scope: Scope) -> tuple[Route, str]:
         if self._settings.role == "admin" and scope["path"] not in PROBES:
             raise Problem("not_found", "only governance is answered here (FENLIU_ROLE=admin)")

@@ -17,6 +17,7 @@ from features.rates import RateTerms
 from serving.oidc_terms import OidcTerms, oidc_terms
 from serving.rate_terms import rate_terms
 from serving.setting_values import SettingsError as SettingsError
+from serving.trace_terms import TraceTerms, trace_terms
 
 ROLES: Final = ("features", "live", "log", "control")
 PARTS: Final = ("all", "pages", "admin")
@@ -51,6 +52,7 @@ class Settings:
     role: str = "all"  # what this application answers: one of PARTS
     metrics_ports: range = range(0)  # /metrics also answers on the first free one of them, without a key
     oidc: OidcTerms | None = None  # whose tokens are taken beside keys
+    traces: TraceTerms | None = None  # where traces go; None: nothing is recorded
     rates: Mapping[str, RateTerms] = field(default_factory=dict)  # by principal; `*`: everybody else
 
     def __post_init__(self) -> None:
@@ -119,7 +121,7 @@ def _read(env: Mapping[str, str]) -> dict[str, Any]:
     for field_name, (variable, convert) in _VARIABLES.items():
         if variable in given:
             found[field_name] = convert(variable, given[variable])
-    found["oidc"], found["rates"] = oidc_terms(given), rate_terms(given)
+    found["oidc"], found["rates"], found["traces"] = oidc_terms(given), rate_terms(given), trace_terms(given)
     return found
 
 

@@ -88,7 +88,10 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._serve(scope, receive, send)
+            if (traces := self.service.traces) is None:
+                await self._serve(scope, receive, send)
+            else:
+                await traces.serve(self._serve, self._named, scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "websocket":
@@ -96,6 +99,13 @@ class App:
             await send({"type": "websocket.close"})  # before it was accepted: the server answers 403
         else:
             raise RuntimeError(f"only HTTP is served here, not {scope['type']}")
+
+    def _named(self, scope: Scope) -> str:
+        """The route's name: what a path may hold of a customer is not in it."""
+        try:
+            return self._route(scope)[0].name
+        except Problem:
+            return "unknown"
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:

@@ -35,6 +35,7 @@ ONLY_IN = {
     "threadpoolctl": ("training/*",),
     "lightgbm": ("training/trees.py",),
     "numba": ("features/compiled.py",),
+    "opentelemetry": ("serving/traces.py",),
     "jwt": ("serving/oidc.py", "serving/jwks.py"),
     "cryptography": ("serving/jwks.py",),
     "torch": (),
