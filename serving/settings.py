@@ -27,14 +27,14 @@ TokenKey = tuple[str, bytes]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """One value for the whole process. Times in seconds unless the name says ms."""
+    """One value for the whole process. Times in seconds unless the name says ms. URLs may hold passwords."""
 
     home: Path = Path(".fenliu")
-    features_url: str | None = None  # None: the embedded store in `home`
-    live_url: str | None = None
-    log_url: str | None = None
-    control_url: str | None = None
-    registry: str = ""  # an fsspec URL or a folder; "" means home/registry
+    features_url: str | None = field(default=None, repr=False)  # None: the embedded store
+    live_url: str | None = field(default=None, repr=False)
+    log_url: str | None = field(default=None, repr=False)
+    control_url: str | None = field(default=None, repr=False)
+    registry: str = field(default="", repr=False)  # an fsspec URL or a folder; "" means home/registry
     plan: Path | None = None  # a plan file that wins over the registry's pointer
     app_key: str | None = field(default=None, repr=False)
     app_key_before: str | None = field(default=None, repr=False)  # still taken, until everybody has the next
