@@ -40,6 +40,7 @@ ODD: Final[tuple[Any, ...]] = (
 )  # fmt: skip
 DEEP: Final = b"[" * 100_000
 WHEN: Final = "2026-09-21T14:13:20Z"
+SIGNED: Final = ("token", "identity token")
 _EXAMPLES: Final = 5  # of crashes that are told
 
 
@@ -173,7 +174,7 @@ def _decoders(inputs: int, rng: np.random.Generator, tally: Tally) -> None:
             read += 1
             try:
                 target.read(raw)
-                forged += target.name == "token" and raw not in target.good
+                forged += target.name in SIGNED and raw not in target.good
             except target.refuses:
                 continue
             except Exception as crash:
@@ -182,7 +183,8 @@ def _decoders(inputs: int, rng: np.random.Generator, tally: Tally) -> None:
                     examples.append(f"{target.name} {raw[:60]!r}: {crash!r}"[:300])
     tally.put("decoder_inputs", read, "", ", ".join(target.name for target in targets))
     tally.put("crashes", crashes.total(), "", "; ".join([*map(str, crashes.items()), *examples]), ("<=", 0.0))
-    tally.put("forged_tokens_taken", forged, "", "mutations of a signed page token", ("<=", 0.0))
+    said = "mutations of a signed page token, and of an identity provider's"
+    tally.put("forged_tokens_taken", forged, "", said, ("<=", 0.0))
     tally.put("decoder_us", (time.perf_counter() - began) / read * 1e6, "µs", "an input, mutation included")
 
 
@@ -200,12 +202,14 @@ def _targets(rng: np.random.Generator) -> list[Target]:
     from serving.plan import PlanError, parse_plan
     from serving.prices import Prices, PricesError, decode_prices
     from training.bench.decide_world import NOW, blobs_of, world_of
+    from training.bench.fuzz_identity import provider
 
     keys = keys64(f"i{number}" for number in range(50))
     people = [blobs_of(keys, 4, rng) for _ in range(4)]
     patch = patched(None, {"age": 40}, NOW)
     signer = TokenSigner((("k1", bytes(range(32))),))
     token = _token(signer, NOW).encode()
+    identities, known = provider(NOW)
     _, plan = world_of(200, 8, 6, 1)
     event = orjson.dumps({
         "event_id": "e1", "type": "clicked", "occurred_at": WHEN,
@@ -236,6 +240,7 @@ def _targets(rng: np.random.Generator) -> list[Target]:
         Target("customer", (people[0].profile or b"", people[0].recent or b"", patch), customer, (), 3),
         Target("patch", (patch,), lambda raw: decode_patch(raw), (SchemaMismatch,), 2),
         Target("token", (token,), lambda raw: signer.verify(raw.decode("latin-1")), (TokenError,), 3),
+        Target("identity token", (known,), identities.identify, (Problem,), 1),
         Target("prices", (Prices(1, NOW, {"c1": 0.5}).encode(),), decode_prices, (PricesError,), 2),
         Target("plan", plans, lambda raw: parse_plan(raw, "fuzz"), (PlanError,), 1),
         Target("key space", spaces, lambda raw: parse_keyspace(raw.decode("latin-1")), (KeySpaceError,), 2),
