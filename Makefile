@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check k8s-check audit chaos bench profile serve lock clean
+.PHONY: help setup demo test check k8s-check audit fuzz chaos bench profile serve lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 18
@@ -51,6 +51,9 @@ k8s-check: $(STAMP) .venv-k8s/.ready  ## the manifests: build, strict validation
 audit: .venv-audit/.ready  ## known vulnerabilities of the locked packages (needs a network: asks a public database)
 	@.venv-audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.lock $(ARGS)
 
+fuzz: $(STAMP) .venv-fuzz/.ready  ## every decoder by atheris, 30 s each, then bench fuzz at its full size (hours: ARGS=--quick)
+	@$(BIN)/fenliu bench fuzz --guided 30 $(ARGS)
+
 chaos: $(STAMP)  ## stores killed, stopped, flushed, full; bad bundles and plans; overload: what was lost (minutes)
 	@$(BIN)/fenliu bench chaos $(ARGS)
 
@@ -71,6 +74,7 @@ lock:  ## rewrite the requirements*.lock from pyproject.toml (needs uv)
 	@$(COMPILE) --extra dev pyproject.toml -o requirements.lock
 	@$(COMPILE) --group pyproject.toml:k8s -o requirements-k8s.lock
 	@$(COMPILE) --group pyproject.toml:audit -o requirements-audit.lock
+	@$(COMPILE) --group pyproject.toml:fuzz -o requirements-fuzz.lock
 
 clean:  ## remove what the targets made: .venv, caches, the demo's folder
-	@rm -rf .venv .venv-k8s .venv-audit .fenliu .kernels .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	@rm -rf .venv .venv-k8s .venv-audit .venv-fuzz .fenliu .kernels .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

@@ -60,6 +60,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--contract", type=int, help="requests by Schemathesis (50,000; with --quick 1,000)")
     parser.add_argument("--url", help="Schemathesis asks what serves there (its key: FENLIU_KEY)")
     parser.add_argument("--ray", action="store_true", help="Schemathesis asks Ray Serve, started for it")
+    parser.add_argument("--guided", type=int, default=0, help="seconds a decoder by atheris (make fuzz)")
     parser.add_argument("--seed", type=int, default=2026)
 
 
@@ -72,6 +73,8 @@ def run(args: argparse.Namespace) -> Result:
     if args.url is None:
         asyncio.run(_service(requests, rng, tally))
     _contract(args, tally)
+    if args.guided:
+        _guided(args.guided, args.seed, tally)
     return tally.result()
 
 
@@ -91,6 +94,26 @@ def _contract(args: argparse.Namespace, tally: Tally) -> None:
     tally.put("contract_5xx", seen.server_errors, "", "other than 503", ("<=", 0.0))
     told = "; ".join([*map(str, seen.violations.most_common(5)), *seen.told])
     tally.put("contract_violations", seen.violations.total(), "", told, ("<=", 0.0))
+
+
+def _guided(seconds: int, seed: int, tally: Tally) -> None:
+    """Coverage-guided, where atheris is; where not, that is said and counted as missed."""
+    from training.bench import fuzz_guided
+    from training.progress import counting, wide_console
+
+    if not fuzz_guided.available():
+        note = f"no {fuzz_guided.PYTHON.parent.parent.name} with atheris: make fuzz"
+        tally.put("guided_inputs", 0, "", note, (">=", 1.0))
+        return
+    names, runs = fuzz_guided.names(), []
+    with counting(wide_console(), "decoders") as tell:
+        for number, name in enumerate(names):
+            runs.append(fuzz_guided.guided(name, seconds, seed))
+            tell(number + 1, len(names))
+    told = ", ".join(f"{run.target} {run.inputs:,} ({run.covered} edges)" for run in runs)
+    tally.put("guided_inputs", sum(run.inputs for run in runs), "", told, (">=", 1.0))
+    crashed = [f"{run.target}: {run.crash}" for run in runs if run.crash]
+    tally.put("guided_crashes", len(crashed), "", "; ".join(crashed), ("<=", 0.0))
 
 
 @contextmanager
