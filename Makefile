@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check k8s-check chaos bench profile serve lock clean
+.PHONY: help setup demo test check k8s-check audit fuzz chaos bench profile serve lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 18
@@ -38,8 +38,21 @@ check: $(STAMP)  ## ruff, mypy --strict, the direction of imports
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q tests/test_architecture.py
 
-k8s-check: $(STAMP)  ## the manifests: build, strict validation, rules, ACLs, alerts (skips, saying so, what is not here)
+k8s-check: $(STAMP) .venv-k8s/.ready  ## the manifests: build, strict validation, rules, ACLs, alerts (skips, saying so, what is not here)
 	@$(BIN)/python -m pytest -q -rs tests/k8s tests/integration/test_k8s_serve.py
+
+# Environments beside .venv, each from a lock of its own: .venv-k8s has Kubernetes' schemas (108 MB).
+.venv-%/.ready: requirements-%.lock
+	@test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	@echo "installing requirements-$*.lock into .venv-$*"
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+audit: .venv-audit/.ready  ## known vulnerabilities of the locked packages (needs a network: asks a public database)
+	@.venv-audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.lock $(ARGS)
+
+fuzz: $(STAMP) .venv-fuzz/.ready  ## every decoder by atheris, 30 s each, then bench fuzz at its full size (hours: ARGS=--quick)
+	@$(BIN)/fenliu bench fuzz --guided 30 $(ARGS)
 
 chaos: $(STAMP)  ## stores killed, stopped, flushed, full; bad bundles and plans; overload: what was lost (minutes)
 	@$(BIN)/fenliu bench chaos $(ARGS)
@@ -54,9 +67,14 @@ profile: $(STAMP)  ## a flame graph of the request path (reports/flame.svg; see 
 serve: $(STAMP)  ## serve on Ray (ARGS=--local: one process); see `fenliu serve --help`
 	@$(BIN)/fenliu serve $(ARGS)
 
-lock:  ## rewrite requirements.lock from pyproject.toml (needs uv)
-	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-	  --no-header --extra dev pyproject.toml -o requirements.lock --quiet
+COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+  --no-header --quiet
+
+lock:  ## rewrite the requirements*.lock from pyproject.toml (needs uv)
+	@$(COMPILE) --extra dev pyproject.toml -o requirements.lock
+	@$(COMPILE) --group pyproject.toml:k8s -o requirements-k8s.lock
+	@$(COMPILE) --group pyproject.toml:audit -o requirements-audit.lock
+	@$(COMPILE) --group pyproject.toml:fuzz -o requirements-fuzz.lock
 
 clean:  ## remove what the targets made: .venv, caches, the demo's folder
-	@rm -rf .venv .fenliu .kernels .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	@rm -rf .venv .venv-k8s .venv-audit .venv-fuzz .fenliu .kernels .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

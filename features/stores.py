@@ -19,11 +19,13 @@ from features.live_store import LiveStore, MemoryLiveStore, decision_key
 from features.log import EventLog, MemoryLog
 from features.memory_ledger import MemoryLedger
 from features.meters import MemoryMeters, Meters
+from features.rates import MemoryRates, Rates
 from features.redis_address import parse_address
 from features.redis_ledger import RedisLedger
 from features.redis_live import RedisLiveStore
 from features.redis_log import RedisLog
 from features.redis_meters import RedisMeters
+from features.redis_rates import RedisRates
 from features.redis_resp import RespLink
 from features.redis_store import Fetcher, RedisStore
 from features.store import Clock, FeatureStore, MemoryBlobs, MemoryStore, StoreUnavailable, feature_key
@@ -86,6 +88,7 @@ class Stores:
         self.log = log
         self._links = links
         self._control = control
+        self.rates: Rates = MemoryRates(time.time)
         self._together = False  # whether features and live are one server
 
     @classmethod
@@ -111,6 +114,7 @@ class Stores:
             urls.control,
         )
         stores._together = urls.features == urls.live
+        stores.rates = RedisRates(links[urls.live]) if urls.live in links else MemoryRates(clock)
         return stores
 
     @property

@@ -242,10 +242,10 @@ def _plan_of(governance: Governance, who: Identity, ask: PreviewAsk) -> Plan | N
 
 async def _status(admin: Admin, request: AdminRequest) -> AdminAnswer:
     governance, part = admin.governance, request.query.get("part")
+    number = _whole(request.query, "revision")
     await _thread(governance.refresh)
     if part is None:
         return _json(await _thread(overview, governance, request.who))
-    number = _whole(request.query, "revision")
     document = await _thread(part_document, governance, request.who, check_part(part), number)
     return _json(document, headers=_etag(document["revision"]))
 
@@ -256,6 +256,7 @@ async def _diff(admin: Admin, request: AdminRequest) -> AdminAnswer:
 
 def _differing(governance: Governance, who: Identity, query: Mapping[str, str]) -> dict[str, Any]:
     """A proposal against what it would replace, or two revisions of a part."""
+    start, to = _whole(query, "from"), _whole(query, "to")
     state = governance.refresh()
     if "proposal" in query:
         one = state.proposal(query["proposal"])
@@ -268,8 +269,7 @@ def _differing(governance: Governance, who: Identity, query: Mapping[str, str]) 
         part = check_part(query.get("part", ""))
         _may_see(governance, who, part, governance.books.newest(part))
         newest = state.number(part)
-        to = _whole(query, "to") or newest
-        start = _whole(query, "from")
+        to = to or newest
         start = max(0, to - 1) if start is None else start
         before = governance.books.content(state.at(part, start).content) if start else None
         after = governance.books.content(state.at(part, to).content)
@@ -296,7 +296,7 @@ async def _erase(admin: Admin, request: AdminRequest) -> AdminAnswer:
         raise Problem("not_ready", "nothing here reaches the stores: ask where the service runs")
     user_id = wire.check_path_id(request.query.get("id", ""), "user")
     reason = request.query.get("reason", "")[:MOST_REASON] or f"asked for by {request.who.principal}"
-    devices = request.query.get("devices") in ("1", "true")
+    devices = _flag(request.query, "devices")
     return _json(await _thread(admin.eraser, user_id, reason, devices=devices))
 
 
@@ -307,7 +307,8 @@ async def _audit(admin: Admin, request: AdminRequest) -> AdminAnswer:
 
 def _records(governance: Governance, query: Mapping[str, str]) -> dict[str, Any]:
     """Records after `since`, newest last; `verify` reads the whole log again and checks it."""
-    if query.get("verify") in ("1", "true"):
+    since, most = _whole(query, "since"), _whole(query, "most", MOST_RECORDS)
+    if _flag(query, "verify"):
         try:
             heads: tuple[Head, ...] = (parse_head(query["head"]),) if "head" in query else ()
         except AuditError as bad:
@@ -315,9 +316,8 @@ def _records(governance: Governance, query: Mapping[str, str]) -> dict[str, Any]
         found = governance.books.audit.verify(*heads)
         said = {"records": found.records, "head": found.head.text, "broken": found.broken}
         return {"ok": found.ok, **said, "problem": found.problem}
-    since, most = _whole(query, "since"), min(_whole(query, "most") or 100, MOST_RECORDS)
     governance.refresh()
-    lines = audit_lines(governance, since, most, query.get("action"), query.get("principal"))
+    lines = audit_lines(governance, since, most or 100, query.get("action"), query.get("principal"))
     return {"head": governance.books.audit.head.text, "records": lines}
 
 
@@ -350,13 +350,21 @@ def _revision(if_match: str | None) -> int | None:
     return int(found[1])
 
 
-def _whole(query: Mapping[str, str], name: str) -> int | None:
+def _whole(query: Mapping[str, str], name: str, most: int = 999_999_999) -> int | None:
     text = query.get(name)
     if text is None:
         return None
-    if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
-        raise Problem("bad_query", f"{name}: must be a whole number")
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or int(text) > most:
+        raise Problem("bad_query", f"{name}: must be a whole number, at most {most}")
     return int(text)
+
+
+def _flag(query: Mapping[str, str], name: str) -> bool:
+    """A switch that is not understood is refused: it could be the one that makes an erasure whole."""
+    text = query.get(name, "false")
+    if text not in ("true", "false", "1", "0"):
+        raise Problem("bad_query", f"{name}: must be true or false")
+    return text in ("true", "1")
 
 
 def _etag(number: int) -> tuple[Header, ...]:

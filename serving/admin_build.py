@@ -12,6 +12,7 @@ from serving.control import Control
 from serving.governance import Governance
 from serving.holder import Holder
 from serving.keys import GovernedRing, Keys
+from serving.limits import Limits
 from serving.lists import ListShelf
 from serving.office import Office
 from serving.plan import Plan
@@ -33,6 +34,7 @@ def admin_app(
     tracer: Tracer | None = None,
     eraser: Eraser | None = None,
     below: str = "",
+    limits: Limits | None = None,
     clock: Callable[[], float] = time.time,
 ) -> AdminApp:
     """`approvals` is FENLIU_APPROVALS; `preview` and `booking` decide pages, where somebody can.
@@ -55,4 +57,4 @@ def admin_app(
     )
     ring = GovernedRing(settings.registry_url, Keys(settings.registry_url, governance.books), clock)
     access = Access(settings, ring)
-    return AdminApp(Admin(Office(governance, control), preview, tracer, eraser), access, ring, below)
+    return AdminApp(Admin(Office(governance, control), preview, tracer, eraser), access, ring, below, limits)

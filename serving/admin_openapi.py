@@ -48,7 +48,7 @@ _CODES: Final = (
     *("store_unavailable", "registry_unavailable"),
 )
 _JSON: Final = "application/json"
-_WHOLE: Final = {"type": "integer", "minimum": 0}
+_WHOLE: Final = {"type": "integer", "minimum": 0, "maximum": 999_999_999}
 _TEXT: Final = {"type": "string"}
 _ID: Final = {"name": "id", "in": "path", "required": True, "schema": _TEXT}
 

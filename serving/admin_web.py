@@ -39,7 +39,8 @@ from serving.asgi import (
 from serving.errors import PROBLEM_JSON, Header, Problem
 from serving.handlers import JSON, Answer
 from serving.keys import Ring
-from serving.security import Access
+from serving.limits import Limits
+from serving.security import NOBODY, Access
 
 LOG: Final = logging.getLogger("fenliu.admin")
 RING_S: Final = 1.0  # a revoked key is refused within this
@@ -49,8 +50,11 @@ RECONCILE_EVERY: Final = 5  # rounds
 class AdminApp:
     """One ASGI application; `startup` and `shutdown` are called by its host or by the lifespan."""
 
-    def __init__(self, admin: Admin, access: Access, ring: Ring, below: str = "") -> None:
+    def __init__(
+        self, admin: Admin, access: Access, ring: Ring, below: str = "", limits: Limits | None = None
+    ) -> None:
         self._admin, self._access, self._ring, self._below = admin, access, ring, below
+        self._limits = limits
         self._routes = admin_routes(admin)
         self._task: asyncio.Task[None] | None = None
 
@@ -59,7 +63,7 @@ class AdminApp:
         return path.removeprefix(self._below) in self._routes
 
     async def startup(self) -> None:
-        await asyncio.to_thread(self._ring.refresh)
+        await asyncio.to_thread(self._look)
         self._task = asyncio.create_task(self._follow(), name="fenliu-admin")
 
     async def shutdown(self) -> None:
@@ -76,11 +80,15 @@ class AdminApp:
             try:
                 if rounds % RECONCILE_EVERY == 0 and await self._admin.office.reconcile():
                     LOG.warning("control did not say what was published last; it does now")
-                await asyncio.to_thread(self._ring.refresh)
+                await asyncio.to_thread(self._look)
             except (Problem, StoreUnavailable) as away:
                 LOG.warning("governance waits: %s", away)
             rounds += 1
             await asyncio.sleep(RING_S)
+
+    def _look(self) -> None:
+        self._ring.refresh()
+        self._access.refresh()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -125,6 +133,8 @@ class AdminApp:
         path = scope["path"].removeprefix(self._below)
         headers = headers_of(scope)
         who = self._access.identify(path, headers.get(b"authorization"), headers.get(b"x-api-key"))
+        if self._limits is not None and who is not NOBODY:
+            await self._limits.admit(who.principal)
         methods: Mapping[str, AdminHandler] | None = self._routes.get(path)
         named: dict[str, str] = {}
         if methods is None:

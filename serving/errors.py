@@ -68,12 +68,15 @@ CODES: Final[dict[str, Code]] = {
     "bad_plan": Code(422, *_BAD),
     "bad_principal": Code(422, *_BAD),
     "precondition_needed": Code(428, *_BAD),
+    "rate_limited": Code(429, *_BUSY),
+    "quota_exceeded": Code(429, *_BUSY),
     "audit_broken": Code(500, *_AWAY),
     "internal": Code(500, "系统出错，请稍后再试", "Something went wrong, please try again"),
     "overloaded": Code(503, *_BUSY),
     "not_ready": Code(503, *_AWAY),
     "store_unavailable": Code(503, *_AWAY),
     "registry_unavailable": Code(503, *_AWAY),
+    "identity_unavailable": Code(503, *_AWAY),
     "log_full": Code(503, *_BUSY),
 }
 _RETRY_AFTER_S: Final = {
@@ -82,6 +85,7 @@ _RETRY_AFTER_S: Final = {
     "store_unavailable": 1,
     "log_full": 5,
     "registry_unavailable": 5,
+    "identity_unavailable": 5,
 }
 
 

@@ -76,11 +76,12 @@ class Front(App):
             settings,
             service.control,
             service.holder,
-            approvals=settings.approvals,
+            approvals=settings.must_approve,
             preview=Previewing(service, settings),
             booking=checking,
             tracer=tracing,
             eraser=erasing,
+            limits=service.limits,
         )
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,6 +97,9 @@ class Front(App):
             status = problem.status
             await reply(send, Answer(status, problem.body(), PROBLEM_JSON), problem.headers)
         self.service.metrics.request("governance", status, time.monotonic() - arrived)
+
+    def _named(self, scope: Scope) -> str:
+        return "governance" if _governed(scope) else super()._named(scope)
 
     def _route(self, scope: Scope) -> tuple[Route, str]:
         if self._settings.role == "admin" and scope["path"] not in PROBES:

@@ -78,6 +78,11 @@ class Metrics:
             registry=self.registry, buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1),
         )  # fmt: skip
         self._learned = gauge("bundle_age_seconds", "time since the last event that the bundle learned from")
+        self._limits = counter(
+            "limits_total",
+            "requests refused by a key's rate or quota; alone: leases made without the store",
+            "what",
+        )
         self._cache: dict[tuple[str, ...], Any] = {}
 
     def request(self, route: str, status: int, seconds: float) -> None:
@@ -108,6 +113,10 @@ class Metrics:
     def events(self, result: str, count: int) -> None:
         if count:
             self._child(("events", result), lambda: self._events.labels(result)).inc(count)
+
+    def limited(self, what: str) -> None:
+        """A request refused by its key's rate or quota, or a lease made alone, the store being away."""
+        self._child(("limits", what), lambda: self._limits.labels(what)).inc()
 
     def store_error(self, what: str) -> None:
         self._child(("stores", what), lambda: self._stores.labels(what)).inc()

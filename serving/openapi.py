@@ -39,6 +39,7 @@ _RECOMMEND: Final = (
     "bad_json",
     "invalid_field",
     "request_id_reused",
+    "rate_limited",
     "overloaded",
     "not_ready",
 )
@@ -49,6 +50,7 @@ _WRITE: Final = (
     "unsupported_media_type",
     "bad_json",
     "invalid_field",
+    "rate_limited",
     "store_unavailable",
 )
 _JSON: Final = "application/json"

@@ -9,33 +9,38 @@ import os
 import secrets
 from hmac import compare_digest
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from serving.errors import Problem
 from serving.principals import Identity, Scope, local_identity
 from serving.settings import Settings, SettingsError, TokenKey
 
+if TYPE_CHECKING:
+    from serving.oidc import Tokens
+
 OPEN_PATHS: Final = frozenset({"/livez", "/readyz", "/openapi.json"})
 _BEARER: Final = b"bearer "
+JWT: Final = b"eyJ"  # how every signed token begins, and no key of ours: {" in base64url
 _CHALLENGE: Final = ((b"www-authenticate", b'Bearer realm="fenliu"'),)
 
 
 class AppKey:
     """Checks `Authorization: Bearer KEY` or `X-Api-Key: KEY` in constant time. Without a key everyone may
-    call.
+    call. `before`: the former key, taken too while it is rotated.
     """
 
-    def __init__(self, key: str | None) -> None:
+    def __init__(self, key: str | None, before: str | None = None) -> None:
         self._key = key.encode() if key else None
+        self._before = before.encode() if before else self._key
 
     def check(self, path: str, authorization: bytes | None, api_key: bytes | None) -> None:
         """Raises Problem `unauthorized`; probes and the contract are open."""
-        if self._key is None or path in OPEN_PATHS:
+        if self._key is None or self._before is None or path in OPEN_PATHS:
             return
         given = token_of(authorization, api_key)
         if given is None:
             raise Problem("unauthorized", "send the app key as Authorization: Bearer KEY", headers=_CHALLENGE)
-        if not compare_digest(given, self._key):
+        if not (compare_digest(given, self._key) | compare_digest(given, self._before)):  # both, always
             raise Problem("unauthorized", "this is not the app key of this service", headers=_CHALLENGE)
 
 
@@ -61,22 +66,29 @@ ANYBODY: Final = Identity("anybody", frozenset({Scope("app")}))  # on this machi
 class Access:
     """Who is calling. Constant time over the secrets; what they may do is the handlers' question.
 
+    An identity provider's tokens (FENLIU_OIDC_*) are taken beside keys; see `serving.oidc`.
+
     Without principals whoever gets in on loopback may do everything, as one person; beyond loopback the app
     key asks for pages and nothing else. With principals, keys decide; FENLIU_APP_KEY remains the app's.
     """
 
     def __init__(self, settings: Settings, ring: Keyring) -> None:
-        self._app, self._settings, self._ring = AppKey(settings.app_key), settings, ring
+        self._app = AppKey(settings.app_key, settings.app_key_before)
+        self._settings, self._ring = settings, ring
         self._alone = local_identity() if settings.loopback else APP
+        self._tokens = tokens_of(settings)
 
     def identify(self, path: str, authorization: bytes | None, api_key: bytes | None) -> Identity:
         """Raises Problem `unauthorized`; probes and the contract are open."""
         if path in OPEN_PATHS:
             return NOBODY
-        if not self._ring:
+        tokens = self._tokens
+        if tokens is None and not self._ring:
             self._app.check(path, authorization, api_key)
             return self._alone
         token = token_of(authorization, api_key)
+        if tokens is not None and token is not None and token.startswith(JWT):
+            return tokens.identify(token)
         if token is not None and (known := self._ring.identify(token)) is not None:
             return known
         if token is None and self._settings.loopback and self._settings.app_key is None:
@@ -86,11 +98,34 @@ class Access:
         self._app.check(path, authorization, api_key)
         return APP
 
+    @property
+    def governed(self) -> bool:
+        """Whether somebody says who people are: keys were made, or an identity provider is named."""
+        return self._tokens is not None or bool(self._ring)
+
+    def refresh(self) -> None:
+        """Look after the identity provider's keys: each second or so, from a thread. Raises nothing."""
+        if self._tokens is not None:
+            self._tokens.keys.refresh()
+
+
+def tokens_of(settings: Settings) -> Tokens | None:
+    """What checks an identity provider's tokens; None where none is named, and nothing is imported."""
+    if settings.oidc is None:
+        return None
+    from serving.jwks import Jwks
+    from serving.oidc import Tokens
+
+    return Tokens(settings.oidc, Jwks(settings.oidc))
+
 
 def needs(who: Identity, *roles: str) -> None:
     """Raises Problem `forbidden` unless somebody has one of the roles."""
     if not who.has(*roles):
-        raise Problem("forbidden", f"{who.principal} may not do this: it needs {' or '.join(roles)}")
+        held = ", ".join(sorted(scope.text for scope in who.scopes)) or "no scope"
+        raise Problem(
+            "forbidden", f"{who.principal} may not do this: it needs {' or '.join(roles)}, and has {held}"
+        )
 
 
 def check_creative_state(who: Identity, approvals: str, state: object) -> None:
@@ -108,11 +143,12 @@ def check_creative_state(who: Identity, approvals: str, state: object) -> None:
 
 
 def check_binding(settings: Settings) -> None:
-    """Refuses to listen where others can reach us without an app key. Raises SettingsError."""
-    if not settings.loopback and settings.app_key is None:
+    """Refuses to listen where others can reach us without an app key or tokens. Raises SettingsError."""
+    if not settings.loopback and settings.app_key is None and settings.oidc is None:
         raise SettingsError(
             f"FENLIU_HOST={settings.host} can be reached from other machines: set FENLIU_APP_KEY to a secret"
-            " of 16 or more characters, or leave FENLIU_HOST at 127.0.0.1"
+            " of 16 or more characters, or FENLIU_OIDC_* to an identity provider, or leave FENLIU_HOST at"
+            " 127.0.0.1"
         )
 
 

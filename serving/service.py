@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from features.log import Entry
 from features.outcomes import Outcome, live_entries, outcome_to_log, parse_outcome, parse_outcomes
@@ -23,6 +24,7 @@ from serving.errors import Problem
 from serving.granting import Granting
 from serving.holder import Holder
 from serving.intake import Intake, in_time
+from serving.limits import Limits
 from serving.observe import Metrics
 from serving.pace_plan import Pacing
 from serving.pacer import Pacer
@@ -37,6 +39,9 @@ from serving.similar import similar_bytes
 from serving.standing import categories_of
 from serving.tallying import Tallying
 from serving.wire import SimilarAsk
+
+if TYPE_CHECKING:
+    from serving.traces import Traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,8 @@ class Service:
         self._bundles = bundles or FromRegistry(settings)
         self._clock, self._decide = clock, decide
         self._parts: _Parts | None = None
+        self.limits: Limits | None = None
+        self.traces: Traces | None = None
 
     async def start(self) -> None:
         """Raises nothing for a store or a registry that is away: they are tried again until they answer."""
@@ -101,6 +108,9 @@ class Service:
         await parts.publisher.stop()
         await parts.tallying.stop()
         await parts.granting.stop()
+        if (traces := self.traces) is not None:
+            self.traces = None
+            await asyncio.to_thread(traces.close)
         if self._given[0] is None:
             await parts.control.close()
             await parts.stores.close()
@@ -127,8 +137,12 @@ class Service:
             settings.write_timeout_s,
             delivered,
         )
+        if settings.rates:
+            self.limits = Limits(
+                settings.rates, stores.rates, metrics, clock=self._clock, monotonic=time.monotonic
+            )
         tallying = Tallying(stores.meters, metrics, clock=self._clock)
-        recommender = Recommender(
+        recommender = self._recommender_class()(
             self.holder, stores, intake, publisher, self.signer, metrics, settings, granting, tallying,
             clock=self._clock, decide=self._decide, breakers=breakers,
         )  # fmt: skip
@@ -153,6 +167,14 @@ class Service:
             reloader,
             pacer,
         )
+
+    def _recommender_class(self) -> type[Recommender]:
+        if self.settings.traces is None:
+            return Recommender
+        from serving.traces import TracedRecommender, Traces
+
+        self.traces = self.traces or Traces(self.settings.traces)
+        return TracedRecommender
 
     def _stopped_slots(self) -> frozenset[str]:
         live = self.holder.current

@@ -13,28 +13,31 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from features.rates import RateTerms
+from serving.oidc_terms import OidcTerms, oidc_terms
+from serving.rate_terms import rate_terms
+from serving.setting_values import SettingsError as SettingsError
+from serving.trace_terms import TraceTerms, trace_terms
+
 ROLES: Final = ("features", "live", "log", "control")
 PARTS: Final = ("all", "pages", "admin")
 MIN_APP_KEY_CHARS: Final = 16
 TokenKey = tuple[str, bytes]
 
 
-class SettingsError(ValueError):
-    """A setting that cannot be used; the message says what to set."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """One value for the whole process. Times in seconds unless the name says ms."""
+    """One value for the whole process. Times in seconds unless the name says ms. URLs may hold passwords."""
 
     home: Path = Path(".fenliu")
-    features_url: str | None = None  # None: the embedded store in `home`
-    live_url: str | None = None
-    log_url: str | None = None
-    control_url: str | None = None
-    registry: str = ""  # an fsspec URL or a folder; "" means home/registry
+    features_url: str | None = field(default=None, repr=False)  # None: the embedded store
+    live_url: str | None = field(default=None, repr=False)
+    log_url: str | None = field(default=None, repr=False)
+    control_url: str | None = field(default=None, repr=False)
+    registry: str = field(default="", repr=False)  # an fsspec URL or a folder; "" means home/registry
     plan: Path | None = None  # a plan file that wins over the registry's pointer
     app_key: str | None = field(default=None, repr=False)
+    app_key_before: str | None = field(default=None, repr=False)  # still taken, until everybody has the next
     token_keys: tuple[TokenKey, ...] = field(default=(), repr=False)
     host: str = "127.0.0.1"
     port: int = 8000
@@ -48,6 +51,9 @@ class Settings:
     approvals: bool | None = None  # whether a second person must approve, while there are no principals
     role: str = "all"  # what this application answers: one of PARTS
     metrics_ports: range = range(0)  # /metrics also answers on the first free one of them, without a key
+    oidc: OidcTerms | None = None  # whose tokens are taken beside keys
+    traces: TraceTerms | None = None  # where traces go; None: nothing is recorded
+    rates: Mapping[str, RateTerms] = field(default_factory=dict)  # by principal; `*`: everybody else
 
     def __post_init__(self) -> None:
         _check(self)
@@ -64,6 +70,11 @@ class Settings:
     @property
     def loopback(self) -> bool:
         return is_loopback(self.host)
+
+    @property
+    def must_approve(self) -> bool | None:
+        """`approvals`; always where an identity provider says who somebody is: there are people then."""
+        return True if self.oidc is not None else self.approvals
 
     @property
     def store_urls(self) -> dict[str, str | None]:
@@ -110,6 +121,7 @@ def _read(env: Mapping[str, str]) -> dict[str, Any]:
     for field_name, (variable, convert) in _VARIABLES.items():
         if variable in given:
             found[field_name] = convert(variable, given[variable])
+    found["oidc"], found["rates"], found["traces"] = oidc_terms(given), rate_terms(given), trace_terms(given)
     return found
 
 
@@ -178,6 +190,7 @@ _VARIABLES: Final = {
     "registry": ("FENLIU_REGISTRY", _text),
     "plan": ("FENLIU_PLAN", _path),
     "app_key": ("FENLIU_APP_KEY", _text),
+    "app_key_before": ("FENLIU_APP_KEY_BEFORE", _text),
     "token_keys": ("FENLIU_TOKEN_KEYS", _token_keys),
     "host": ("FENLIU_HOST", _text),
     "port": ("FENLIU_PORT", _whole),
@@ -212,13 +225,17 @@ def _check(settings: Settings) -> None:
             raise SettingsError(f"{_VARIABLES[name][0]} must lie from {low} to {high}, not {value}")
     if settings.role not in PARTS:
         raise SettingsError(f"FENLIU_ROLE is one of {', '.join(PARTS)}, not {settings.role[:40]!r}")
-    key = settings.app_key
-    if key is not None and (
-        len(key) < MIN_APP_KEY_CHARS or not key.isascii() or not key.isprintable() or " " in key
-    ):
-        raise SettingsError(
-            f"FENLIU_APP_KEY must have at least {MIN_APP_KEY_CHARS} printable ASCII characters without spaces"
-        )
+    for name in ("app_key", "app_key_before"):
+        key = getattr(settings, name)
+        if key is not None and (
+            len(key) < MIN_APP_KEY_CHARS or not key.isascii() or not key.isprintable() or " " in key
+        ):
+            raise SettingsError(
+                f"{_VARIABLES[name][0]} must have at least {MIN_APP_KEY_CHARS} printable ASCII characters"
+                " without spaces"
+            )
+    if settings.app_key_before is not None and settings.app_key is None:
+        raise SettingsError("FENLIU_APP_KEY_BEFORE is the former of two keys: set FENLIU_APP_KEY too")
     if len(settings.token_keys) > 2 or len({name for name, _ in settings.token_keys}) < len(
         settings.token_keys
     ):

@@ -35,7 +35,7 @@ from serving.handlers import Answer, Request, Route, Streamed, routes
 from serving.keys import Ring
 from serving.principals import Identity
 from serving.scrape import Scraped
-from serving.security import OPEN_PATHS, Access, needs
+from serving.security import NOBODY, OPEN_PATHS, Access, needs
 from serving.service import Service
 from serving.settings import Settings
 
@@ -62,7 +62,7 @@ class App:
 
     async def startup(self) -> None:
         with contextlib.suppress(TimeoutError):  # a registry that hangs holds up no start
-            await asyncio.wait_for(asyncio.to_thread(self.ring.refresh), RING_WAIT_S)
+            await asyncio.wait_for(asyncio.to_thread(self._look), RING_WAIT_S)
         self._following = asyncio.create_task(self._follow(), name="fenliu-ring")
         await self.scraped.start(self._settings.metrics_ports, self._settings.host)
         await self.service.start()
@@ -79,11 +79,19 @@ class App:
     async def _follow(self) -> None:
         while True:
             await asyncio.sleep(RING_S)
-            await asyncio.to_thread(self.ring.refresh)
+            await asyncio.to_thread(self._look)
+
+    def _look(self) -> None:
+        """At who there is, by keys and by tokens."""
+        self.ring.refresh()
+        self._access.refresh()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._serve(scope, receive, send)
+            if (traces := self.service.traces) is None:
+                await self._serve(scope, receive, send)
+            else:
+                await traces.serve(self._serve, self._named, scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "websocket":
@@ -91,6 +99,13 @@ class App:
             await send({"type": "websocket.close"})  # before it was accepted: the server answers 403
         else:
             raise RuntimeError(f"only HTTP is served here, not {scope['type']}")
+
+    def _named(self, scope: Scope) -> str:
+        """The route's name: what a path may hold of a customer is not in it."""
+        try:
+            return self._route(scope)[0].name
+        except Problem:
+            return "unknown"
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
@@ -147,6 +162,8 @@ class App:
     async def _handle(self, route: Route, identity: str, scope: Scope, receive: Receive) -> Answer | Streamed:
         headers = headers_of(scope)
         who = self._who(scope["path"], headers)
+        if (limits := self.service.limits) is not None and who is not NOBODY:
+            await limits.admit(who.principal)
         handler = route.methods.get(scope["method"])
         if handler is None:
             allowed = ", ".join(route.methods)
@@ -168,7 +185,7 @@ class App:
             _request_id(scope, headers),
             arrived,
             who,
-            bool(self.ring),
+            self._access.governed,
             self._approvals,
         )
         try:
@@ -196,7 +213,7 @@ class App:
     @property
     def _approvals(self) -> str:
         """Whether creatives need a second person: always with principals, whatever the policy says."""
-        return "required" if self.ring or self._settings.approvals else "off"
+        return "required" if self.ring or self._settings.must_approve else "off"
 
 
 def _part(raw: bytes) -> str:

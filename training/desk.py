@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 from serving.backing import backed
 from serving.bundle import Bundle, load
 from serving.check_process import NO_SAMPLE, SAMPLE
+from serving.errors import Problem
 from serving.governance import Governance
 from serving.keys import Keys
 from serving.lists import ListShelf
@@ -26,6 +27,7 @@ from serving.principals import Identity, local_identity
 from serving.proposals import FRAME
 from serving.redis_control import RedisControl
 from serving.registry import Registry
+from serving.security import JWT, tokens_of
 from serving.settings import Settings
 from training.usage import UsageError
 
@@ -71,9 +73,15 @@ class Desk:
     @cached_property
     def who(self) -> Identity:
         """Raises UsageError when there are principals and the key is none of theirs."""
+        key = self.env.get(KEY, "").strip()
+        if key.encode().startswith(JWT) and (tokens := tokens_of(self.settings)) is not None:
+            tokens.keys.refresh()
+            try:
+                return tokens.identify(key.encode())
+            except Problem as refused:
+                raise UsageError(f"{KEY}: {refused.detail}") from None
         if not self.keys:
             return local_identity(getpass.getuser())
-        key = self.env.get(KEY, "").strip()
         if not key:
             raise UsageError(f"there are principals: set {KEY} to your key, so that it is known who you are")
         found = self.keys.identify(key.encode())

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
@@ -32,10 +32,13 @@ from serving.registry import Registry, RegistryError
 from serving.security import check_binding
 from serving.settings import Settings, SettingsError
 from training.commands import lake_of
+from training.doctor_identity import identity_findings
+from training.doctor_traces import trace_findings
+from training.finding import Finding as Finding
+from training.finding import State
 from training.materialize import pointers
 from training.tables import LakeError
 
-State = Literal["ok", "warn", "bad"]
 LEAST_FREE: Final = 1 << 30  # bytes
 LEAST_FILES: Final = 1024
 DAY_S: Final = 86_400.0
@@ -43,15 +46,6 @@ OLD_DAYS: Final = 7.0
 SLOW_MS: Final = 5.0
 SKEW_S: Final = 1.0
 TIMEOUT_S: Final = 3.0
-
-
-class Finding(NamedTuple):
-    """`remedy` is empty where there is nothing to do."""
-
-    about: str
-    state: State
-    said: str
-    remedy: str = ""
 
 
 def examined(
@@ -68,6 +62,8 @@ def examined(
         lambda: _registry(settings, now),
         lambda: _lake(settings, now),
         lambda: _governance(settings, env),
+        lambda: identity_findings(settings, env),
+        lambda: trace_findings(settings),
     )
     for check in checks:
         try:

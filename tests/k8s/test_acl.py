@@ -5,6 +5,9 @@ The contract suites of each role run as the very user whose rules k8s/stores/ROL
 
 from __future__ import annotations
 
+import json
+import re
+import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -12,16 +15,23 @@ from pathlib import Path
 import pytest
 
 from features.embedded import EmbeddedValkey
+from features.rates import RateTerms
 from features.redis_address import Refused
 from features.redis_plain import opened
+from features.stores import Stores, StoreUrls
+from serving.front import Front
+from serving.redis_control import RedisControl
 from tests.contract.test_control import ServerControlContract
 from tests.contract.test_event_log import RedisLogContract
 from tests.contract.test_feature_store import ServerStoreContract
 from tests.contract.test_ledger import ServerLedgerContract
 from tests.contract.test_ledger_caps import CapsContract
 from tests.contract.test_live_store import ServerLiveContract
+from tests.contract.test_rates import ServerRatesContract
 from tests.k8s.manifests import K8S
 from tests.ledgers import OnServer
+from tests.shell import ids, run, running
+from tests.worlds import sold, tiny_plan
 
 pytestmark = pytest.mark.integration
 PASSWORD = "correct-horse"
@@ -96,6 +106,12 @@ class TestLedgerAsLive(AsLive, ServerLedgerContract):
 class TestCapsAsLive(AsLive, CapsContract): ...
 
 
+class TestRatesAsLive(ServerRatesContract):
+    @pytest.fixture(autouse=True)
+    def _url(self, as_role: As) -> None:
+        self.url = as_role("live")
+
+
 class TestLiveAsLive(ServerLiveContract):
     test_forgetting_leaves_nothing_of_the_subject = None
     test_scripts_survive_a_store_that_forgot_them = None
@@ -129,3 +145,90 @@ class TestLogAsLog(RedisLogContract):
     @pytest.fixture
     def url(self, as_role: As) -> str:
         return as_role("log")
+
+
+# --- and nothing that nobody uses
+
+GREETING = {
+    *("auth", "hello", "ping", "select", "client|setinfo", "client|setname", "client|no-evict"),
+    *("client|info", "info", "time", "command|info"),
+}  # of a connection, of the doctor, and of redis-py itself
+SOURCES = {
+    "features": (
+        *("features/redis_store.py", "features/bulk.py", "features/redis_erase.py"),
+        *("training/scores.py", "training/memberships.py"),
+    ),
+    "live": (
+        *("features/redis_live.py", "features/redis_ledger.py", "features/redis_meters.py"),
+        *("features/redis_rates.py", "features/redis_fill.py", "features/rebuild.py"),
+        *("features/redis_erase.py", "features/redis_store.py", "features/redis_resp.py"),
+    ),
+    "log": ("features/redis_log.py", "features/redis_erase.py", "features/redis_resp.py"),
+    "control": ("serving/redis_control.py", "features/redis_resp.py"),
+}
+SOURCES["all"] = tuple({path for paths in SOURCES.values() for path in paths})
+CALLED = {"del": ("delete",), "scan": ("scan_iter",)}  # by redis-py under another name
+
+
+def used(role: str) -> set[str]:
+    """Commands that the modules of a role send: in scripts, on the link, or by redis-py."""
+    text = "".join((K8S.parent / path).read_text() for path in SOURCES[role])
+    found = set(re.findall(r"redis\.call\('(\w+)'|b\"([A-Z]{3,})\"|\.([a-z_]+)\(", text))
+    words = {word.lower() for three in found for word in three if word}
+    return words | {name for name, others in CALLED.items() if words & {*others}}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_nothing_is_allowed_that_the_role_does_not_use(role: str) -> None:
+    allowed = {word[1:] for word in users(role)["fenliu"] if word.startswith("+")}
+    assert allowed - GREETING - used(role) == set()
+
+
+def test_a_service_under_these_rules_is_refused_nothing(valkey_server: EmbeddedValkey, as_role: As) -> None:
+    """A page with a cap and a quota, events, an outcome, a change, a plan published, a kill; by role."""
+    urls = StoreUrls(**{role: as_role(role) for role in ("features", "live", "log", "control")})
+
+    async def story() -> None:
+        stores = Stores.open(urls, connect_s=2.0)
+        assert stores.control_link is not None
+        control = RedisControl(stores.control_link)
+        caps, quotas = [{"most": 1, "window": "1d"}], [{"id": "q", "at_most": 50}]
+        capped = sold(1, "i2", exclusive=True, values={"click": 100.0}, caps=caps, quotas=quotas)
+        parts = {"stores": stores, "control": control, "clock": time.time}
+        options = {"rates": {"*": RateTerms(1000.0, 1000)}, "write_timeout_s": 2.0, "read_timeout_s": 1.0}
+        try:
+            plan = tiny_plan(campaigns=[capped])
+            async with running(app=Front, plan=plan, settings=options, **parts) as shell:
+                shell.clock.now = time.time()
+                await shell.service.granting.renew()
+                page = await shell.page(request_id="r-1")
+                assert "i2" in ids(page)  # so that the cap was reserved, and a unit of the quota leased
+                assert await shell.page(request_id="r-1") == page and "store" not in page["degraded"]
+                seen = shell.event("displayed", "e1", page_token=page["page_token"], seen=[0, 1])
+                clicked = shell.event("clicked", "e2", page_token=page["page_token"], index=0)
+                acted = shell.event("acted", "e3", user_id="u1", action="viewed", item_id="i1")
+                told = await shell.post("/v1/events", {"events": [seen, clicked, acted]})
+                assert told.json()["accepted"] == 3, told.text
+                complaint = {
+                    "outcome_id": "o1", "user_id": "u1", "kind": "complaint", "item_id": "i1",
+                    "occurred_at": shell.clock.rfc3339(), "recorded_at": shell.clock.rfc3339(),
+                }  # fmt: skip
+                assert (await shell.post("/v1/outcomes", complaint)).status_code == 202
+                assert (await shell.put("/v1/users/u1", {"profile": {"age": 30}})).status_code == 200
+                assert (await shell.send("DELETE", "/v1/items/i9", b"")).status_code == 200
+                frame = json.loads(plan.model_dump_json(by_alias=True))
+                ask = {"part": "frame", "content": frame, "reason": "r"}
+                made = (await shell.post("/v1/plan:propose", ask)).json()
+                turn = {"proposal": made["id"], "alone": True}
+                assert (await shell.post("/v1/plan:publish", turn)).status_code == 200
+                kill = {"scope": "item", "id": "i3", "reason": "r"}
+                assert (await shell.post("/v1/kill", kill)).status_code == 200
+                await shell.service.publisher.flush()
+                await shell.service.granting.renew()
+        finally:
+            await stores.close()
+
+    with opened(valkey_server.url) as store:
+        store.execute_command("ACL", "LOG", "RESET")
+        run(story)
+        assert store.execute_command("ACL", "LOG") == []

@@ -1,7 +1,7 @@
 """Each alert has a unit test and a runbook, and names only what the product, Ray or the cluster exports.
 
-With promtool (Debian: prometheus) the rules run on series that set them off and on series that must not;
-without it, which the test says, only names of metrics and labels are compared with what is exported.
+The rules run on series that set them off and on series that must not: by our own evaluator of what they use
+of PromQL, and by promtool (Debian: prometheus) where it is, which the test says.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from serving.observe import Metrics
 from serving.prices import NO_PRICES
 from serving.tag_sums import TagSums
 from serving.tallies import CampaignTally
+from tests.k8s import promql
 from tests.k8s.manifests import K8S
 
 RULES: list[dict[str, Any]] = yaml.safe_load((K8S / "components/monitoring/alerts.yaml").read_text())["spec"][
@@ -107,6 +108,10 @@ CASES: dict[str, tuple[Series, Series]] = {
         {'fenliu_goals_late{cause="audience"}': "2x90"},
         {'fenliu_goals_late{cause="audience"}': "0x90"},
     ),
+    "FenliuLimitsAlone": (
+        {'fenliu_limits_total{what="alone"}': "0+10x60"},
+        {'fenliu_limits_total{what="rate"}': "0+10x60", 'fenliu_limits_total{what="alone"}': "3x60"},
+    ),
     "FenliuNoReplica": ({}, {'fenliu_running_info{bundle="b",plan="p"}': "1x60"}),
     "FenliuJobFailed": (
         {'kube_job_status_failed{namespace="fenliu",job_name="fenliu-ingest-1"}': "1x60"},
@@ -189,6 +194,59 @@ def test_a_case_sets_series_that_its_rule_reads(case: str) -> None:
             assert name.partition("{")[0] in BY_NAME[case]["expr"]
 
 
+MINUTES = {"FenliuGoalsLate": 75}
+
+
+def told(alert: str, expression: str) -> list[bool]:
+    """Whether an expression fires on the series that set the alert off, and on those that must not."""
+    held = str(BY_NAME[alert].get("for", "0m"))
+    at_s = MINUTES.get(alert, 30) * 60
+    return [
+        promql.fires(expression, int(held[:-1]) * promql.UNITS[held[-1]], one, at_s) for one in CASES[alert]
+    ]
+
+
+@pytest.mark.parametrize("alert", CASES)
+def test_an_alert_fires_when_it_should_and_is_silent_else(alert: str) -> None:
+    assert told(alert, BY_NAME[alert]["expr"]) == [True, False]
+
+
+TURNED = {"> ": "< ", "< ": "> ", "!= ": "== ", "absent(": "count("}
+
+
+@pytest.mark.parametrize("alert", CASES)
+def test_a_rule_that_is_turned_round_is_found(alert: str) -> None:
+    expression = re.sub("|".join(map(re.escape, TURNED)), lambda one: TURNED[one[0]], BY_NAME[alert]["expr"])
+    assert expression != BY_NAME[alert]["expr"] and told(alert, expression) != [True, False]
+
+
+@pytest.mark.parametrize(
+    ("expression", "series", "expected"),
+    [
+        ("sum(rate(a[5m]))", {"a": "0+60x60"}, 1.0),
+        ("sum(increase(a[5m]))", {'a{p="1"}': "0+1x60", 'a{p="2"}': "0+2x60"}, 15.0),
+        ("sum(increase(a[5m]))", {"a": "10x26 0+1x60"}, 3.0),  # a counter that began again
+        ('max by (p) (a{p!="2"})', {'a{p="1"}': "3x60", 'a{p="2"}': "9x60"}, 3.0),
+        ("histogram_quantile(0.5, sum by (le) (a))", {'a{le="1"}': "0x60", 'a{le="3"}': "8x60",
+                                                      'a{le="+Inf"}': "8x60"}, 2.0),
+        ("absent(a)", {"b": "1x60"}, 1.0),
+        ("sum(a) / scalar(sum(b))", {"a": "3x60", "b": "4x60"}, 0.75),
+        ("sum(a unless a offset 15m)", {'a{p="1"}': "5x60", 'a{p="2"}': "_x25 7x60"}, 7.0),
+    ],
+)  # fmt: skip
+def test_the_evaluator_computes_what_prometheus_does(
+    expression: str, series: dict[str, str], expected: float
+) -> None:
+    (value,) = promql.Reader(expression, promql.series_of(series)).whole()(1800.0).values()
+    assert value == pytest.approx(expected)
+
+
+def test_more_of_the_language_is_refused() -> None:
+    for expression in ("avg(a)", "sum(a) > sum(b) bool", "a[5m]", "sum(a)) > 1", "topk(3, a)"):
+        with pytest.raises((promql.NotKnown, IndexError)):
+            promql.Reader(expression, []).whole()(0.0)
+
+
 def test_the_rules_by_promtool(tmp_path: Path) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
@@ -208,7 +266,7 @@ def test_the_rules_by_promtool(tmp_path: Path) -> None:
                 }
             )
             count = {"expr": f'count(ALERTS{{alertname="{alert}",alertstate="firing"}}) > bool 0'}
-            at = "75m" if alert == "FenliuGoalsLate" else "30m"
+            at = f"{MINUTES.get(alert, 30)}m"
             samples = [{"labels": "{}", "value": 1}] if fires else []
             tests[-1]["promql_expr_test"] = [count | {"eval_time": at, "exp_samples": samples}]
     file = tmp_path / "tests.yaml"

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tests.k8s import policy, shapes
+from tests.k8s.core_schemas import problems
 from tests.k8s.manifests import K8S, ON_RAY, OVERLAYS, ROOT, Object, built, of_kind, pods, serve_of
 
 KUBERAY = ROOT.parent / "shared/kuberay"
@@ -32,20 +33,41 @@ def ray_kinds(objects: list[Object]) -> list[Object]:
 # --- shapes: each object, strictly
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_core_kinds_by_the_published_schemas(overlay: str) -> None:
-    found = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
-    for one in core(built(overlay)):
-        found.validate(one, VERSION, strict=True)
+def misspelt_probe(objects: list[Object]) -> None:
+    of_kind(objects, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["livenesProbe"] = {}
 
 
-def test_the_published_schemas_refuse_a_misspelt_field() -> None:
-    found = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
-    broken = built("prod")
-    of_kind(broken, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["livenesProbe"] = {}
-    with pytest.raises(found.ValidationError):
-        for one in core(broken):
-            found.validate(one, VERSION, strict=True)
+def port_in_words(objects: list[Object]) -> None:
+    of_kind(objects, "Service")[0]["spec"]["ports"][0]["port"] = "http"
+
+
+def without_a_selector(objects: list[Object]) -> None:
+    del of_kind(objects, "StatefulSet")[0]["spec"]["selector"]
+
+
+MISTAKES = {
+    misspelt_probe: "Additional properties are not allowed ('livenesProbe' was unexpected)",
+    port_in_words: "is not of type 'integer'",
+    without_a_selector: "'selector' is a required property",
+}
+
+
+def test_core_kinds_by_the_published_schemas_which_refuse_broken_copies() -> None:
+    copies = []
+    for broken in MISTAKES:
+        objects = core(built("prod"))
+        broken(objects)
+        copies.append(objects)
+    sound = [core(built(overlay)) for overlay in OVERLAYS]
+    found = problems(*sound, *copies, version=VERSION)
+    assert found[: len(sound)] == [[]] * len(OVERLAYS)
+    for told, said in zip(found[len(sound) :], MISTAKES.values(), strict=True):
+        assert len(told) == 1 and said in told[0]
+
+
+def test_without_the_schemas_that_is_said(tmp_path: Path) -> None:
+    with pytest.raises(pytest.skip.Exception, match="make k8s-check"):
+        problems([], version=VERSION, python=ROOT / "no-such-environment")
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

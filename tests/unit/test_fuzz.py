@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 import zstandard
 
 from serving import remembered
-from training.bench.fuzz import _decoders, _page_ask, mutated, mutated_json
+from training.bench import fuzz_guided
+from training.bench.fuzz import _decoders, _guided, _page_ask, mutated, mutated_json
 from training.bench.tally import Tally
 
 
@@ -32,3 +36,20 @@ def test_the_decoders_refuse_with_their_own_errors() -> None:
     _decoders(1_200, np.random.default_rng(3), tally)
     assert tally.figures["decoder_inputs"] >= 1_200
     assert (tally.figures["crashes"], tally.figures["forged_tokens_taken"]) == (0, 0), tally.notes["crashes"]
+
+
+def test_what_a_guided_run_said_is_read() -> None:
+    fine = fuzz_guided.read(
+        "record", 0, "INFO: x\n#200000\tDONE   cov: 15 ft: 15 corp: 5/862b\nDone 200000 runs"
+    )
+    assert fine == fuzz_guided.Run("record", 200_000, 15, "")
+    crash = fuzz_guided.read("token", 77, " === Uncaught Python exception: ===\nKeyError: 7\n#900\n")
+    assert crash.inputs == 0 and "KeyError: 7" in crash.crash
+    assert fuzz_guided.read("token", 1, "").crash == "exit 1"
+
+
+def test_without_atheris_that_is_said_and_missed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(fuzz_guided, "PYTHON", tmp_path / ".venv-fuzz" / "bin" / "python")
+    tally = Tally()
+    _guided(5, 1, tally)
+    assert not tally.result().ok and "make fuzz" in tally.notes["guided_inputs"]

@@ -2,7 +2,12 @@
 
 Decoders of records, patches, logs, tokens, prices, plans, key spaces, events and requests: each may refuse
 with its own error and nothing else, and no forged token may pass. Then requests against the whole service,
-in process: every answer is a page, a problem document of a known code, or a 503 with Retry-After.
+in process: every answer is a page, a problem document of a known code, or a 503 with Retry-After. Then
+Schemathesis over the OpenAPI document (fuzz_contract.py): in process, against Ray Serve, or any URL.
+
+  fenliu bench fuzz --quick
+  fenliu bench fuzz --ray --inputs 1000 --requests 1000
+  FENLIU_KEY=… fenliu bench fuzz --url http://127.0.0.1:8000
 """
 
 from __future__ import annotations
@@ -10,10 +15,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -33,6 +40,7 @@ ODD: Final[tuple[Any, ...]] = (
 )  # fmt: skip
 DEEP: Final = b"[" * 100_000
 WHEN: Final = "2026-09-21T14:13:20Z"
+SIGNED: Final = ("token", "identity token")
 _EXAMPLES: Final = 5  # of crashes that are told
 
 
@@ -49,6 +57,10 @@ class Target(NamedTuple):
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--inputs", type=int, help="of decoders (1,000,000; with --quick 40,000)")
     parser.add_argument("--requests", type=int, help="to the service (50,000; with --quick 1,500)")
+    parser.add_argument("--contract", type=int, help="requests by Schemathesis (50,000; with --quick 1,000)")
+    parser.add_argument("--url", help="Schemathesis asks what serves there (its key: FENLIU_KEY)")
+    parser.add_argument("--ray", action="store_true", help="Schemathesis asks Ray Serve, started for it")
+    parser.add_argument("--guided", type=int, default=0, help="seconds a decoder by atheris (make fuzz)")
     parser.add_argument("--seed", type=int, default=2026)
 
 
@@ -58,8 +70,74 @@ def run(args: argparse.Namespace) -> Result:
     tally, rng = Tally(), np.random.default_rng([args.seed, 41])
     _decoders(inputs, rng, tally)
     logging.getLogger("fenliu").setLevel(logging.CRITICAL)
-    asyncio.run(_service(requests, rng, tally))
+    if args.url is None:
+        asyncio.run(_service(requests, rng, tally))
+    _contract(args, tally)
+    if args.guided:
+        _guided(args.guided, args.seed, tally)
     return tally.result()
+
+
+def _contract(args: argparse.Namespace, tally: Tally) -> None:
+    """Schemathesis, where it is installed; where not, that is said, and the figures are of our own part."""
+    from training.bench import fuzz_contract
+
+    if not fuzz_contract.available():
+        note = "Schemathesis is not installed (a development dependency: make setup): our own part ran alone"
+        tally.put("contract_requests", 0, "", note)
+        return
+    wanted = (1_000 if args.quick else 50_000) if args.contract is None else args.contract
+    with _target(args) as (target, headers):
+        seen = fuzz_contract.fuzzed_to(target, wanted, args.seed, headers, 8 if args.quick else 100)
+    phases = f"{dict(seen.phases)}, {dict(sorted(seen.statuses.items()))}"
+    tally.put("contract_requests", seen.requests, "", phases, (">=", float(wanted)))
+    tally.put("contract_5xx", seen.server_errors, "", "other than 503", ("<=", 0.0))
+    told = "; ".join([*map(str, seen.violations.most_common(5)), *seen.told])
+    tally.put("contract_violations", seen.violations.total(), "", told, ("<=", 0.0))
+
+
+def _guided(seconds: int, seed: int, tally: Tally) -> None:
+    """Coverage-guided, where atheris is; where not, that is said and counted as missed."""
+    from training.bench import fuzz_guided
+    from training.progress import counting, wide_console
+
+    if not fuzz_guided.available():
+        note = f"no {fuzz_guided.PYTHON.parent.parent.name} with atheris: make fuzz"
+        tally.put("guided_inputs", 0, "", note, (">=", 1.0))
+        return
+    names, runs = fuzz_guided.names(), []
+    with counting(wide_console(), "decoders") as tell:
+        for number, name in enumerate(names):
+            runs.append(fuzz_guided.guided(name, seconds, seed))
+            tell(number + 1, len(names))
+    told = ", ".join(f"{run.target} {run.inputs:,} ({run.covered} edges)" for run in runs)
+    tally.put("guided_inputs", sum(run.inputs for run in runs), "", told, (">=", 1.0))
+    crashed = [f"{run.target}: {run.crash}" for run in runs if run.crash]
+    tally.put("guided_crashes", len(crashed), "", "; ".join(crashed), ("<=", 0.0))
+
+
+@contextmanager
+def _target(args: argparse.Namespace) -> Iterator[tuple[Any, dict[str, str]]]:
+    """What Schemathesis asks, and with which headers."""
+    key = os.environ.get("FENLIU_KEY", "")
+    headers = {"x-api-key": key} if key else {}
+    if args.url:
+        yield args.url, headers
+    elif args.ray:
+        from rich.console import Console
+
+        from serving.app import serve_ray
+        from training.bench.serve_world import Sizes, opened
+
+        sizes = Sizes(customers=200, items=200, campaigns=20, history=4)
+        with opened(Console(quiet=True), sizes) as served, serve_ray(served.settings) as url:
+            yield url, served.headers
+    else:
+        from training.bench.fuzz_contract import application
+
+        folder = tempfile.TemporaryDirectory(prefix="fenliu-fuzz-", ignore_cleanup_errors=True)
+        with folder as home, application(Path(home)) as app:
+            yield app, {}
 
 
 def mutated(good: bytes, rng: np.random.Generator) -> bytes:
@@ -119,7 +197,7 @@ def _decoders(inputs: int, rng: np.random.Generator, tally: Tally) -> None:
             read += 1
             try:
                 target.read(raw)
-                forged += target.name == "token" and raw not in target.good
+                forged += target.name in SIGNED and raw not in target.good
             except target.refuses:
                 continue
             except Exception as crash:
@@ -128,7 +206,8 @@ def _decoders(inputs: int, rng: np.random.Generator, tally: Tally) -> None:
                     examples.append(f"{target.name} {raw[:60]!r}: {crash!r}"[:300])
     tally.put("decoder_inputs", read, "", ", ".join(target.name for target in targets))
     tally.put("crashes", crashes.total(), "", "; ".join([*map(str, crashes.items()), *examples]), ("<=", 0.0))
-    tally.put("forged_tokens_taken", forged, "", "mutations of a signed page token", ("<=", 0.0))
+    said = "mutations of a signed page token, and of an identity provider's"
+    tally.put("forged_tokens_taken", forged, "", said, ("<=", 0.0))
     tally.put("decoder_us", (time.perf_counter() - began) / read * 1e6, "µs", "an input, mutation included")
 
 
@@ -146,12 +225,14 @@ def _targets(rng: np.random.Generator) -> list[Target]:
     from serving.plan import PlanError, parse_plan
     from serving.prices import Prices, PricesError, decode_prices
     from training.bench.decide_world import NOW, blobs_of, world_of
+    from training.bench.fuzz_identity import provider
 
     keys = keys64(f"i{number}" for number in range(50))
     people = [blobs_of(keys, 4, rng) for _ in range(4)]
     patch = patched(None, {"age": 40}, NOW)
     signer = TokenSigner((("k1", bytes(range(32))),))
     token = _token(signer, NOW).encode()
+    identities, known = provider(NOW)
     _, plan = world_of(200, 8, 6, 1)
     event = orjson.dumps({
         "event_id": "e1", "type": "clicked", "occurred_at": WHEN,
@@ -182,6 +263,7 @@ def _targets(rng: np.random.Generator) -> list[Target]:
         Target("customer", (people[0].profile or b"", people[0].recent or b"", patch), customer, (), 3),
         Target("patch", (patch,), lambda raw: decode_patch(raw), (SchemaMismatch,), 2),
         Target("token", (token,), lambda raw: signer.verify(raw.decode("latin-1")), (TokenError,), 3),
+        Target("identity token", (known,), identities.identify, (Problem,), 1),
         Target("prices", (Prices(1, NOW, {"c1": 0.5}).encode(),), decode_prices, (PricesError,), 2),
         Target("plan", plans, lambda raw: parse_plan(raw, "fuzz"), (PlanError,), 1),
         Target("key space", spaces, lambda raw: parse_keyspace(raw.decode("latin-1")), (KeySpaceError,), 2),

@@ -1,0 +1,55 @@
+"""`fenliu doctor` on an identity provider: are its keys there, and is anybody two people by it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from serving.oidc_terms import OidcTerms
+from serving.security import tokens_of
+from serving.settings import Settings
+from training.desk import Desk
+from training.finding import Finding
+
+ABOUT: Final = "identity provider"
+_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
+
+
+def identity_findings(settings: Settings, env: Mapping[str, str]) -> Iterator[Finding]:
+    """Nothing where no provider is named; else asks for its keys once, as a replica does."""
+    terms, tokens = settings.oidc, tokens_of(settings)
+    if terms is None or tokens is None:
+        return
+    tokens.keys.refresh()
+    if tokens.keys.problem:
+        remedy = "is FENLIU_OIDC_KEYS right, and reached from here? Until then every token is refused"
+        yield Finding(ABOUT, "bad", tokens.keys.problem, remedy)
+        return
+    usable = [kid for kid, key in tokens.keys.keys.items() if set(key.algorithms) & set(terms.algorithms)]
+    if not usable:
+        remedy = f"the provider signs by none of {', '.join(terms.algorithms)}: set FENLIU_OIDC_ALGORITHMS"
+        yield Finding(ABOUT, "bad", f"{len(tokens.keys.keys)} keys, none that is allowed", remedy)
+        return
+    said = f"{terms.issuer}: {len(usable)} keys, for {', '.join(terms.roles)}"
+    yield Finding(ABOUT, "ok", said)
+    yield from _writable(terms)
+    if terms.powerful:
+        yield from _twice(settings, env)
+
+
+def _writable(terms: OidcTerms) -> Iterator[Finding]:
+    """Whoever may write the keys may be anybody."""
+    if not terms.remote and os.name == "posix" and Path(terms.keys).stat().st_mode & _OTHERS:
+        yield Finding(ABOUT, "warn", f"{terms.keys} can be written by others", f"chmod go-w {terms.keys}")
+
+
+def _twice(settings: Settings, env: Mapping[str, str]) -> Iterator[Finding]:
+    """One person with a key and a token is two principals, and could approve their own change."""
+    keyed = [one.name for one in Desk(settings, env).keys.current().people.values() if one.powerful]
+    if keyed:
+        said = f"{len(keyed)} principals hold keys beyond `app` ({', '.join(keyed[:5])}), and so may tokens"
+        remedy = "give each person a key or a token, never both; or leave FENLIU_OIDC_ROLES at app"
+        yield Finding(ABOUT, "warn", said, remedy)
