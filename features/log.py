@@ -28,6 +28,10 @@ class LogFull(StoreUnavailable):
     """The log holds as much as it may and ingest has not taken it: run `fenliu events ingest`."""
 
 
+class CannotSync(StoreUnavailable):
+    """The log's store cannot tell when what was appended is on its disk; the text says what it needs."""
+
+
 class Entry(NamedTuple):
     """`event_id` makes it idempotent; `subject` chooses the shard; `payload` is MessagePack (events.py)."""
 
@@ -50,6 +54,13 @@ class EventLog(Protocol):
 
         One atomic step per shard. Raises LogFull or StoreUnavailable; some shards may have been written then:
         append the same entries again.
+        """
+        ...
+
+    async def synced(self) -> None:
+        """Wait until what this process appended before is on the store's disk.
+
+        Raises CannotSync where the store cannot say, StoreUnavailable when it did not.
         """
         ...
 
@@ -121,6 +132,9 @@ class MemoryLog:
                     self._write(shard, entries[row])
                     accepted[row] = True
         return accepted
+
+    async def synced(self) -> None:
+        raise CannotSync("a log in memory is on no disk: give FENLIU_LOG_URL, or another level")
 
     def read(self, shard: int, after: str, count: int) -> list[tuple[str, bytes]]:
         held = self._entries[shard]

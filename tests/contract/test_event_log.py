@@ -7,7 +7,17 @@ from collections.abc import Callable
 
 import pytest
 
-from features.log import MARK_TTL_S, START, Entry, EventLog, LogFull, MemoryLog, order_of, shard_of
+from features.log import (
+    MARK_TTL_S,
+    START,
+    CannotSync,
+    Entry,
+    EventLog,
+    LogFull,
+    MemoryLog,
+    order_of,
+    shard_of,
+)
 from features.redis_log import RedisLog
 from features.redis_plain import opened
 from features.store import StoreUnavailable
@@ -175,6 +185,13 @@ class TestMemoryLog(EventLogContract):
 
         return passing
 
+    def test_memory_is_on_no_disk(self, make: Make):
+        async def work(log):
+            with pytest.raises(CannotSync):
+                await log.synced()
+
+        run(make, work)
+
     def test_another_log_has_another_name(self, make: Make):
         one, two = make(), make()
         assert one.name != two.name and one.name == one.name
@@ -199,6 +216,24 @@ class RedisLogContract(EventLogContract):
                 store.delete(*marks)
 
         return passing
+
+    def test_syncing_waits_for_the_disk_or_says_what_it_needs(self, make: Make, url):
+        async def work(log):
+            await log.append([entry(1)])
+            with opened(url) as store:
+                version = tuple(map(int, store.info("server")["redis_version"].split(".")))
+            if version < (7, 2):
+                with pytest.raises(CannotSync, match=r"7\.2"):
+                    await log.synced()
+                return
+            await log.synced()
+            await log.append([entry(2)])
+            link = log._link
+            link._protocol.abort()  # another connection would say yes of writes that are not its own
+            with pytest.raises(StoreUnavailable):
+                await log.synced()
+
+        run(make, work)
 
     def test_the_name_stays_until_the_store_is_wiped(self, make: Make, url):
         async def work(log):
