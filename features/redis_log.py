@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self, cast
@@ -29,6 +29,7 @@ from features.log import (
     Entry,
     LogFull,
     by_shard,
+    gone_key,
     order_of,
 )
 from features.redis_address import Refused, parse_address
@@ -140,6 +141,16 @@ class RedisLog:
             raise StoreUnavailable("the connection was lost before the log said that it had synced")
         if local < 1:
             raise StoreUnavailable("the log did not sync in time")
+
+    async def forgotten(self, subjects: Collection[str]) -> dict[str, float]:
+        if self._link is None:
+            self._link = RespLink(self.address)
+        await self._link.connected()
+        asked = sorted(subjects)
+        found = await self._link.commands([(b"GET", gone_key(one)) for one in asked])
+        if problem := next((one for one in found if isinstance(one, Refused)), None):
+            raise problem
+        return {one: float(at) for one, at in zip(asked, found, strict=True) if at is not None}
 
     @property
     def name(self) -> str:

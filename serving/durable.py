@@ -22,6 +22,7 @@ from typing import Final
 
 from features.log import CannotSync, Entry, EventLog, LogFull
 from features.spool import FileSpool, MemorySpool, Spool, SpoolFull
+from features.spool_records import Spooled
 from features.store import Clock, StoreUnavailable
 from serving.intake import REPAIR_S, Kept, in_time
 from serving.settings import MEMORY_LEVEL, SYNCED_LEVEL, Settings, SettingsError
@@ -100,6 +101,7 @@ class Durable:
             except StoreUnavailable:
                 LOG.warning("whether the log can sync is not known yet: it is away")
         if self._spool is not None:
+            await self._adopt(self._spool)  # before the first event: it may be of a customer who waits there
             self._task = asyncio.create_task(self._run(self._spool), name="fenliu-spool")
 
     async def stop(self, patience_s: float = 2.0) -> None:
@@ -152,13 +154,12 @@ class Durable:
     # --- the drain
 
     async def _run(self, spool: Spool) -> None:
-        pause, adopted = EVERY_S, 0.0
+        pause, adopted = EVERY_S, time.monotonic()
         while True:
             try:
-                if time.monotonic() - adopted >= ADOPT_S or not adopted:
+                if time.monotonic() - adopted >= ADOPT_S:
                     adopted = time.monotonic()
-                    if count := spool.adopt(await asyncio.to_thread(spool.orphans)):
-                        LOG.warning("%d events of a process that ended are drained", count)
+                    await self._adopt(spool)
                 done = not spool.entries or await self._drained(spool)
             except Exception:  # whatever it was, this task must go on: nobody else drains
                 LOG.exception("draining the spool failed")
@@ -176,10 +177,18 @@ class Durable:
             elif not done:
                 await asyncio.sleep(pause)
 
+    async def _adopt(self, spool: Spool) -> None:
+        if count := spool.adopt(await asyncio.to_thread(spool.orphans)):
+            LOG.warning("%d events of a process that ended are drained", count)
+
     async def _drained(self, spool: Spool) -> bool:
         """One batch; False when the log does not take it."""
         batch = spool.head(BATCH)
-        entries = [one.entry for one in batch if one.entry is not None]
+        try:
+            waiting = await self._not_erased(batch)
+        except StoreUnavailable:
+            return False
+        entries = [entry for _, entry in waiting]
         adopted = spool.adopted
         if adopted and not self._ready():
             return False
@@ -194,13 +203,21 @@ class Durable:
             self._away = False
             if adopted and self._replay is not None:
                 young = self._clock() - REPAIR_S
-                ages = [one.at for one in batch if one.entry is not None]
                 await self._replay(
-                    [e for e, new, at in zip(entries, fresh, ages, strict=True) if new or at > young]
+                    [e for (at, e), new in zip(waiting, fresh, strict=True) if new or at > young]
                 )
             self._metrics.drained(sum(fresh), len(fresh) - sum(fresh))
         spool.drop(len(batch))
         return True
+
+    async def _not_erased(self, batch: Sequence[Spooled]) -> list[tuple[float, Entry]]:
+        """Those that wait, but for customers who were erased since."""
+        waiting = [(at, entry) for at, entry in batch if entry is not None]
+        if not waiting or self._level == MEMORY_LEVEL:
+            return waiting
+        subjects = {entry.subject for _, entry in waiting}
+        gone = await in_time(self._log.forgotten(subjects), DRAIN_S)
+        return [(at, entry) for at, entry in waiting if at > gone.get(entry.subject, 0.0)]
 
 
 class _Away(Exception):

@@ -32,6 +32,7 @@ from serving.registry import Registry, RegistryError
 from serving.security import check_binding
 from serving.settings import Settings, SettingsError
 from training.commands import lake_of
+from training.doctor_spool import spool
 from training.materialize import pointers
 from training.tables import LakeError
 
@@ -64,6 +65,7 @@ def examined(
         lambda: _settings(settings),
         lambda: _port(settings),
         lambda: _stores(settings, now),
+        lambda: (Finding(*one) for one in spool(settings, now)),
         lambda: _control(settings, now),
         lambda: _registry(settings, now),
         lambda: _lake(settings, now),

@@ -15,9 +15,11 @@ from features.log import (
     EventLog,
     LogFull,
     MemoryLog,
+    gone_key,
     order_of,
     shard_of,
 )
+from features.redis_erase import note_gone
 from features.redis_log import RedisLog
 from features.redis_plain import opened
 from features.store import StoreUnavailable
@@ -185,6 +187,13 @@ class TestMemoryLog(EventLogContract):
 
         return passing
 
+    def test_who_was_erased_is_known(self, make: Make, clock):
+        async def work(log):
+            log.forget(["u:gone"])
+            assert await log.forgotten({"u:gone", "u:kept"}) == {"u:gone": clock[0]}
+
+        run(make, work)
+
     def test_memory_is_on_no_disk(self, make: Make):
         async def work(log):
             with pytest.raises(CannotSync):
@@ -232,6 +241,16 @@ class RedisLogContract(EventLogContract):
             link._protocol.abort()  # another connection would say yes of writes that are not its own
             with pytest.raises(StoreUnavailable):
                 await log.synced()
+
+        run(make, work)
+
+    def test_who_was_erased_is_known_and_not_by_name(self, make: Make, url):
+        async def work(log):
+            note_gone(url, ["u:gone"], 12.5)
+            assert await log.forgotten({"u:gone", "u:kept"}) == {"u:gone": 12.5}
+            assert await log.forgotten(set()) == {}
+            with opened(url) as store:
+                assert store.exists(gone_key("u:gone")) and b"gone" not in gone_key("u:gone")[9:]
 
         run(make, work)
 
