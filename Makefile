@@ -41,7 +41,7 @@ check: $(STAMP)  ## ruff, mypy --strict, the direction of imports
 k8s-check: $(STAMP)  ## the manifests: build, strict validation, rules, ACLs, alerts (skips, saying so, what is not here)
 	@$(BIN)/python -m pytest -q -rs tests/k8s tests/integration/test_k8s_serve.py
 
-chaos: $(STAMP)  ## stores killed, stopped, flushed, full; bad bundles and plans; overload: what was lost (minutes)
+chaos: $(STAMP)  ## stores, Ray's processes, bundles, plans, clocks broken under load: what was lost (15 minutes)
 	@$(BIN)/fenliu bench chaos $(ARGS)
 
 bench: $(STAMP)  ## the benchmarks at their quick size (one: .venv/bin/fenliu bench NAME --help)
