@@ -54,7 +54,7 @@ audit: .venv-audit/.ready  ## known vulnerabilities of the locked packages (need
 fuzz: $(STAMP) .venv-fuzz/.ready  ## every decoder by atheris, 30 s each, then bench fuzz at its full size (hours: ARGS=--quick)
 	@$(BIN)/fenliu bench fuzz --guided 30 $(ARGS)
 
-chaos: $(STAMP)  ## stores killed, stopped, flushed, full; bad bundles and plans; overload: what was lost (minutes)
+chaos: $(STAMP)  ## stores, Ray's processes, bundles, plans, clocks broken under load: what was lost (15 minutes)
 	@$(BIN)/fenliu bench chaos $(ARGS)
 
 bench: $(STAMP)  ## the benchmarks at their quick size (one: .venv/bin/fenliu bench NAME --help)

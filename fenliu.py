@@ -104,6 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     work.add_events(verb("events", "move events from the log into the lake", None, work.EVENTS_EXAMPLES))
     from training import customer_arguments as customers
     from training import replay_arguments as replays
+    from training import spool_arguments as spools
+
+    spools.add_spool(verb("spool", "events that wait while the log is away", None, spools.EXAMPLES))
 
     customers.add_customer(
         verb("customer", "export, erase, explain; retention", None, customers.CUSTOMER_EXAMPLES)

@@ -11,7 +11,7 @@ forget. Appending is asynchronous (the service does it), reading is not (ingest 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple, Protocol
 from zlib import crc32
@@ -20,12 +20,17 @@ from features.store import Clock, StoreUnavailable
 
 SHARDS: Final = 8
 MARK_TTL_S: Final = 48 * 3600
+GONE_S: Final = 30 * 86_400  # how long a spool that nobody drained is kept from bringing a customer back
 MAX_ENTRIES: Final = 10_000_000
 START: Final = "0-0"
 
 
 class LogFull(StoreUnavailable):
     """The log holds as much as it may and ingest has not taken it: run `fenliu events ingest`."""
+
+
+class CannotSync(StoreUnavailable):
+    """The log's store cannot tell when what was appended is on its disk; the text says what it needs."""
 
 
 class Entry(NamedTuple):
@@ -51,6 +56,17 @@ class EventLog(Protocol):
         One atomic step per shard. Raises LogFull or StoreUnavailable; some shards may have been written then:
         append the same entries again.
         """
+        ...
+
+    async def synced(self) -> None:
+        """Wait until what this process appended before is on the store's disk.
+
+        Raises CannotSync where the store cannot say, StoreUnavailable when it did not.
+        """
+        ...
+
+    async def forgotten(self, subjects: Collection[str]) -> dict[str, float]:
+        """When each of them that was erased within GONE_S was, POSIX seconds: what is older stays away."""
         ...
 
     def read(self, shard: int, after: str, count: int) -> list[tuple[str, bytes]]:
@@ -80,6 +96,11 @@ def shard_of(subject: str, shards: int) -> int:
     return crc32(subject.encode()) % shards
 
 
+def gone_key(subject: str) -> bytes:
+    """Where an erasure is noted: under a digest, for the customer's name is to be nowhere."""
+    return b"log:gone:" + blake2b(subject.encode(), digest_size=16).hexdigest().encode()
+
+
 def order_of(offset: str) -> tuple[int, int]:
     """An offset as a pair that sorts. ValueError when it is none."""
     high, _, low = offset.partition("-")
@@ -107,6 +128,7 @@ class MemoryLog:
         self._next = [1] * shards
         self._marks: list[dict[str, float]] = [{} for _ in range(shards)]
         self._committed: dict[int, str] = {}
+        self._gone: dict[str, float] = {}
 
     async def append(self, entries: Sequence[Entry]) -> list[bool]:
         accepted = [False] * len(entries)
@@ -121,6 +143,16 @@ class MemoryLog:
                     self._write(shard, entries[row])
                     accepted[row] = True
         return accepted
+
+    def forget(self, subjects: Collection[str]) -> None:
+        """Say that they were erased."""
+        self._gone |= dict.fromkeys(subjects, self.clock())
+
+    async def forgotten(self, subjects: Collection[str]) -> dict[str, float]:
+        return {one: self._gone[one] for one in subjects if one in self._gone}
+
+    async def synced(self) -> None:
+        raise CannotSync("a log in memory is on no disk: give FENLIU_LOG_URL, or another level")
 
     def read(self, shard: int, after: str, count: int) -> list[tuple[str, bytes]]:
         held = self._entries[shard]

@@ -15,6 +15,7 @@ from typing import Any, Final
 from redis import Redis
 from redis.exceptions import RedisError
 
+from features.log import GONE_S, gone_key
 from features.redis_plain import opened
 
 BATCH: Final = 2_000
@@ -74,6 +75,13 @@ def erase_entries(url: str, whose: Whose) -> int:
                 if whose.payload(payload):
                     gone += int(store.xdel(stream, offset))
     return gone
+
+
+def note_gone(url: str, subjects: Sequence[str], at: float) -> None:
+    """So that events of theirs which still wait in some replica's spool are not drained into the log."""
+    with opened(url) as store:
+        for one in subjects:
+            store.set(gone_key(one), repr(at), ex=GONE_S)
 
 
 def remaining(url: str, whose: Whose) -> int:

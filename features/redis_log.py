@@ -13,17 +13,29 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
 from redis import Redis
 
-from features.log import MARK_TTL_S, MAX_ENTRIES, SHARDS, START, Entry, LogFull, by_shard, order_of
+from features.log import (
+    MARK_TTL_S,
+    MAX_ENTRIES,
+    SHARDS,
+    START,
+    CannotSync,
+    Entry,
+    LogFull,
+    by_shard,
+    gone_key,
+    order_of,
+)
 from features.redis_address import Refused, parse_address
 from features.redis_plain import TIMEOUT_S, plain_client, told
 from features.redis_resp import RespLink, Script
+from features.store import StoreUnavailable
 
 # Room is checked for all before anything is written, and an entry is written before its mark: were the script
 # ever cut short in between, the entry would come twice, which the lake notices, and would not be lost.
@@ -47,6 +59,7 @@ end
 return done
 """
 _APPEND: Final = Script(APPEND)
+SYNC_MS: Final = 2_000  # `appendfsync everysec` holds a write back for up to two seconds
 _COMMITTED: Final = b"log:committed"
 _NAME: Final = b"log:name"
 
@@ -73,10 +86,12 @@ class RedisLog:
         self._owned = link is None
         self._plain = plain_client(url, read_timeout_s)
         self._name: str | None = None
+        self._opened = 0  # the connection of the last append, by its number
 
     async def append(self, entries: Sequence[Entry]) -> list[bool]:
         accepted = [False] * len(entries)
         parts = by_shard(entries, self.shards)
+        self._opened = 0 if self._link is None else self._link.openings
         answers = await asyncio.gather(
             *(self._append(shard, [entries[row] for row in rows]) for shard, rows in parts.items()),
             return_exceptions=True,
@@ -108,6 +123,34 @@ class RedisLog:
                     "the event log's store is out of memory: ingest it, or raise maxmemory"
                 ) from None
             raise
+
+    async def synced(self) -> None:
+        """By WAITAOF, which holds up its connection: the log should have one of its own (`link` None)."""
+        if self._link is None:
+            self._link = RespLink(self.address, stall_s=2 * SYNC_MS / 1e3)
+        opened = self._opened
+        try:
+            local, _ = await self._link.command(b"WAITAOF", 1, 0, SYNC_MS)
+        except Refused as no:
+            raise CannotSync(
+                f"{no}. It takes WAITAOF, which Valkey and Redis from 7.2 on have, `appendonly yes`, and"
+                " a user that may (+waitaof)"
+            ) from None
+        # The command speaks of its own connection's writes: another one would have said yes at once.
+        if opened and self._link.openings != opened:
+            raise StoreUnavailable("the connection was lost before the log said that it had synced")
+        if local < 1:
+            raise StoreUnavailable("the log did not sync in time")
+
+    async def forgotten(self, subjects: Collection[str]) -> dict[str, float]:
+        if self._link is None:
+            self._link = RespLink(self.address)
+        await self._link.connected()
+        asked = sorted(subjects)
+        found = await self._link.commands([(b"GET", gone_key(one)) for one in asked])
+        if problem := next((one for one in found if isinstance(one, Refused)), None):
+            raise problem
+        return {one: float(at) for one, at in zip(asked, found, strict=True) if at is not None}
 
     @property
     def name(self) -> str:

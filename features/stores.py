@@ -93,9 +93,17 @@ class Stores:
 
     @classmethod
     def open(
-        cls, urls: StoreUrls, *, clock: Clock = time.time, connect_s: float = 0.25, stall_s: float = 1.0
+        cls,
+        urls: StoreUrls,
+        *,
+        clock: Clock = time.time,
+        connect_s: float = 0.25,
+        stall_s: float = 1.0,
+        log_apart: bool = False,
     ) -> Stores:
-        """`clock` is for memory roles; servers have their own. Raises BadStoreUrl."""
+        """`clock` is for memory roles; servers have their own. `log_apart`: the log has a connection of its
+        own, for one that waits for its disk. Raises BadStoreUrl.
+        """
         links: dict[str, RespLink] = {}
         for url in (urls.features, urls.live, urls.log, urls.control):
             if not url.startswith(MEMORY) and url not in links:
@@ -109,7 +117,9 @@ class Stores:
             RedisLiveStore(fetchers[urls.live]) if urls.live in links else MemoryLiveStore(blobs[urls.live]),
             RedisLedger(links[urls.live]) if urls.live in links else MemoryLedger(blobs[urls.live]),
             RedisMeters(links[urls.live]) if urls.live in links else MemoryMeters(clock),
-            RedisLog(urls.log, link=links[urls.log]) if urls.log in links else MemoryLog(clock),
+            RedisLog(urls.log, link=None if log_apart else links[urls.log])
+            if urls.log in links
+            else MemoryLog(clock),
             links,
             urls.control,
         )

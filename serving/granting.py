@@ -126,7 +126,7 @@ class Granting:
     async def granted(self, decision: Decision, live: Live, attempt: int, timeout_s: float) -> Decision:
         """The page as it may be shown; the same object when nothing on it was refused."""
         if not any(Columns.of(decision.placements).capped):
-            return decision
+            return decision if self.open or not _counted(live) else self._shut(decision)
         refused, taken = self._take(decision, live)
         asking = reserving_of(decision, live, self._ledger.epoch, attempt=attempt, without=refused)
         decision = unreserved(decision, asking.places)
@@ -139,6 +139,11 @@ class Granting:
             self._metrics.store_error("ledger")
             decision = replace(decision, degraded=(*decision.degraded, "ledger"))
         return settle(decision, refused)
+
+    def _shut(self, decision: Decision) -> Decision:
+        """Decided without anything capped, for the ledger has no epoch."""
+        self._metrics.ledger("epoch")
+        return replace(decision, degraded=(*decision.degraded, "ledger"))
 
     def _take(self, decision: Decision, live: Live) -> tuple[dict[int, str], dict[int, tuple[str, ...]]]:
         """Units for each place: what was refused, and the pools that gave."""
@@ -181,12 +186,20 @@ class Granting:
         self._leases.watch({pool.name(now): pool.terms for pool in self._pools.values()})
 
     async def _follow(self) -> None:
-        """Quotas per day change their pool at midnight of their zone."""
+        """Quotas per day change their pool at midnight of their zone; a ledger that was emptied and rebuilt
+        over the same connection has another epoch.
+        """
         while True:
             if (live := self._holder.current) is not None:
                 self.metered(live)
                 self._watch()
-            if not self.open:
-                with contextlib.suppress(StoreUnavailable):
-                    await self.begin()
+            with contextlib.suppress(
+                StoreUnavailable
+            ):  # though it is open: another may have rebuilt it since
+                await self.begin()
             await asyncio.sleep(FOLLOW_S)
+
+
+def _counted(live: Live) -> bool:
+    """Whether anything of the plan has a cap or a quota."""
+    return bool(live.plan.campaigns.caps or live.plan.campaigns.quotas)

@@ -16,9 +16,9 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from features.events import Event, Rejected, live_entries, parse_event, to_log
+from features.events import Event, Rejected, from_log, live_entries, parse_event, to_log
 from features.live_store import LiveStore
-from features.log import Entry, EventLog, LogFull
+from features.log import Entry, LogFull
 from features.patience import patience
 from features.store import StoreUnavailable
 from features.token import PageToken
@@ -26,6 +26,7 @@ from serving.observe import Metrics
 from serving.publisher import Publisher
 
 REPAIR_S: Final = 600.0
+COUNTED_S: Final = 3_000.0  # less than the hour for which the ledger and the meters know who was counted
 T = TypeVar("T")
 Categories = Callable[[NDArray[np.uint64]], NDArray[np.uint32]]
 
@@ -34,6 +35,19 @@ class Counted(Protocol):
     """`serving.delivered.Delivered`: what events count for. Raises nothing for a store that is away."""
 
     async def count(self, events: Sequence[Event], timeout_s: float) -> None: ...
+
+
+class Kept(NamedTuple):
+    """Per entry whether it is new; how many of all wait in the spool for the log."""
+
+    fresh: list[bool]
+    spooled: int
+
+
+class Acknowledging(Protocol):
+    """`serving.durable.Durable`: an entry that came back is acknowledged by the configured level."""
+
+    async def append(self, entries: Sequence[Entry], timeout_s: float) -> Kept: ...
 
 
 class LiveBytes(NamedTuple):
@@ -46,15 +60,23 @@ class LiveBytes(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What became of a batch. `live`: entries by subject, to be seen by a decision made right now."""
+    """What became of a batch. `live`: entries by subject, to be seen by a decision made right now.
+
+    `spooled` of the events wait on this machine for the log; `late`: the next page may not see all of them.
+    """
 
     accepted: int = 0
     duplicates: int = 0
     rejected: tuple[dict[str, Any], ...] = ()
     live: dict[str, LiveBytes] = field(default_factory=dict)
+    spooled: int = 0
+    late: bool = False
 
     def answer(self) -> dict[str, Any]:
-        return {"accepted": self.accepted, "duplicates": self.duplicates, "rejected": list(self.rejected)}
+        """`degraded` is there when the log or the live views were away: nothing has to be sent again."""
+        said = {"accepted": self.accepted, "duplicates": self.duplicates, "rejected": list(self.rejected)}
+        missing = [role for role, away in (("log", self.spooled), ("live", self.late)) if away]
+        return {**said, "degraded": missing} if missing else said
 
 
 class Intake:
@@ -62,7 +84,7 @@ class Intake:
 
     def __init__(
         self,
-        log: EventLog,
+        log: Acknowledging,
         live: LiveStore,
         publisher: Publisher,
         metrics: Metrics,
@@ -88,14 +110,29 @@ class Intake:
         """
         events, rejected = self._parse(raws, now, actions)
         allowed_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
-        fresh = await self._append(events, allowed_s)
+        fresh, spooled = await self._append(events, allowed_s)
         young = [e for e, new in zip(events, fresh, strict=True) if new or now - e.at < REPAIR_S]
         live = entries_by_subject(young, categories)
-        await self._apply(live, young, allowed_s)
+        whole = await self._apply(live, young, allowed_s)
         await self._counting.count(young, allowed_s)
         accepted = sum(fresh)
+        self._metrics.events("spooled", spooled)
         self._count(accepted, len(events) - accepted, len(rejected))
-        return Taken(accepted, len(events) - accepted, tuple(rejected), live)
+        return Taken(accepted, len(events) - accepted, tuple(rejected), live, spooled, not whole)
+
+    async def replay(self, entries: Sequence[Entry], *, now: float, categories: Categories) -> None:
+        """Apply what another process acknowledged and may not have applied: the log has just got it.
+
+        Counts tell an event that comes twice for an hour only, so older ones are left to a rebuilding.
+        """
+        events = []
+        for entry in entries:
+            try:
+                events.append(from_log(entry.payload))
+            except ValueError:  # an outcome, acknowledged only after it was applied
+                continue
+        await self._apply(entries_by_subject(events, categories), events, self._timeout_s)
+        await self._counting.count([one for one in events if now - one.at < COUNTED_S], self._timeout_s)
 
     async def take_inline(
         self,
@@ -144,14 +181,17 @@ class Intake:
                 rejected.append({"index": index, "code": bad.code, "detail": bad.detail})
         return events, rejected
 
-    async def _append(self, events: Sequence[Event], timeout_s: float) -> list[bool]:
+    async def _append(self, events: Sequence[Event], timeout_s: float) -> Kept:
         if not events:
-            return []
+            return Kept([], 0)
         entries = [Entry(event.event_id, event.subject, to_log(event)) for event in events]
-        return await in_time(self._log.append(entries), timeout_s)
+        return await self._log.append(entries, timeout_s)
 
-    async def _apply(self, live: dict[str, LiveBytes], events: Iterable[Event], timeout_s: float) -> None:
-        """The live views; what fails now is tried again in the background, for the log already has it."""
+    async def _apply(self, live: dict[str, LiveBytes], events: Iterable[Event], timeout_s: float) -> bool:
+        """The live views; what fails now is tried again in the background, for the log already has it.
+
+        Whether all of it succeeded.
+        """
         work = [
             partial(self._live.append, subject, recent=of.recent, contact=of.contact, device=of.device)
             for subject, of in live.items()
@@ -160,15 +200,16 @@ class Intake:
             (e.visitor_id, e.user_id) for e in events if e.visitor_id is not None and e.user_id is not None
         }
         work += [partial(self._live.link, f"v:{visitor}", f"u:{user}") for visitor, user in sorted(pairs)]
-        if work:
-            await asyncio.gather(*(self._try(one, timeout_s) for one in work))
+        return all(await asyncio.gather(*(self._try(one, timeout_s) for one in work)))
 
-    async def _try(self, work: Callable[[], Any], timeout_s: float) -> None:
+    async def _try(self, work: Callable[[], Any], timeout_s: float) -> bool:
         try:
             await in_time(work(), timeout_s)
         except StoreUnavailable:
             self._metrics.store_error("live_append")
             self._publisher.repair(work)
+            return False
+        return True
 
     def _count(self, accepted: int, duplicates: int, rejected: int) -> None:
         self._metrics.events("accepted", accepted)

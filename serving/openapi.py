@@ -331,7 +331,15 @@ _PLACED: Final = _object(
     }
 )
 _REJECTED: Final = _list(_object({"index": _WHOLE, "code": _TEXT, "detail": _TEXT}))
-_TAKEN: Final = _object({"accepted": _WHOLE, "duplicates": _WHOLE, "rejected": _REJECTED})
+_TAKEN: Final = _object(
+    {
+        "accepted": _WHOLE,
+        "duplicates": _WHOLE,
+        "rejected": _REJECTED,
+        "degraded": _list({"type": "string", "enum": ["log", "live"]}),
+    },
+    optional=("degraded",),
+)
 _SCHEMAS: Final[dict[str, Any]] = {
     "Page": _object(
         {

@@ -20,6 +20,7 @@ from serving.changes import Changes
 from serving.control import Control, MemoryControl
 from serving.decide import decide
 from serving.delivered import Delivered
+from serving.durable import Durable, spool_of
 from serving.errors import Problem
 from serving.granting import Granting
 from serving.holder import Holder
@@ -34,8 +35,9 @@ from serving.recommender import Decide, Recommender
 from serving.redis_control import RedisControl
 from serving.reload import Bundles, FromRegistry, Reloader
 from serving.security import token_keys
-from serving.settings import Settings
+from serving.settings import SYNCED_LEVEL, Settings
 from serving.similar import similar_bytes
+from serving.spool_metrics import SpoolMetrics
 from serving.standing import categories_of
 from serving.tallying import Tallying
 from serving.wire import SimilarAsk
@@ -51,6 +53,7 @@ class _Parts:
     stores: Stores
     control: Control
     publisher: Publisher
+    durable: Durable
     intake: Intake
     granting: Granting
     tallying: Tallying
@@ -90,8 +93,11 @@ class Service:
         self.traces: Traces | None = None
 
     async def start(self) -> None:
-        """Raises nothing for a store or a registry that is away: they are tried again until they answer."""
+        """Raises nothing for a store or a registry that is away: they are tried again until they answer.
+        SettingsError for a log that answers and cannot do what FENLIU_DURABILITY asks.
+        """
         parts = self._parts = self._wire()
+        await parts.durable.start(self._replayed, lambda: self.holder.current is not None)
         await parts.publisher.start()
         await parts.reloader.start()
         await parts.granting.start()
@@ -105,6 +111,7 @@ class Service:
             return
         await parts.pacer.stop()
         await parts.reloader.stop()
+        await parts.durable.stop()
         await parts.publisher.stop()
         await parts.tallying.stop()
         await parts.granting.stop()
@@ -118,7 +125,8 @@ class Service:
     def _wire(self) -> _Parts:
         settings, metrics = self.settings, self.metrics
         urls = {role: url or MEMORY for role, url in settings.store_urls.items()}
-        stores = self._given[0] or Stores.open(StoreUrls(**urls), clock=self._clock)
+        apart = settings.durability == SYNCED_LEVEL
+        stores = self._given[0] or Stores.open(StoreUrls(**urls), clock=self._clock, log_apart=apart)
         link = stores.control_link
         control = self._given[1] or (MemoryControl(self._clock) if link is None else RedisControl(link))
         publisher = Publisher(stores.log, metrics, settings.served_queue)
@@ -128,8 +136,11 @@ class Service:
             clock=self._clock, monotonic=time.monotonic, breaker=breakers.live,
         )  # fmt: skip
         delivered = Delivered(stores.ledger, stores.meters, granting, self.holder, publisher, metrics)
+        spool = spool_of(settings)
+        said = SpoolMetrics(metrics.registry, spool, settings.spool_mb << 20, self._clock)
+        durable = Durable(stores.log, spool, settings.durability, said, clock=self._clock)
         intake = Intake(
-            stores.log,
+            durable,
             stores.live,
             publisher,
             metrics,
@@ -158,6 +169,7 @@ class Service:
             stores,
             control,
             publisher,
+            durable,
             intake,
             granting,
             tallying,
@@ -237,6 +249,11 @@ class Service:
             "control": "stale" if self.holder.stale else "ok",
         }
 
+    async def _replayed(self, entries: Sequence[Entry]) -> None:
+        """What another process's spool held."""
+        categories = categories_of(self.holder.live)
+        await self._started.intake.replay(entries, now=self._clock(), categories=categories)
+
     async def events(self, raws: Sequence[Any]) -> dict[str, Any]:
         live = self.holder.live
         taken = await self._started.intake.take(
@@ -262,7 +279,7 @@ class Service:
         parts, live = self._started, self.holder.current
         entries = [Entry(one.entry_id, one.subject, outcome_to_log(one)) for one in outcomes]
         timeout_s = self.settings.write_timeout_s
-        fresh = await in_time(parts.stores.log.append(entries), timeout_s)
+        fresh, _ = await parts.durable.append(entries, timeout_s)
         for outcome in outcomes:
             recent, contact = live_entries(outcome, categories_of(live) if live is not None else None)
             if contact:

@@ -21,6 +21,9 @@ from serving.trace_terms import TraceTerms, trace_terms
 
 ROLES: Final = ("features", "live", "log", "control")
 PARTS: Final = ("all", "pages", "admin")
+MEMORY_LEVEL: Final = "memory"
+SYNCED_LEVEL: Final = "stream+fsync"
+LEVELS: Final = (MEMORY_LEVEL, "stream", SYNCED_LEVEL)
 MIN_APP_KEY_CHARS: Final = 16
 TokenKey = tuple[str, bytes]
 
@@ -48,6 +51,9 @@ class Settings:
     poll_s: float = 0.5
     max_in_flight: int = 100
     served_queue: int = 20_000
+    durability: str = "stream"  # what an acknowledged event has reached: one of LEVELS
+    spool: Path | None = None  # where events wait while the log is away; None means home/spool
+    spool_mb: int = 256  # MiB that they may take, of each replica; 0: none, events get 503 then
     approvals: bool | None = None  # whether a second person must approve, while there are no principals
     role: str = "all"  # what this application answers: one of PARTS
     metrics_ports: range = range(0)  # /metrics also answers on the first free one of them, without a key
@@ -66,6 +72,10 @@ class Settings:
     def bundles(self) -> Path:
         """Where bundles fetched from the registry are kept on this machine."""
         return self.home / "bundles"
+
+    @property
+    def spool_folder(self) -> Path:
+        return self.spool or self.home / "spool"
 
     @property
     def loopback(self) -> bool:
@@ -201,6 +211,9 @@ _VARIABLES: Final = {
     "poll_s": ("FENLIU_POLL_S", _number),
     "max_in_flight": ("FENLIU_MAX_IN_FLIGHT", _whole),
     "served_queue": ("FENLIU_SERVED_QUEUE", _whole),
+    "durability": ("FENLIU_DURABILITY", _text),
+    "spool": ("FENLIU_SPOOL", _path),
+    "spool_mb": ("FENLIU_SPOOL_MB", _whole),
     "approvals": ("FENLIU_APPROVALS", _flag),
     "role": ("FENLIU_ROLE", _text),
     "metrics_ports": ("FENLIU_METRICS_PORTS", _ports),
@@ -215,6 +228,7 @@ _RANGES: Final = {
     "poll_s": (0.05, 10.0),
     "max_in_flight": (1, 10_000),
     "served_queue": (1, 1_000_000),
+    "spool_mb": (0, 65_536),
 }
 
 
@@ -223,6 +237,10 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, name)
         if not math.isfinite(value) or not low <= value <= high:
             raise SettingsError(f"{_VARIABLES[name][0]} must lie from {low} to {high}, not {value}")
+    if settings.durability not in LEVELS:
+        raise SettingsError(
+            f"FENLIU_DURABILITY is one of {', '.join(LEVELS)}, not {settings.durability[:40]!r}"
+        )
     if settings.role not in PARTS:
         raise SettingsError(f"FENLIU_ROLE is one of {', '.join(PARTS)}, not {settings.role[:40]!r}")
     for name in ("app_key", "app_key_before"):

@@ -8,6 +8,7 @@ store says up to which imports it was filled, so that a store that was lost is f
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -18,9 +19,11 @@ from numpy.typing import NDArray
 
 from features.events import LATE, WHAT, action_code
 from features.ids import Vocabulary, decision_mark, key32, key64
+from features.live_store import LiveStore
 from features.redis_fill import Logs, filling
 from features.views import CONTACT, CONTACT_KEEP, RECENT, RECENT_KEEP
 from training.lake import Lake
+from training.tables import LakeError
 from training.workspace import digest_of
 
 pc: Any = pyarrow.compute
@@ -29,6 +32,7 @@ COLUMNS: Final = (
     "event_id", "type", "at", "subject", "slot", "position", "item_key", "campaign", "action", "amount",
     "channel", "late", "creative", "decision_id",
 )  # fmt: skip
+AT_ONCE: Final = 200
 _RECENT_TYPES: Final = ("clicked", "dismissed", "converted", "acted")
 _CONTACT_TYPES: Final = ("displayed", "clicked", "dismissed", "converted")
 
@@ -45,6 +49,20 @@ def backfill(url: str, lake: Lake, progress: Callable[[int, int], None] | None =
         if fill is None:
             return 0
         return fill(list(live_logs(lake.events(columns=COLUMNS), _categories(lake))), progress)
+
+
+async def restored(live: LiveStore, lake: Lake, progress: Callable[[int, int], None]) -> int:
+    """Add the lake's history to the live logs of a store that was emptied while it served: what happened
+    since stays, each entry is there once. How many subjects. Raises StoreUnavailable: do it again then.
+    """
+    logs = list(live_logs(lake.events(columns=COLUMNS), _categories(lake)))
+    for start in range(0, len(logs), AT_ONCE):
+        some = logs[start : start + AT_ONCE]
+        await asyncio.gather(
+            *(live.append(one.subject, recent=one.recent, contact=one.contact) for one in some)
+        )
+        progress(start + len(some), len(logs))
+    return len(logs)
 
 
 def live_logs(
@@ -123,7 +141,10 @@ def _last(rows: NDArray[np.int64], subject: NDArray[np.int64], keep: int) -> NDA
 
 
 def _categories(lake: Lake) -> Callable[[NDArray[np.uint64]], NDArray[np.uint32]]:
-    items = lake.read_items()
+    try:
+        items = lake.read_items()
+    except LakeError:  # no catalogue was ever imported: nobody's caps are by category then
+        items = []
     known = Vocabulary([item["id"] for item in items])
     category = np.array(
         [*(key32(item["category"]) if item.get("category") else 0 for item in items), 0], np.uint32

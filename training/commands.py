@@ -65,7 +65,7 @@ def _train(
         registry=settings.registry_url,
         features_url=settings.features_url,
         control=settings.control_url,
-        log=_log(settings),
+        log=log_of(settings),
         plan=plan or live_plan(settings),
         fresh=fresh,
         force=force,
@@ -115,12 +115,12 @@ def source_of(args: argparse.Namespace, environment: Mapping[str, str], root: Pa
 def ingest_now(settings: Settings, progress: Callable[[int, int], None] | None = None) -> IngestReport:
     """Everything that waits in the log, into the lake. Raises what ingest does, and DiskFull."""
     with writing_to(settings.home):
-        return ingest(_log(settings), lake_of(settings), now=time.time(), progress=progress)
+        return ingest(log_of(settings), lake_of(settings), now=time.time(), progress=progress)
 
 
 def waiting(settings: Settings) -> int:
     """Entries in the log, ingested ones that were not trimmed yet included."""
-    return _log(settings).length()
+    return log_of(settings).length()
 
 
 def lake_of(settings: Settings) -> Lake:
@@ -133,5 +133,5 @@ def latest_report(home: Path) -> Path | None:
     return reports[-1] if reports else None
 
 
-def _log(settings: Settings) -> RedisLog:
+def log_of(settings: Settings) -> RedisLog:
     return RedisLog(settings.log_url or "")

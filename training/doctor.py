@@ -33,6 +33,7 @@ from serving.security import check_binding
 from serving.settings import Settings, SettingsError
 from training.commands import lake_of
 from training.doctor_identity import identity_findings
+from training.doctor_spool import spool
 from training.doctor_traces import trace_findings
 from training.finding import Finding as Finding
 from training.finding import State
@@ -58,6 +59,7 @@ def examined(
         lambda: _settings(settings),
         lambda: _port(settings),
         lambda: _stores(settings, now),
+        lambda: (Finding(*one) for one in spool(settings, now)),
         lambda: _control(settings, now),
         lambda: _registry(settings, now),
         lambda: _lake(settings, now),

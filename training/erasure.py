@@ -14,6 +14,7 @@ import base64
 import io
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -26,7 +27,8 @@ import pyarrow.parquet as pq
 
 from features.ids import user_subject, visitor_subject
 from features.redis_address import Refused
-from features.redis_erase import Whose, erase_entries, erase_keys, remaining, rewrite
+from features.redis_erase import Whose, erase_entries, erase_keys, note_gone, remaining, rewrite
+from features.spool import erased as erased_from_spool
 from serving.settings import Settings
 from training.lake import Lake, digest
 from training.sample_columns import SampleError, load, save
@@ -100,6 +102,7 @@ def erase(places: Places, who: Who, say: Callable[[str], None] = lambda _: None)
     told(Erased("home:quarantine", "lines", _from_texts(home / "quarantine", whose)))
     told(Erased("home:base", "customers", _from_bases(home / "base", who)))
     told(Erased("home:sample", "pages", _from_sample(home / "sample", who)))
+    told(Erased("spool", "records", _from_spool(places.settings, who, whose)))
     told(Erased("home:work", "copies removed", _without_copies(home)))
     for url, roles in places.stores.items():
         told(Erased(f"store:{roles}", "keys", _keys(url, whose)))
@@ -124,7 +127,8 @@ def remains(places: Places, who: Who) -> list[str]:
     for folder in ("lists", SCORES):
         by_user = _by_user(places.lake, folder)
         found += [f"lake:{path}" for path, ids in by_user if _named(ids, who.users).any()]
-    found += [str(path) for path in _files(places.settings.home) if _holds(path, whose)]
+    roots = {places.settings.home, places.settings.spool_folder}
+    found += [str(path) for root in roots for path in _files(root) if _holds(path, whose)]
     if _pages_of(places.settings.home / "sample", who):
         found.append(str(places.settings.home / "sample"))
     return sorted(set(found))
@@ -309,6 +313,17 @@ def _from_sample(folder: Path, who: Who) -> int:
         sample = load(folder)
         save(sample.take(np.setdiff1d(np.arange(len(sample)), theirs)), folder)
     return len(theirs)
+
+
+def _from_spool(settings: Settings, who: Who, whose: Whose) -> int:
+    """Of this machine in place. Replicas elsewhere are told by the log's store to leave theirs out."""
+    if settings.log_url is not None:
+        note_gone(settings.log_url, who.subjects, time.time())
+    return erased_from_spool(
+        settings.spool_folder,
+        lambda entry: entry.subject in who.subjects or whose.payload(entry.payload),
+        whose.raw,
+    )
 
 
 def _without_copies(home: Path) -> int:

@@ -26,6 +26,7 @@ from serving.lists import ListShelf
 from serving.live import compile_for
 from serving.metered import Metered
 from serving.redis_control import RedisControl
+from training.backfill import restored
 from training.commands import ingest_now, lake_of, live_plan
 from training.desk import Desk
 from training.lake import Lake
@@ -102,6 +103,9 @@ def ledger_rebuild(args: argparse.Namespace, desk: Desk, console: Console) -> in
     table = _counted(lake, metered)
 
     async def count(stores: Stores, control: Control) -> int:
+        if not taken:  # emptied: customers' caps stand on their logs, which must be back before it opens
+            with counting(console, "customers") as tick:
+                await restored(stores.live, lake, tick)
         with counting(console, "count") as tick:
             events = _told(events_of(table, _decided(lake)), table.num_rows, tick)
             made = await rebuild(stores.ledger, stores.meters, events, metered.booked, metered.shares)

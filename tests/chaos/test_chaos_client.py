@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -10,13 +11,15 @@ import httpx
 import pytest
 
 from training.bench import chaos_client
-from training.bench.chaos import FAULTS, QUICK, Fault, _allowed
+from training.bench.chaos import _complaint
 from training.bench.chaos_client import SLOTS, STREAK, Client, Row, recovered_s
+from training.bench.chaos_faults import FAULTS, QUICK, Fault, nothing
+from training.bench.chaos_ray import RAY_FAULTS, RAY_QUICK
 
 
 def page(filled: int = SLOTS, degraded: tuple[str, ...] = ()) -> httpx.Response:
-    items: list[dict[str, Any]] = [{"index": index} for index in range(filled)]
-    slots = [{"slot": "home.feed", "items": items}, {"slot": "home.popup", "items": [{}]}]
+    items: list[dict[str, Any]] = [{"index": index, "campaign_id": None} for index in range(filled)]
+    slots = [{"slot": "home.feed", "items": items}, {"slot": "home.popup", "items": [{"campaign_id": None}]}]
     return httpx.Response(200, json={"page_token": "t", "degraded": list(degraded), "slots": slots})
 
 
@@ -48,8 +51,8 @@ def test_pages_and_events_are_counted() -> None:
     assert (row.sent, row.answered, row.degraded, row.held_back) == (6, 6, 6, 0)
     assert (row.asked, row.filled) == (6 * SLOTS, 6 * (SLOTS - 1))  # the pop-up may be empty
     assert len(row.acknowledged) >= 6 and not row.unsure and not row.failed
-    assert not _allowed(Fault("x", lambda _: None, lambda _: None), row)
-    assert _allowed(Fault("x", lambda _: None, lambda _: None, fill=False), row)
+    assert _complaint(Fault("x", nothing, nothing), row)
+    assert not _complaint(Fault("x", nothing, nothing, fill=False), row)
 
 
 def test_an_event_is_sent_again_under_its_id_until_it_is_acknowledged() -> None:
@@ -70,7 +73,7 @@ def test_what_is_not_a_page_is_told_apart() -> None:
     row = asked(lambda _: httpx.Response(503, headers={"retry-after": "1"}))
     assert row.refused == 6 and not row.failed and not row.answered
     row = asked(lambda _: httpx.Response(500))
-    assert row.failed == {"500": 6} and not _allowed(Fault("x", lambda _: None, lambda _: None), row)
+    assert row.failed == {"500": 6} and _complaint(Fault("x", nothing, nothing), row)
     times = iter(range(1000))
     row = asked(lambda r: httpx.Response(500) if next(times) % 2 == 0 else page(), retries=2)
     assert row.answered == row.sent == 6 and not row.failed  # a client that retries gets its page
@@ -90,8 +93,23 @@ def test_what_cannot_be_sent_is_said() -> None:
         return client.row
 
     row = asyncio.run(story())
-    assert row.held_back == 4 and not _allowed(Fault("x", lambda _: None, lambda _: None), row)
+    assert row.held_back == 4 and _complaint(Fault("x", nothing, nothing), row)
 
 
 def test_the_quick_rows_are_among_all() -> None:
-    assert {one.name for one in FAULTS} > QUICK
+    assert {one.name for one in FAULTS} > QUICK and {one.name for one in RAY_FAULTS} > RAY_QUICK
+
+
+def test_a_front_that_was_killed_has_its_seconds() -> None:
+    front = Fault("x", nothing, nothing, pages=False, within_s=10.0, kinds=frozenset({"404"}))
+    assert not _complaint(front, Row(failed=Counter({"404": 3}), failed_at=[101.0, 109.0]), 100.0)
+    assert "11.0 s" in _complaint(front, Row(failed=Counter({"404": 3}), failed_at=[111.0]), 100.0)
+    assert "500" in _complaint(front, Row(failed=Counter({"500": 1}), failed_at=[101.0]), 100.0)
+
+
+def test_an_empty_ledger_shows_nothing_capped_and_did_before() -> None:
+    judge = next(one.judge for one in FAULTS if one.name.startswith("ledger emptied"))
+    seen = [(1.0, True), (10.5, True), (13.0, False), (21.0, True)]
+    assert judge(Row(capped=seen), 10.0, 20.0) == ""
+    assert "while the ledger was empty" in judge(Row(capped=[*seen, (15.0, True)]), 10.0, 20.0)
+    assert "0 after" in judge(Row(capped=seen[:-1]), 10.0, 20.0)

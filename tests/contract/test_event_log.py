@@ -7,7 +7,19 @@ from collections.abc import Callable
 
 import pytest
 
-from features.log import MARK_TTL_S, START, Entry, EventLog, LogFull, MemoryLog, order_of, shard_of
+from features.log import (
+    MARK_TTL_S,
+    START,
+    CannotSync,
+    Entry,
+    EventLog,
+    LogFull,
+    MemoryLog,
+    gone_key,
+    order_of,
+    shard_of,
+)
+from features.redis_erase import note_gone
 from features.redis_log import RedisLog
 from features.redis_plain import opened
 from features.store import StoreUnavailable
@@ -175,6 +187,20 @@ class TestMemoryLog(EventLogContract):
 
         return passing
 
+    def test_who_was_erased_is_known(self, make: Make, clock):
+        async def work(log):
+            log.forget(["u:gone"])
+            assert await log.forgotten({"u:gone", "u:kept"}) == {"u:gone": clock[0]}
+
+        run(make, work)
+
+    def test_memory_is_on_no_disk(self, make: Make):
+        async def work(log):
+            with pytest.raises(CannotSync):
+                await log.synced()
+
+        run(make, work)
+
     def test_another_log_has_another_name(self, make: Make):
         one, two = make(), make()
         assert one.name != two.name and one.name == one.name
@@ -199,6 +225,34 @@ class RedisLogContract(EventLogContract):
                 store.delete(*marks)
 
         return passing
+
+    def test_syncing_waits_for_the_disk_or_says_what_it_needs(self, make: Make, url):
+        async def work(log):
+            await log.append([entry(1)])
+            with opened(url) as store:
+                version = tuple(map(int, store.info("server")["redis_version"].split(".")))
+            if version < (7, 2):
+                with pytest.raises(CannotSync, match=r"7\.2"):
+                    await log.synced()
+                return
+            await log.synced()
+            await log.append([entry(2)])
+            link = log._link
+            link._protocol.abort()  # another connection would say yes of writes that are not its own
+            with pytest.raises(StoreUnavailable):
+                await log.synced()
+
+        run(make, work)
+
+    def test_who_was_erased_is_known_and_not_by_name(self, make: Make, url):
+        async def work(log):
+            note_gone(url, ["u:gone"], 12.5)
+            assert await log.forgotten({"u:gone", "u:kept"}) == {"u:gone": 12.5}
+            assert await log.forgotten(set()) == {}
+            with opened(url) as store:
+                assert store.exists(gone_key("u:gone")) and b"gone" not in gone_key("u:gone")[9:]
+
+        run(make, work)
 
     def test_the_name_stays_until_the_store_is_wiped(self, make: Make, url):
         async def work(log):

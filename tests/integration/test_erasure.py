@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import numpy as np
 import pyarrow as pa
 import pytest
+from prometheus_client import CollectorRegistry
 
 import fenliu
 from features.external import ENTRY, external_key, pack
 from features.ids import key64
 from features.keyspace import KeySpace, ViewBatch, ViewSpace
+from features.log import Entry
 from features.redis_erase import Whose
 from features.redis_log import RedisLog
 from features.redis_plain import opened
+from features.spool import FileSpool
 from features.store import feature_key
 from features.stores import Stores, StoreUrls
 from features.views import MEMBERSHIP, PROFILE
+from serving.durable import Durable
 from serving.lists import ListShelf
 from serving.redis_control import RedisControl
 from serving.settings import Settings
+from serving.spool_metrics import SpoolMetrics
 from tests.shell import run, running
 from tests.worlds import NOW, tiny_bundle, tiny_live
 from training.base_columns import BaseCopy
@@ -75,6 +83,11 @@ def places(valkey_url: str, tmp_path: Path) -> Places:
                 blob = PROFILE.encode(PROFILE.blank(1)[0], as_of=NOW - 60)
                 store.set(feature_key(space, PROFILE.name, user), blob)
     lake.write_users(pa.table({"user_id": [GONE, KEPT], "age": [30, 40]}))
+    dead = FileSpool(tmp_path / "spool", 1 << 20)
+    dead.put(
+        [Entry(f"w{user}", f"u:{user}", msgpack.packb({"t": "x", "u": user})) for user in (GONE, KEPT)], NOW
+    )
+    dead.close()
     Lists(ListShelf(str(tmp_path / "registry")), lake).write(
         "vip", np.array([GONE.encode(), KEPT.encode()]), kind="upload", owner="x", at=NOW
     )
@@ -119,6 +132,7 @@ def test_a_customer_is_erased_everywhere_and_nobody_else(places: Places) -> None
     assert done["lake:events", "rows"] == 4 and done["lake:served", "rows"] == 3
     assert done["lake:outcomes", "rows"] == 3 and done["lake:customers", "rows"] == 1
     assert done["lake:scores", "records"] == 2
+    assert done["spool", "records"] == 1
     assert done["lake:lists", "memberships"] == 1 and done["home:base", "customers"] == 1
     assert done["home:sample", "pages"] == 3 and done["home:quarantine", "lines"] == 1
     keys = done["store:features+live+log", "keys"]
@@ -131,6 +145,32 @@ def test_a_customer_is_erased_everywhere_and_nobody_else(places: Places) -> None
     assert all(
         one.many == 0 for one in erase(places, who) if "anew" not in one.what
     )  # again: nothing is left
+
+
+def test_what_another_machine_s_spool_holds_does_not_come_back(places: Places, valkey_url: str) -> None:
+    """Its replica asks the log who was erased since."""
+    erase(places, Who((GONE,)))
+
+    async def story() -> None:
+        log, spool = RedisLog(valkey_url), FileSpool(places.settings.home / "far", 1 << 20)
+        now = time.time()
+        spool.put([Entry(f"f{user}", f"u:{user}", b"%s" % user.encode()) for user in (GONE, KEPT)], now - 60)
+        spool.put([Entry("later", f"u:{GONE}", b"again")], now + 60)  # who comes back is a customer again
+        durable = Durable(log, spool, "stream", SpoolMetrics(CollectorRegistry(), spool, 1, time.time))
+        await durable.start(nothing, lambda: True)
+        for _ in range(200):
+            if not spool.entries:
+                break
+            await asyncio.sleep(0.01)
+        found = {payload for shard in range(log.shards) for _, payload in log.read(shard, "0-0", 1000)}
+        assert not spool.entries and {KEPT.encode(), b"again"} <= found and GONE.encode() not in found
+        await durable.stop()
+        await log.close()
+
+    run(story)
+
+
+async def nothing(_: object) -> None: ...
 
 
 def test_erased_events_leave_the_lake_as_if_they_had_never_been(places: Places) -> None:

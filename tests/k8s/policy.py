@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from serving.app import ALWAYS, UNLESS_SET
+from serving.settings import Settings
 from tests.k8s.manifests import Object, environment, of_kind, pods, serve_of
 
 Rule = Callable[[list[Object]], Iterator[str]]
@@ -308,7 +309,33 @@ def references(objects: list[Object]) -> Iterator[str]:
         yield from (f"{pod.owner}: no {kind} {name}" for kind, name in sorted(wanted - there))
 
 
+def spooling(objects: list[Object]) -> Iterator[str]:
+    """Whoever answers events has a disk for the spool, large enough for all its replicas, no memory."""
+    most = max((_replicas(one) for one in of_kind(objects, "RayService")), default=1)
+    for pod in pods(objects):
+        for one in pod.spec["containers"]:
+            given = environment(one)
+            if given.get("FENLIU_ROLE") != "pages":
+                continue
+            mounts = {mount["mountPath"]: mount["name"] for mount in one.get("volumeMounts", [])}
+            name = mounts.get(given.get("FENLIU_SPOOL", ""))
+            volume = next((v for v in pod.spec.get("volumes", []) if v["name"] == name), {})
+            room = volume.get("emptyDir")
+            if room is None and "persistentVolumeClaim" not in volume and "ephemeral" not in volume:
+                yield f"{pod.owner}: FENLIU_SPOOL is on no volume"
+            elif room is not None and "medium" in room:
+                yield f"{pod.owner}: the spool is in memory"
+            elif room is not None:
+                wanted = most * int(given.get("FENLIU_SPOOL_MB", Settings().spool_mb))
+                if int(room.get("sizeLimit", "0Gi").removesuffix("Gi")) << 10 < wanted:
+                    yield f"{pod.owner}: {most} replicas may spool {wanted} MiB, more than the volume holds"
+
+
+def _replicas(service: Object) -> int:
+    return int(serve_of(service)["applications"][0]["deployments"][0]["max_replicas_per_node"])
+
+
 EVERYWHERE: tuple[Rule, ...] = (
     confined, sized, probed, secrets_by_reference, images, network, disruption, ray_flags, ray_head, draining,
-    scaling, stores, references,
+    scaling, stores, references, spooling,
 )  # fmt: skip

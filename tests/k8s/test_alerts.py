@@ -18,6 +18,7 @@ import yaml
 from serving.campaign_metrics import CampaignCollector
 from serving.observe import Metrics
 from serving.prices import NO_PRICES
+from serving.spool_metrics import SpoolMetrics
 from serving.tag_sums import TagSums
 from serving.tallies import CampaignTally
 from tests.k8s import promql
@@ -100,6 +101,19 @@ CASES: dict[str, tuple[Series, Series]] = {
          'fenliu_running_info{pod="b",bundle="b1",plan="p"}': "1x60"},
     ),
     "FenliuServedLost": ({"fenliu_served_dropped_total": "0+1x60"}, {"fenliu_served_dropped_total": "7x60"}),
+    "FenliuSpoolWaits": (
+        {'fenliu_spool_lag_seconds{pod="a"}': "0+30x60"},
+        {'fenliu_spool_lag_seconds{pod="a"}': "20x60"},
+    ),
+    "FenliuSpoolFull": (
+        {"fenliu_spool_bytes": "250x60", "fenliu_spool_most_bytes": "256x60"},
+        {"fenliu_spool_bytes": "100x60", "fenliu_spool_most_bytes": "256x60",
+         "fenliu_spool_refused_total": "7x60", "fenliu_spool_dropped_total": "7x60"},
+    ),
+    "FenliuSpoolDamaged": (
+        {'fenliu_spool_damaged_bytes{pod="a"}': "40x60"},
+        {'fenliu_spool_damaged_bytes{pod="a"}': "0x60"},
+    ),
     "FenliuFailures": (
         {'fenliu_failures_total{where="publisher"}': "_x25 1x35"},
         {'fenliu_failures_total{where="publisher"}': "1x60"},
@@ -140,6 +154,7 @@ class Held:
 def exported() -> dict[str, set[str]]:
     """Labels by sample name, of everything that a process may export."""
     metrics = Metrics()
+    SpoolMetrics(metrics.registry, None, 1, lambda: 0.0)
     metrics.registry.register(CampaignCollector(CampaignTally("r"), TagSums("r"), Held()))
     found = {name: set(labels) for name, labels in OTHERS.items()}
     for collector in metrics.registry._collector_to_names:  # type: ignore[attr-defined]

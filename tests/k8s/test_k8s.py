@@ -207,6 +207,12 @@ def serve_with(objects: list[Object], **changes: Any) -> None:
     service_of(objects)["serveConfigV2"] = yaml.safe_dump(config)
 
 
+def spool_of(objects: list[Object]) -> Object:
+    pod = next(one for one in pods(objects) if one.owner == WORKER)
+    found: Object = next(one for one in pod.spec["volumes"] if one["name"] == "spool")
+    return found
+
+
 def without(items: list[Object], name: str) -> None:
     items[:] = [one for one in items if one["name"] != name]
 
@@ -263,6 +269,9 @@ BREAKS: list[tuple[policy.Rule, Break]] = [
     (policy.stores, lambda o: store(o, "features", "users.acl", "user default off", "user default on")),
     (policy.apart, lambda o: of_kind(o, "StatefulSet")[0]["spec"]["template"]["spec"].pop("affinity")),
     (policy.references, lambda o: o.remove(named(o, "ConfigMap", "fenliu-"))),
+    (policy.spooling, lambda o: without(container(o, WORKER)["volumeMounts"], "spool")),
+    (policy.spooling, lambda o: spool_of(o)["emptyDir"].update(medium="Memory")),
+    (policy.spooling, lambda o: spool_of(o)["emptyDir"].update(sizeLimit="1Gi")),
     (policy.references, lambda o: o.remove(named(o, "PersistentVolumeClaim", "fenliu-lake"))),
 ]  # fmt: skip
 

@@ -91,7 +91,9 @@ def test_before_the_ledger_was_seen_nothing_capped_is_shown():
     replica = Replica(market_live(capped(1, "i2"), sold(2, "i8", values=DEAR)))
     assert not replica.granting.open
     assert [item for _, _, item in placed(replica.page(), replica.live)] == ["i8"]
+    assert replica.page("d0").degraded == ("ledger",)
     replica.renew()
+    assert not replica.page("d1").degraded
     assert replica.granting.open and len(placed(replica.page(), replica.live)) == 2
 
 
@@ -172,6 +174,27 @@ def test_a_ledger_that_lost_its_memory_stays_shut_until_it_is_rebuilt():
     assert not replica.granting.open and not placed(replica.page("d2"), replica.live)
     asyncio.run(replica.ledger.renew_epoch())
     assert placed(replica.page("d3"), replica.live)
+
+
+def test_a_ledger_that_was_rebuilt_over_the_same_connection_is_seen_again(monkeypatch):
+    """Emptied and rebuilt by somebody else: what this replica holds for the epoch is another one's."""
+    monkeypatch.setattr("serving.granting.FOLLOW_S", 0.01)
+    replica, seen = Replica(market_live(capped(1, "i2"))), []
+
+    async def open_epoch(*, known):
+        seen.append(known)
+        return 7
+
+    replica.ledger.open_epoch = open_epoch
+
+    async def story():
+        await replica.granting.start()
+        while len(seen) < 4:
+            await asyncio.sleep(0.01)
+        await replica.granting.stop()
+
+    asyncio.run(story())
+    assert seen[0] is False and all(seen[1:])
 
 
 def test_two_replicas_never_take_more_of_a_quota_than_there_is():

@@ -55,9 +55,9 @@ def test_a_dismissal_inside_a_request_is_obeyed_at_once() -> None:
     run(story)
 
 
-def test_events_that_cannot_be_logged_are_told_and_the_page_still_comes() -> None:
+def test_without_a_spool_events_that_cannot_be_logged_are_told_and_the_page_still_comes() -> None:
     async def story() -> None:
-        async with running() as shell:
+        async with running(settings={"spool_mb": 0}) as shell:
             await shell.know("u1")
             before = await shell.page("u1")
 

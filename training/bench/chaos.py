@@ -1,28 +1,31 @@
 """`fenliu bench chaos`: one thing after another is broken under a steady client; what was lost, how long.
 
-The service runs by its own command in one process, each store role on a server of its own. A row breaks
-something, mends it, and is judged by its allowance: pages answered, places filled, events acknowledged that
-the lake does not have once, caps overshot. Customers are so many that none gets more than six homepages: a
-contact log holds 256 places, and what a cap no longer finds there it cannot count.
+The service runs in one process, then on Ray Serve with two replicas behind HAProxy, each store role on a
+server of its own. A row breaks something, mends it, and is judged by its allowance: pages answered, places
+filled, events acknowledged that the lake does not have once, caps overshot. Customers are so many that none
+gets more than six homepages: a contact log holds 256 places, and what a cap no longer finds there it cannot
+count.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
+import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
+from training.bench.chaos_faults import FAULTS, QUICK, Fault, nothing
+from training.bench.chaos_ray import RAY_FAULTS, RAY_QUICK
 from training.bench.harness import Result
 from training.bench.tally import Tally
 from training.progress import wide_console
@@ -37,19 +40,7 @@ FILLED: Final = 0.9999
 SETTLE_S: Final = 10.0
 MOST_PLACES: Final = 40
 OVERLOAD: Final = 2.0
-
-Step = Callable[["Town"], object]
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """`break_` and `mend` block and run in a thread. `pages`: whether every page has to be answered."""
-
-    name: str
-    break_: Step
-    mend: Step
-    pages: bool = True
-    fill: bool = True
+RAY_ROW_S: Final = 24.0  # HAProxy may be away for ten
 
 
 @dataclass
@@ -65,10 +56,11 @@ class Told:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, default=25.0, help="pages a second of the client")
-    parser.add_argument("--seconds", type=float, help="of each row (12; with --quick 4)")
-    parser.add_argument("--customers", type=int, default=2_000, help="who take turns: see above")
+    parser.add_argument("--seconds", type=float, help="of each row (12, Ray's 24; with --quick 4)")
+    parser.add_argument("--customers", type=int, default=6_000, help="who take turns: see above")
     parser.add_argument("--items", type=int, default=600)
     parser.add_argument("--only", help="rows whose name holds this text")
+    parser.add_argument("--no-ray", action="store_true", help="leave out the rows of Ray's own processes")
     parser.add_argument("--seed", type=int, default=2026)
 
 
@@ -77,19 +69,22 @@ def run(args: argparse.Namespace) -> Result:
 
     console, tally = wide_console(), Tally()
     seconds = args.seconds or (4.0 if args.quick else 12.0)
+    local, ray = _chosen(FAULTS, QUICK, args), _chosen(RAY_FAULTS, RAY_QUICK, args)
     told: list[Told] = []
-    faults = [one for one in FAULTS if (args.only or "") in one.name]
-    if args.quick:
-        faults = [one for one in faults if one.name in QUICK]
+    load = os.getloadavg()[0]
     with (
-        tempfile.TemporaryDirectory(prefix="fenliu-chaos-", ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(prefix="fc-", ignore_cleanup_errors=True) as folder,
         town(Path(folder), customers=args.customers, items=args.items, seed=args.seed) as made,
     ):
-        made.start("--local")
-        told += asyncio.run(_rows(made, faults, args.rate, seconds, args.seed, console))
-        if not args.quick and not args.only:
-            told.append(asyncio.run(_overload(made, seconds, args.seed, console)))
-        made.end()
+        for kind, faults, row_s in (("local", local, seconds), ("ray", ray, max(seconds, RAY_ROW_S))):
+            if not faults or (kind == "ray" and args.no_ray):
+                continue
+            took = made.start(kind)
+            console.print(f"{kind}: ready after {took:.1f} s", highlight=False)
+            told += asyncio.run(_rows(made, faults, args.rate, row_s, args.seed, console))
+            if not args.quick and not args.only:
+                told.append(asyncio.run(_overload(made, seconds, args.seed, console, kind)))
+            made.end()
         _settled(made, told, tally)
     _table(told, console)
     worst = [one.name for one in told if not one.allowed]
@@ -97,8 +92,14 @@ def run(args: argparse.Namespace) -> Result:
     tally.put(
         "rows_not_allowed", len(worst), "", ", ".join(worst) or "each within its allowance", ("<=", 0.0)
     )
+    tally.put("load", load, "", "of the machine when it began, over a minute")
     print(json.dumps({"rows": [_plain(one) for one in told]}))
     return tally.result()
+
+
+def _chosen(faults: Sequence[Fault], quick: Collection[str], args: argparse.Namespace) -> list[Fault]:
+    found = [one for one in faults if (args.only or "") in one.name]
+    return [one for one in found if one.name in quick] if args.quick and not args.only else found
 
 
 async def _rows(
@@ -120,29 +121,62 @@ async def _rows(
 
 
 async def one_row(made: Town, client: Client, fault: Fault, rate: float, seconds: float) -> Told:
-    """A quarter of the time before, a quarter broken, half after it was mended."""
-    sending = asyncio.create_task(client.run(rate, seconds))
-    notes: list[str] = []
+    """A quarter of the time before, a quarter broken, half after it was mended; longer where a step takes
+    its time. Customers of their own, or a second client that retries, where the fault says so.
+    """
+    from training.bench.chaos_client import Client, recovered_s
+    from training.bench.chaos_world import FRESH, PATIENT
+
+    patients = made.customers + FRESH
+    beside = [] if fault.within_s is None else [Client(made.url, PATIENT, 5, first=patients, retries=60)]
+    if fault.fresh:
+        client = Client(made.url, FRESH, 6, first=made.customers)
+    over, notes = asyncio.Event(), list[str]()
+    sending = [asyncio.create_task(one.run(rate, over=over)) for one in (client, *beside)]
     await asyncio.sleep(seconds / 4)
+    broken, made.marked = time.monotonic(), None
     for step, wait in ((fault.break_, seconds / 4), (fault.mend, 0.0)):
         note = await asyncio.to_thread(step, made)
         notes += [note] if isinstance(note, str) else []
         await asyncio.sleep(wait)
-    from training.bench.chaos_client import recovered_s
-
     mended = time.monotonic()
-    await sending
+    await asyncio.sleep(seconds / 2)
+    over.set()
+    await asyncio.gather(*sending)
     row = await client.settle(SETTLE_S)
-    return Told(fault.name, row, recovered_s(row, mended), _allowed(fault, row), notes)
+    patient = [await one.settle(2 * SETTLE_S) for one in beside]
+    for one in [*beside, *([client] if fault.fresh else [])]:
+        await one.close()
+    complaints = [
+        text
+        for text in (_complaint(fault, row, broken), fault.judge(row, broken, made.marked or mended))
+        if text
+    ]
+    complaints += ["a client that retries failed" for one in patient if one.failed or one.held_back]
+    for other in patient:
+        notes.append(f"a client that retries: {other.answered} of {other.sent}")
+        row.acknowledged |= other.acknowledged
+    since = broken if fault.by_itself or fault.mend is nothing else mended
+    return Told(fault.name, row, recovered_s(row, since), not complaints, notes + complaints)
 
 
-def _allowed(fault: Fault, row: Row) -> bool:
-    answered = not fault.pages or (row.answered >= ANSWERED * row.sent and not row.failed)
-    filled = not fault.fill or row.filled >= FILLED * row.asked
-    return answered and filled and not row.held_back
+def _complaint(fault: Fault, row: Row, broken: float = 0.0) -> str:
+    """What is not allowed about pages and places; nothing where all is."""
+    if row.held_back and not fault.fresh:  # few customers of their own: the next page waits for the last
+        return f"{row.held_back} pages could not be sent: too many were open"
+    if fault.fill and row.filled < FILLED * row.asked:
+        return "places were left empty"
+    if fault.within_s is not None:
+        if strange := row.failed.keys() - fault.kinds:
+            return f"failed by {', '.join(sorted(strange))}"
+        away = max(row.failed_at, default=broken) - broken
+        return f"pages failed for {away:.1f} s" if away > fault.within_s or row.refused else ""
+    if fault.pages and (row.answered < ANSWERED * row.sent or row.failed):
+        return "pages were not answered"
+    return ""
 
 
-async def _overload(made: Town, seconds: float, seed: int, console: Console) -> Told:
+async def _overload(made: Town, seconds: float, seed: int, console: Console, kind: str) -> Told:
     """Twice what a closed loop gets: pages or 503 with Retry-After, nothing else."""
     from training.bench.chaos_client import Client
 
@@ -154,150 +188,10 @@ async def _overload(made: Town, seconds: float, seed: int, console: Console) -> 
         row = await client.settle(SETTLE_S)
     finally:
         await client.close()
-    told = Told("2 x overload", row, 0.0, not row.failed, [f"{rate:.0f} pages a second"])
+    name = "2 x overload" if kind == "local" else "Ray: 2 x overload"
+    told = Told(name, row, 0.0, not row.failed, [f"{rate:.0f} pages a second"])
     said(console, told)
     return told
-
-
-# --- faults
-
-
-def _nothing(_: Town) -> None:
-    return None
-
-
-def _stopped(role: str) -> Fault:
-    return Fault(f"{role} stopped", lambda town: town.stop(role), lambda town: town.go_on(role))
-
-
-def _killed(role: str) -> Fault:
-    return Fault(
-        f"{role} killed, from its AOF", lambda town: town.kill(role), lambda town: town.restart(role)
-    )
-
-
-def _flush(town: Town) -> None:
-    from features.redis_plain import opened
-
-    with opened(town.settings.features_url or "") as store:
-        store.flushall()
-
-
-def _materialise(town: Town) -> None:
-    from training.bench.chaos_world import materialised
-
-    materialised(town)
-
-
-def _memory_of(role: str, most: str) -> Step:
-    def change(town: Town) -> None:
-        from features.redis_plain import opened
-
-        with opened(getattr(town.settings, f"{role}_url")) as store:
-            store.config_set("maxmemory", most)
-
-    return change
-
-
-def _full_disk(town: Town) -> str:
-    """The log's server may write no byte more to any file."""
-    import resource
-
-    pid = town.stores["log"].pid
-    assert pid is not None
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
-    return "RLIMIT_FSIZE of the log's server"
-
-
-def _room_again(town: Town) -> str:
-    import resource
-
-    pid = town.stores["log"].pid
-    assert pid is not None
-    try:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    except ProcessLookupError:
-        town.restart("log")
-        return "the server had ended: restarted from its AOF"
-    return "room again"
-
-
-def _corrupt(town: Town) -> None:
-    version = f"corrupt-{time.time_ns()}"
-    made = replace(town.bundle, version=version, manifest={**town.bundle.manifest, "version": version})
-    from serving.bundle import save
-    from training.materialize import point_at
-
-    town.registry.put(save(made, town.home / version))
-    spoilt = town.home / "registry" / "bundles" / version / "stats.npy"
-    raw = bytearray(spoilt.read_bytes())
-    raw[len(raw) // 2] ^= 0xFF
-    spoilt.write_bytes(bytes(raw))
-    point_at(town.settings.control_url or "", "bundle", version)
-
-
-def _other_items(town: Town) -> None:
-    """A bundle in which the plan's items do not exist."""
-    from training.bench.decide_world import world_of
-
-    other, _ = world_of(40, 1, 6, 1)
-    town.publish(f"other-{time.time_ns()}", other)
-
-
-def _former_bundle(town: Town) -> None:
-    from training.materialize import point_at
-
-    point_at(town.settings.control_url or "", "bundle", "chaos-1")
-
-
-def _nan_plan(town: Town) -> None:
-    from training.materialize import point_at
-
-    text = town.plan.model_dump_json(by_alias=True).replace('"factor":', '"factor": NaN, "was":')
-    text = text.replace('"click":', '"click": NaN, "was_click":', 1)
-    (town.home / "registry" / "plans" / "ffffffffffff.json").write_text(text)
-    point_at(town.settings.control_url or "", "plan", "ffffffffffff")
-
-
-def _former_plan(town: Town) -> None:
-    from training.materialize import point_at
-
-    point_at(town.settings.control_url or "", "plan", town.plan.version)
-
-
-def _new_bundle(town: Town) -> None:
-    town.publish(f"next-{time.time_ns()}", town.bundle)
-
-
-def _killed_service(town: Town) -> None:
-    assert town.process is not None
-    town.process.kill()
-    town.process.wait()
-
-
-def _garbage_prices(town: Town) -> None:
-    from features.redis_plain import opened
-
-    with opened(town.settings.control_url or "") as store, contextlib.suppress(Exception):
-        store.hset("control", "prices", "999999999999999999999")
-        store.set("control:prices", b'{"version": 1e999, "prices": {"c1": [NaN]}}')
-
-
-BASE: Final = Fault("nothing", _nothing, _nothing)
-FAULTS: Final = (
-    BASE,
-    *(_stopped(role) for role in ("features", "live", "log", "control")),
-    *(_killed(role) for role in ("features", "live", "log", "control")),
-    Fault("features flushed, materialised", _flush, _materialise),
-    Fault("log out of memory", _memory_of("log", "1mb"), _memory_of("log", "0")),
-    Fault("log's disk full", _full_disk, _room_again),
-    Fault("corrupt bundle", _corrupt, _former_bundle),
-    Fault("bundle of other items", _other_items, _former_bundle),
-    Fault("plan with NaN", _nan_plan, _former_plan),
-    Fault("garbage for prices", _garbage_prices, _nothing),
-    Fault("new bundle under load", _new_bundle, _nothing),
-)
-QUICK: Final = frozenset({"nothing", "features killed, from its AOF", "log stopped", "plan with NaN"})
 
 
 # --- what remained
@@ -330,7 +224,7 @@ def _settled(made: Town, told: list[Told], tally: Tally) -> None:
 
 def _overshot(events: Any) -> int:
     from features.ids import key32
-    from training.bench.chaos_world import CAPPED
+    from training.bench.chaos_client import CAPPED
 
     wanted = key32(CAPPED)
     columns = (events[name].to_pylist() for name in ("subject", "campaign", "type", "late"))
@@ -361,6 +255,7 @@ def _table(told: list[Told], console: Console) -> None:
         "degraded",
         "fill",
         "events",
+        "spooled",
         "unsure",
         "recovered s",
     )
@@ -372,7 +267,8 @@ def _table(told: list[Told], console: Console) -> None:
         table.add_row(
             one.name, str(row.sent), f"{row.answered / max(row.sent, 1):.2%}", str(row.refused),
             str(dict(row.failed) or 0), str(row.degraded), f"{row.filled / max(row.asked, 1):.3%}",
-            str(len(row.acknowledged)), str(len(row.unsure)), f"{one.recovered_s:.1f}", f"{p99:.0f}",
+            str(len(row.acknowledged)), str(row.spooled), str(len(row.unsure)),
+            f"{one.recovered_s:.1f}", f"{p99:.0f}",
             "ok" if one.allowed else "NO",
         )  # fmt: skip
     console.print(table)
@@ -384,5 +280,6 @@ def _plain(one: Told) -> dict[str, Any]:
         "row": one.name, "sent": row.sent, "answered": row.answered, "refused_503": row.refused,
         "failed": dict(row.failed), "degraded": row.degraded, "asked": row.asked, "filled": row.filled,
         "events_acknowledged": len(row.acknowledged), "events_unsure": len(row.unsure),
+        "spooled_answers": row.spooled,
         "recovered_s": round(one.recovered_s, 2), "allowed": one.allowed, "notes": one.notes,
     }  # fmt: skip

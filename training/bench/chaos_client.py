@@ -26,6 +26,7 @@ TRIES: Final = 60
 STREAK: Final = 10
 MAY_BE_EMPTY: Final = frozenset({"home.popup"})  # under the plan's contact rule: three a day
 SLOTS: Final = 39  # places of the others
+CAPPED: Final = "once-a-day"  # the campaign whose cap no row may overshoot
 
 
 @dataclass
@@ -40,6 +41,9 @@ class Row:
     filled: int = 0
     degraded: int = 0
     held_back: int = 0  # too many were open
+    failed_at: list[float] = field(default_factory=list)  # of those failures; monotonic
+    capped: list[tuple[float, bool]] = field(default_factory=list)  # page asked for when; with CAPPED on it?
+    spooled: int = 0  # answers that said that the log was away
     acknowledged: set[str] = field(default_factory=set)
     unsure: set[str] = field(default_factory=set)  # sent, and never acknowledged
     told: list[tuple[float, bool]] = field(default_factory=list)  # when, and whether whole: pages and events
@@ -58,7 +62,9 @@ def recovered_s(row: Row, mended: float) -> float:
 
 
 class Client:
-    """`retries`: how often a page that was not answered is asked for again, under its id."""
+    """`retries`: how often a page that was not answered is asked for again, under its id. `first`: number of
+    the first of its `customers`.
+    """
 
     def __init__(
         self,
@@ -67,6 +73,7 @@ class Client:
         seed: int,
         *,
         retries: int = 0,
+        first: int = 0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._url, self._customers, self._rng, self._retries = url, customers, random.Random(seed), retries
@@ -74,14 +81,17 @@ class Client:
         self._http = httpx.AsyncClient(
             base_url=url, timeout=TIMEOUT_S, limits=limits, trust_env=False, transport=transport
         )
+        self._first = first
         self.row = Row()
         self._next, self._busy = 0, set[int]()
         self._open: set[asyncio.Task[None]] = set()
 
-    async def run(self, rate: float, seconds: float) -> None:
-        """Send `rate` pages a second for so long."""
+    async def run(self, rate: float, seconds: float = 1e6, over: asyncio.Event | None = None) -> None:
+        """Send `rate` pages a second for so long, or until it is over."""
         began = time.monotonic()
         for number in range(int(rate * seconds)):
+            if over is not None and over.is_set():
+                return
             wait = began + number / rate - time.monotonic()
             if wait > 0:
                 await asyncio.sleep(wait)
@@ -142,7 +152,11 @@ class Client:
         return found
 
     async def _visit(self, customer: int) -> None:
-        body = {"user_id": f"u{customer}", "request_id": uuid4().hex, "context": {"channel": "app"}}
+        body = {
+            "user_id": f"u{self._first + customer}",
+            "request_id": uuid4().hex,
+            "context": {"channel": "app"},
+        }
         row = self.row
         row.sent += 1
         began = time.monotonic()
@@ -155,6 +169,7 @@ class Client:
             await asyncio.sleep(AGAIN_S)
 
     async def _asked(self, row: Row, body: dict[str, Any], *, last: bool) -> dict[str, Any] | None:
+        began = time.monotonic()
         try:
             answer = await self._http.post("/v1/recommend", content=orjson.dumps(body), headers=_JSON)
         except httpx.HTTPError as away:
@@ -172,6 +187,8 @@ class Client:
         row.asked += SLOTS
         row.filled += sum(len(slot["items"]) for slot in page["slots"] if slot["slot"] not in MAY_BE_EMPTY)
         row.degraded += bool(page["degraded"])
+        shown = any(one["campaign_id"] == CAPPED for slot in page["slots"] for one in slot["items"])
+        row.capped.append((began, shown))
         row.told.append((time.monotonic(), not page["degraded"]))
         return page
 
@@ -205,7 +222,9 @@ class Client:
         row.told.append((time.monotonic(), answer.status_code == 202))
         if answer.status_code != 202:
             return False
-        return not orjson.loads(answer.content)["rejected"]
+        said = orjson.loads(answer.content)
+        row.spooled += "log" in said.get("degraded", ())
+        return not said["rejected"]
 
 
 _JSON: Final = {"content-type": "application/json"}
@@ -215,3 +234,4 @@ def _lost(row: Row, why: str, *, last: bool) -> None:
     row.told.append((time.monotonic(), False))
     if last:
         row.failed[why] += 1
+        row.failed_at.append(time.monotonic())

@@ -6,13 +6,15 @@ Bundle, plan and customers are made up; ledger and log sync each write, as in pr
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,13 +31,16 @@ from serving.plan import Plan, check_plan
 from serving.plans import PlanShelf
 from serving.registry import Registry
 from serving.settings import Settings
+from training.bench.chaos_client import CAPPED
 from training.bench.decide_world import blobs_of, world_of
 from training.materialize import point_at
 
 ROOT: Final = Path(__file__).parents[2]
 ROLES: Final = ("features", "live", "log", "control")
 START_S: Final = 120.0
-CAPPED: Final = "once-a-day"  # the campaign whose cap no row may overshoot
+RAY_START_S: Final = 400.0  # beside other work Ray takes minutes
+FRESH: Final = 150  # customers whom only the row of the emptied ledger meets: before, in and after it
+PATIENT: Final = 800  # and of clients that retry
 
 
 @dataclass
@@ -49,7 +54,8 @@ class Town:
     plan: Plan
     customers: int
     process: subprocess.Popen[bytes] | None = None
-    log: list[str] = field(default_factory=list)
+    marked: float | None = None  # when a step began to mend in earnest, monotonic
+    secret: str = field(default_factory=lambda: secrets.token_hex(16))
 
     @property
     def url(self) -> str:
@@ -61,41 +67,85 @@ class Town:
         return Settings(home=self.home, port=self.port, **urls)
 
     @property
-    def registry(self) -> Registry:
-        return Registry(self.home / "registry")
-
-    def start(self, *more: str) -> None:
-        """The service, by its own command; returns when it is ready."""
-        env = {
+    def env(self) -> dict[str, str]:
+        """Of the commands that work on these stores."""
+        return {
             **os.environ, **self.settings.as_env(), "PYTHONPATH": str(ROOT), "FENLIU_PORT": str(self.port),
             "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
         }  # fmt: skip
-        with (self.home / "service.log").open("ab") as out:
-            command = (sys.executable, "-m", "fenliu", "serve", *more)
-            self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=out)
-        self.wait_ready()
 
-    def wait_ready(self) -> float:
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "fenliu", *words]
+
+    def users(self, role: str) -> dict[str, list[str]]:
+        """Rules by user of k8s/stores, with `secret` for the service's password."""
+        text = (ROOT / "k8s/stores" / role / "users.acl").read_text()
+        text = text.replace("@PASSWORD_SHA256@", sha256(self.secret.encode()).hexdigest())
+        return {words[1]: words[2:] for words in map(str.split, text.splitlines())}
+
+    @property
+    def registry(self) -> Registry:
+        return Registry(self.home / "registry")
+
+    def start(self, kind: str = "local") -> float:
+        """The service, in one process or on Ray (chaos_child.py); seconds until it was ready."""
+        with (self.home / "service.log").open("ab") as out:
+            command = (sys.executable, "-m", "training.bench.chaos_child", kind)
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=self.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=out
+            )
+        return self.wait_ready(RAY_START_S if kind == "ray" else START_S)
+
+    def tell(self, line: str) -> None:
+        """A line to the child; returns when it is done."""
+        process = self.process
+        assert process is not None and process.stdin is not None and process.stdout is not None
+        process.stdin.write(f"{line}\n".encode())
+        process.stdin.flush()
+        while (answer := process.stdout.readline()) != b"done\n":
+            if not answer:
+                raise RuntimeError(f"the service ended at {line!r}: see {self.home}/service.log")
+
+    def wait_ready(self, within_s: float) -> float:
         """Seconds until /readyz says so. Raises TimeoutError."""
         began = time.monotonic()
-        while time.monotonic() - began < START_S:
+        while time.monotonic() - began < within_s:
+            if self.process is not None and self.process.poll() is not None:
+                break
             try:
                 if httpx.get(f"{self.url}/readyz", timeout=2, trust_env=False).status_code == 200:
                     return time.monotonic() - began
             except httpx.HTTPError:
                 pass
             time.sleep(0.1)
-        raise TimeoutError(f"the service was not ready within {START_S:g} s: see {self.home}/service.log")
+        tail = (self.home / "service.log").read_text(errors="replace")[-2000:]
+        raise TimeoutError(f"the service was not ready within {within_s:g} s:\n{tail}")
 
     def end(self) -> None:
         if self.process is not None:
             self.process.terminate()
             try:
-                self.process.wait(30)
+                self.process.wait(60)
             except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+                self.kill_service()
+            for pipe in (self.process.stdin, self.process.stdout):
+                if pipe is not None:
+                    with suppress(BrokenPipeError):
+                        pipe.close()
             self.process = None
+
+    def kill_service(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def processes(self, name: str) -> list[int]:
+        """Those below the service whose command line holds `name`."""
+        below = {self.process.pid if self.process else -1}
+        table = {pid: (parent, said) for pid, parent, said in _table()}
+        while new := {pid for pid, (parent, _) in table.items() if parent in below and pid not in below}:
+            below |= new
+        return [pid for pid in sorted(below & table.keys()) if name in table[pid][1]]
 
     def stop(self, role: str) -> None:
         """The store neither answers nor ends, as behind a network that lost it."""
@@ -122,6 +172,16 @@ class Town:
         if pid is None:
             raise RuntimeError(f"the store of {role} is not ours")
         return pid
+
+
+def _table() -> Iterator[tuple[int, int, str]]:
+    """Every process of this machine: id, parent's, command line."""
+    for path in Path("/proc").iterdir():
+        if path.name.isdecimal():
+            with suppress(OSError, ValueError):
+                parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+                said = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                yield int(path.name), parent, said
 
 
 @contextmanager
@@ -168,7 +228,7 @@ def materialised(made: Town, seed: int = 1) -> None:
     """The customers' records, written into the features' store."""
     rng = np.random.default_rng([seed, 31])
     keys = np.ascontiguousarray(made.bundle.compiled.table["key"])
-    ids = np.sort(np.array([f"u{number}".encode() for number in range(made.customers)]))
+    ids = np.sort(np.array([f"u{number}".encode() for number in range(made.customers + FRESH + PATIENT)]))
     now = time.time()
     blobs = [blobs_of(keys, 1, rng) for _ in ids]
     profiles = np.array([PROFILE.decode(one.profile or b"").values for one in blobs], PROFILE.dtype)
