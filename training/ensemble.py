@@ -83,8 +83,11 @@ def choose(
     fit: Callable[[str, Params], ServedModel],
     models: Mapping[str, Model],
     weigh: Callable[[Mapping[str, ServedModel], float], tuple[dict[str, float], float]],
+    *,
+    ridges: bool = True,
 ) -> tuple[float, dict[str, float]]:
-    """(value, setting): the parts at `own`, the half-life of their history, and other ridges of EASE.
+    """(value, setting): the parts at `own`, the half-life of their history, and with `ridges` other ridges
+    of EASE: each is one more inverse in the end.
 
     `weigh` gives the best weights of fitted parts for a half-life, and their value. The ridge that
     is best for EASE alone is seldom best beside iALS: a weaker one says more that the others do not.
@@ -93,7 +96,7 @@ def choose(
     tried = [(*weigh(fitted, life), life) for life in half_lives(own)]
     weights, value, life = max(tried, key=lambda one: one[1])
     now = {name: dict(params) for name, params in own.items()}
-    if "ease" in own:
+    if ridges and "ease" in own:
         for ridge in sorted({params["l2"] for params in models["ease"].trials()} - {own["ease"]["l2"]}):
             other = {**own["ease"], "l2": ridge}
             swapped = {**fitted, "ease": fit("ease", other)}
