@@ -185,7 +185,7 @@ def ranks_of(scores: Scores, items: NDArray[np.int32]) -> NDArray[np.int64]:
     up_to = np.searchsorted(ordered, wanted, side="right")
     above = len(clean) - up_to
     tied = up_to - np.searchsorted(ordered, wanted, side="left")
-    for place in np.flatnonzero(finite & (tied > 1)):
+    for place in np.flatnonzero(finite & (tied > 1)).tolist():
         above[place] += np.count_nonzero(clean[: items[place]] == wanted[place])
     return np.where(finite, above, -1)
 
