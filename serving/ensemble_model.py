@@ -55,29 +55,42 @@ class EnsembleModel(Tabled):
 
     def represent(self, history: History, tokens: NDArray[np.uint32], segment: int) -> Taste:
         """One score per item (n_items,) f4."""
-        if self.prior is None or not self.worth:
-            return self.whole(history, tokens, segment)
-        start = self.prior.represent(history, tokens, segment)
-        known = int(np.count_nonzero(history.rows < self.n_items))
-        if not known:
-            return Taste(standardised(self.prior.score_all(start)), start.informed)
-        taste = self.whole(history, tokens, segment)
-        share = self.worth / (self.worth + known)
-        return Taste(drawn(taste.values, self.prior.score_all(start), share), taste.informed)
+        informed = False
+        start: Taste | None = None
+        if self.prior is not None and self.worth:
+            start = self.prior.represent(history, tokens, segment)
+            informed = start.informed
 
-    def whole(self, history: History, tokens: NDArray[np.uint32], segment: int) -> Taste:
+        def parts() -> list[Scores]:
+            nonlocal informed
+            tastes = [part.represent(history, tokens, segment) for part in self.parts]
+            informed = any(taste.informed for taste in tastes)
+            return [part.score_all(taste) for part, taste in zip(self.parts, tastes, strict=True)]
+
+        prior = None if start is None or self.prior is None else self.prior.score_all(start)
+        known = int(np.count_nonzero(history.rows < self.n_items))
+        values = self.mixed(parts, prior, known)
+        return Taste(values, informed)
+
+    def mixed(self, parts: Callable[[], Sequence[Scores]], prior: Scores | None, known: int) -> Scores:
+        """One score per item (n_items,) f4 from those of each part, not asked for where `known`, the items of
+        the history, are none and there is a `prior`.
+        """
+        if prior is None:
+            return self.whole(parts())
+        if not known:
+            return standardised(prior)
+        return drawn(self.whole(parts()), prior, self.worth / (self.worth + known))
+
+    def whole(self, parts: Sequence[Scores]) -> Scores:
         """The sum alone."""
         total = np.zeros(self.n_items, np.float32)
         unknown = np.ones(self.n_items, np.bool_)
-        informed = False
-        for part, weight in zip(self.parts, self.weights, strict=True):
-            taste = part.represent(history, tokens, segment)
-            scores = part.score_all(taste)
-            informed |= taste.informed
+        for scores, weight in zip(parts, self.weights, strict=True):
             unknown &= ~np.isfinite(scores)
             total += np.float32(weight) * standardised(scores)
         total[unknown] = np.nan
-        return Taste(total, informed)
+        return total
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

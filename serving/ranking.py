@@ -63,8 +63,12 @@ class Signals:
         rows, query = candidates.rows, page.query
         both = np.empty((2, len(rows)), np.float32)
         model = candidates.columns.get("model")
-        both[0] = np.nan if model is None else (model - np.float32(self.scale[0])) / np.float32(self.scale[1])
-        both[1] = self._share(page.segment).take(rows)
+        if model is None:
+            both[0] = np.nan
+        else:
+            np.subtract(model, np.float32(self.scale[0]), out=both[0])
+            both[0] /= np.float32(self.scale[1])
+        self._share(page.segment).take(rows, out=both[1], mode="clip")  # rows are all inside
         return matrix(query.customer, query.now, query.context.channel, rows, both, self.facts)
 
     def _share(self, segment: int) -> Scores:

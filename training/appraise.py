@@ -21,9 +21,10 @@ from training.blend import (
     examples_from_positives,
     fit_blend,
 )
-from training.evaluate import Cases, Measures, Past, Ranking, Scorer, difference, measure, rank, scorer_of
+from training.evaluate import Cases, Measures, Past, Ranking, Scorer, difference, measure, rank
 from training.gate import Comparison
 from training.learn import Fitted, Prepared, fit_one, model_of
+from training.scoring import scorer_of
 from training.tuning import Window, measure_model
 from training.watch import watched
 from training.windows import had_share

@@ -18,8 +18,9 @@ from features.ids import KINDS
 from serving.blend import TERMS, Blend, columns_of
 from serving.domain import Scores
 from serving.models import Popular, ServedModel, best_rows
-from training.evaluate import Cases, Past, Scorer, scorer_of
+from training.evaluate import Cases, Past, Scorer
 from training.model import Customers
+from training.scoring import scorer_of
 
 CANDIDATES = 100
 MOST_CASES = 1500

@@ -179,7 +179,7 @@ class RankerGrid(_Typed):
     pages: int = Field(20_000, ge=1)
     fewest_displays: int = Field(20_000, ge=100)
     fewest_clicks: int = Field(300, ge=20)
-    trees: int = Field(50, ge=1, le=200)
+    trees: int = Field(32, ge=1, le=200)
     leaves: int = Field(16, ge=2, le=16)
     monotone: dict[str, Literal[-1, 1]] = {"tired": -1}
 

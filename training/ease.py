@@ -44,7 +44,7 @@ class Ease:
     top: int = 200
     whole_up_to: int = 4_000
     name: ClassVar[str] = "ease"
-    _fitted: tuple[Positives, float, Neighbours | Scores] | None = field(default=None, repr=False)
+    _fitted: tuple[Positives, tuple[float, int], Neighbours | Scores] | None = field(default=None, repr=False)
 
     def trials(self) -> Sequence[Params]:
         return [
@@ -54,13 +54,14 @@ class Ease:
 
     def fit(self, data: TrainData, params: Params, effort: Effort) -> EaseModel:
         had = everything_had(data)
-        if self._fitted is None or self._fitted[0] is not data.positives or self._fitted[1] != params["l2"]:
+        wanted = params["l2"], int(params.get("most", MOST_ITEMS))
+        if self._fitted is None or self._fitted[0] is not data.positives or self._fitted[1] != wanted:
             if data.n_items <= self.whole_up_to:
-                whole = fit_whole(had, params["l2"], effort.threads)
-                self._fitted = (data.positives, params["l2"], whole)
+                whole = fit_whole(had, wanted[0], effort.threads)
+                self._fitted = (data.positives, wanted, whole)
             else:
-                weights = fit_weights(had, params["l2"], self.top, effort.threads)
-                self._fitted = (data.positives, params["l2"], weights)
+                weights = fit_weights(had, wanted[0], self.top, effort.threads, wanted[1])
+                self._fitted = (data.positives, wanted, weights)
         found = self._fitted[2]
         segments, prior = prior_shares(data, had, damping=0.0)
         if isinstance(found, Neighbours):
@@ -80,12 +81,15 @@ def everything_had(data: TrainData) -> sparse.csr_array:
     )
 
 
-def fit_weights(had: sparse.csr_array, l2: float, top: int, threads: int = 1) -> Neighbours:
-    """B as a table by source item, best first; of each target the `top` weights of largest size.
+def fit_weights(
+    had: sparse.csr_array, l2: float, top: int, threads: int = 1, most: int = MOST_ITEMS
+) -> Neighbours:
+    """B as a table by source item, best first; of each target the `top` weights of largest size. Only the
+    `most` items that most users have get any.
 
     Raises ValueError where `l2` is not positive or the inverse is not finite.
     """
-    chosen, inverse = _solved(had, l2, threads)
+    chosen, inverse = _solved(had, l2, threads, most)
     source, target, weight = _largest(inverse, top)
     order = np.lexsort((-weight, source))
     lengths = np.zeros(had.shape[1], np.int64)
@@ -104,12 +108,14 @@ def fit_whole(had: sparse.csr_array, l2: float, threads: int = 1) -> Scores:
     return found
 
 
-def _solved(had: sparse.csr_array, l2: float, threads: int) -> tuple[NDArray[np.intp], NDArray[np.floating]]:
-    """The items that somebody has, at most `MOST_ITEMS`, and their P."""
+def _solved(
+    had: sparse.csr_array, l2: float, threads: int, most: int = MOST_ITEMS
+) -> tuple[NDArray[np.intp], NDArray[np.floating]]:
+    """The items that somebody has, at most `most`, and their P."""
     if not l2 > 0:
         raise ValueError(f"EASE needs an l2 above 0, not {l2}")
     users = np.bincount(had.indices, minlength=had.shape[1])
-    chosen = np.sort(np.argsort(-users, kind="stable")[: min(MOST_ITEMS, int((users > 0).sum()))])
+    chosen = np.sort(np.argsort(-users, kind="stable")[: min(most, int((users > 0).sum()))])
     with threadpool_limits(limits=threads, user_api="blas"):
         return chosen, _inverse(had[:, chosen], l2)
 

@@ -21,6 +21,7 @@ from training.model import NEVER, Effort, Model, Params, TrainData
 STEPS: Final = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the largest weight
 ROUNDS: Final = 3
 MOST_CELLS: Final = 60_000_000  # scores held at once
+BEST: Final = 1_000  # of a model's ranking, that are mixed where the catalogue is large
 PRIOR: Final = "popular"
 LEAST_GAIN: Final = 1e-3  # relative: less is noise, and a model more to serve
 BESIDE: Final = ("ndcg@20", "ndcg@50")  # averaged with the metric: one short list alone is noisy
@@ -83,8 +84,11 @@ def choose(
     fit: Callable[[str, Params], ServedModel],
     models: Mapping[str, Model],
     weigh: Callable[[Mapping[str, ServedModel], float], tuple[dict[str, float], float]],
+    *,
+    ridges: bool = True,
 ) -> tuple[float, dict[str, float]]:
-    """(value, setting): the parts at `own`, the half-life of their history, and other ridges of EASE.
+    """(value, setting): the parts at `own`, the half-life of their history, and with `ridges` other ridges
+    of EASE: each is one more inverse in the end.
 
     `weigh` gives the best weights of fitted parts for a half-life, and their value. The ridge that
     is best for EASE alone is seldom best beside iALS: a weaker one says more that the others do not.
@@ -93,7 +97,7 @@ def choose(
     tried = [(*weigh(fitted, life), life) for life in half_lives(own)]
     weights, value, life = max(tried, key=lambda one: one[1])
     now = {name: dict(params) for name, params in own.items()}
-    if "ease" in own:
+    if ridges and "ease" in own:
         for ridge in sorted({params["l2"] for params in models["ease"].trials()} - {own["ease"]["l2"]}):
             other = {**own["ease"], "l2": ridge}
             swapped = {**fitted, "ease": fit("ease", other)}
@@ -130,7 +134,8 @@ def fit_weights(scorers: Mapping[str, Scorer], cases: Cases, metric: str, seed: 
     names = list(scorers)
     if not len(cases):
         return dict.fromkeys(names, 1.0)
-    most = max(50, MOST_CELLS // max(cases.n_items * len(names), 1))
+    width = cases.n_items if cases.n_items <= 4 * BEST else BEST * len(names)
+    most = max(50, MOST_CELLS // max(width * len(names), 1))
     chosen = np.arange(len(cases))
     if len(cases) > most:
         chosen = np.sort(np.random.default_rng(seed).choice(len(cases), most, replace=False))
@@ -183,12 +188,19 @@ def ks_of(metric: str) -> tuple[int, ...]:
 
 
 def _case(scorers: Sequence[Scorer], cases: Cases, case: int) -> _Case:
+    """Of a large catalogue only what a model has among its `BEST`, and what is held out: nothing else comes
+    into the lists that are judged.
+    """
     parts = [np.asarray(scorer(case)) for scorer in scorers]
     allowed = np.isfinite(cases.opened(case, np.zeros(cases.n_items, np.float32)))
     known = np.any([np.isfinite(part) for part in parts], axis=0)
     rows = np.flatnonzero(allowed)
     scores = np.stack([standardised(part)[rows] for part in parts])
     scores[:, ~known[rows]] = np.nan
+    if len(rows) > 4 * BEST:
+        best = np.argpartition(-np.nan_to_num(scores, nan=-np.inf), BEST, axis=1)[:, :BEST]
+        kept = np.union1d(best.ravel(), np.flatnonzero(np.isin(rows, cases.held.of(case))))
+        rows, scores = rows[kept], scores[:, kept]
     held = np.searchsorted(rows, cases.held.of(case))
     held = np.minimum(held, len(rows) - 1)
     return _Case(np.ascontiguousarray(scores), held)

@@ -20,18 +20,22 @@ Ties go to the lower item row, as in serving. Intervals are 95 % by a Poisson bo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from features.transforms import History
 from serving.domain import Scores
-from serving.models import ServedModel, best_rows
-from training.model import Customers
+from serving.models import best_rows
 
 KS = (10, 20, 50)
 RESAMPLES = 1000
+FEW = 12  # held-out items of a case up to which comparing each with all beats a sort
+WORTH_THREADS = 20_000_000  # scores to rank from which threads are worth it
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,32 +134,38 @@ class Ranking:
 Scorer = Callable[[int], Scores]
 
 
-def scorer_of(model: ServedModel, cases: Cases, past: Past, customers: Customers) -> Scorer:
-    """Scores of all items for a case, as the service would ask for them."""
-
-    def scores(case: int) -> Scores:
-        user = int(cases.users[case])
-        taste = model.represent(past.of(case), customers.tokens_of(user), int(customers.segment[user]))
-        return model.score_all(taste)
-
-    return scores
-
-
 def rank(
-    scorer: Scorer, cases: Cases, depth: int = max(KS), told: Callable[[int], None] | None = None
+    scorer: Scorer,
+    cases: Cases,
+    depth: int = max(KS),
+    told: Callable[[int], None] | None = None,
+    threads: int = 1,
 ) -> Ranking:
-    """Rank all items for all cases; `depth` 0 skips the top lists (cheaper). `told`: of each case done."""
+    """Rank all items for all cases; `depth` 0 skips the top lists (cheaper). `told`: of each case done.
+
+    With more `threads` the scorer is asked by each of them; the ranking is the same.
+    """
     ranks = np.full(len(cases.held.items), -1, np.int64)
     top = np.full((len(cases), depth), -1, np.int32)
-    for case in range(len(cases)):
-        scores = cases.opened(case, scorer(case))
-        start, end = cases.held.indptr[case], cases.held.indptr[case + 1]
-        ranks[start:end] = ranks_of(scores, cases.held.items[start:end])
-        if depth:
-            best = best_rows(scores, depth)
-            top[case, : len(best)] = best
-        if told is not None:
-            told(1)
+
+    def part(first: int, end: int) -> None:
+        for case in range(first, end):
+            scores = cases.opened(case, scorer(case))
+            begin, stop = cases.held.indptr[case], cases.held.indptr[case + 1]
+            ranks[begin:stop] = ranks_of(scores, cases.held.items[begin:stop])
+            if depth:
+                best = best_rows(scores, depth)
+                top[case, : len(best)] = best
+            if told is not None:
+                told(1)
+
+    if threads == 1 or len(cases) * cases.n_items < WORTH_THREADS:
+        part(0, len(cases))
+        return Ranking(ranks, top)
+    cuts = np.linspace(0, len(cases), threads + 1).astype(int).tolist()
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(part, first, end) for first, end in pairwise(cuts)]:
+            done.result()
     return Ranking(ranks, top)
 
 
@@ -164,12 +174,18 @@ def ranks_of(scores: Scores, items: NDArray[np.int32]) -> NDArray[np.int64]:
     wanted = scores[items]
     finite = np.isfinite(wanted)
     clean = np.where(np.isfinite(scores), scores, -np.inf)
+    if len(items) <= FEW:
+        found = np.full(len(items), -1, np.int64)
+        for place in np.flatnonzero(finite).tolist():
+            ahead = int(np.count_nonzero(clean > wanted[place]))
+            found[place] = ahead + np.count_nonzero(clean[: items[place]] == wanted[place])
+        return found
     # Sorting once beats comparing each held-out item with all when many are held out.
     ordered = np.sort(clean)
     up_to = np.searchsorted(ordered, wanted, side="right")
     above = len(clean) - up_to
     tied = up_to - np.searchsorted(ordered, wanted, side="left")
-    for place in np.flatnonzero(finite & (tied > 1)):
+    for place in np.flatnonzero(finite & (tied > 1)).tolist():
         above[place] += np.count_nonzero(clean[: items[place]] == wanted[place])
     return np.where(finite, above, -1)
 

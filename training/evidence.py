@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from serving.ensemble_model import EnsembleModel, drawn, standardised
 from serving.models import ServedModel
-from training.evaluate import Cases, Past, Ranking, measure, ranks_of, scorer_of
+from training.evaluate import Cases, Past, Ranking, measure, ranks_of
 from training.model import Customers
+from training.scoring import scorer_of
 
 LENGTHS: Final = (0, 1, 3, 5, 10)
 WORTHS: Final = (0.0, 0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)

@@ -27,7 +27,7 @@ from training.ensemble import (
     weights_of,
     with_prior,
 )
-from training.evaluate import KS, scorer_of
+from training.evaluate import KS
 from training.evidence import fit_worth
 from training.evidence import metric_of as value_of
 from training.index import IndexReport, build_index
@@ -35,6 +35,7 @@ from training.interactions import Interactions
 from training.item_traits import Traits
 from training.model import Customers, Effort, Model, Params, TrainData
 from training.popular import build_popular
+from training.scoring import scorer_of
 from training.split import Split, split
 from training.tuning import Notice, Trial, Window, measure_model, tune
 from training.windows import behaviour_of, cases_of, customers_of, masks, train_data

@@ -35,9 +35,9 @@ class Setting:
 
     seed: int = 7
     threads: int = 1
-    trees: int = 50
+    trees: int = 32
     leaves: int = 16
-    rate: float = 0.12
+    rate: float = 0.18
     large_trees: int = 120
     large_leaves: int = 31
     large_rate: float = 0.06
@@ -156,7 +156,12 @@ def boosted(
 
 
 def fit_calibrated(rows: Rows, label: Floats, start: Answer, setting: Setting) -> Answer:
-    """`fit_answer` of all rows, calibrated on days that it has not seen.
+    """`fit_answer` of all rows, calibrated on days that it has not seen."""
+    return fit_foretold(rows, label, start, setting)[0]
+
+
+def fit_foretold(rows: Rows, label: Floats, start: Answer, setting: Setting) -> tuple[Answer, Floats]:
+    """`fit_calibrated`, and what it says of each display (m,) by forests that have not seen its day.
 
     Days are dealt to FOLDS parts; each is foretold by forests of the others, and slopes and levels are fitted
     on all that was foretold: many days, so that no weekend's mood becomes the level.
@@ -171,8 +176,10 @@ def fit_calibrated(rows: Rows, label: Floats, start: Answer, setting: Setting) -
         raw[out] = raw_of(made, rows.take(out))
     whole = fit_answer(rows, label, start, setting)
     if not raw.any():
-        return whole
-    return calibrated(whole, rows, raw, label)
+        return whole, expected(whole, rows)
+    found = calibrated(whole, rows, raw, label)
+    kind = rows.kind
+    return found, logistic(found.slope[rows.slot, kind] * raw + found.level[rows.slot, kind])
 
 
 def calibrated(answer: Answer, rows: Rows, raw: Floats, label: Floats) -> Answer:

@@ -53,16 +53,17 @@ from training.ranker_fit import (
     expected,
     fit_answer,
     fit_calibrated,
+    fit_foretold,
     log_loss,
     place_table,
     placed_together,
     raw_of,
 )
+from training.ranker_gate import EARLIER, check, levelled
 from training.ranker_lake import Displays, displays_of, rows_of
 from training.ranker_rows import UNSCALED, rescaled, scale_of
 
 FEWEST_PAGES: Final = 100
-EARLIER: Final = 0.6
 _MODEL, _POPULARITY, _TIRED, _ITEM, _INTEREST = (
     FEATURES.index(name) for name in ("model", "popularity", "tired", "item_clicks", "interest")
 )
@@ -113,13 +114,22 @@ class Learning:
         with threadpool_limits(1):  # the same bits on any number of cores
             start = blank(place_table(early.rates, len(slots)), buys=False)
             fitted = fit_calibrated(early.rows, early.rows.clicked.astype(np.float64), start, setting)
-            report = self._judged(fitted, early, late)
+            report, checked = self._judged(fitted, early, late), check(fitted, late.rows, slots)
+            report["calibration"] = checked.to_json()
             notice(_said(report))
+            if checked.note:
+                notice(checked.note)
             if report["log_loss"] >= report["blend_log_loss"]:
                 return _none("the blend foretells the held-out displays as well", report)
+            if checked.refused:
+                return _none(checked.note, report)
             whole = placed_together([early.rows, late.rows])
+            label = whole.clicked.astype(np.float64)
             start = blank(place_table(late.rates, len(slots)), buys=False)
-            click = fit_calibrated(whole, whole.clicked.astype(np.float64), start, setting)
+            click, p = fit_foretold(whole, label, start, setting)
+            if checked.levelled:
+                new = whole.at > np.quantile(late.rows.at, EARLIER)
+                click = levelled(click, p[new], label[new], whole.slot[new])
             convert = self._convert(whole, late.rates, len(slots), end, setting)
         signals, _ = self._signals(self._live("final"), displays, len(slots), end)
         neutral = np.median(whole.matrix, axis=1).astype(np.float32)

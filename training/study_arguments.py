@@ -8,6 +8,7 @@ from typing import Final
 
 EVALUATE_EXAMPLES: Final = """  fenliu evaluate --train train.csv --test test.csv
   fenliu evaluate --data events.parquet --split time:0.8 --columns user=cust_no,item=sku,timestamp=ts
+  fenliu evaluate --data transactions.csv --columns item=ISIN --only transactionType=Buy --split time:0.8
   fenliu evaluate --data ratings.csv --columns weight=rating --min-weight 4 --binary --split last --core 5
   fenliu evaluate --train t.csv --test h.csv --candidates c.tsv --models ials,ease,ensemble --seeds 5
   fenliu evaluate --train t.csv --test h.csv --users u.csv --segment age_band --items i.csv --item-group kind
@@ -101,6 +102,9 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument("--min-weight", type=float, metavar="N", help="rows below are left out")
     data.add_argument("--binary", action="store_true", default=None, help="every row that is left weighs 1")
+    data.add_argument(
+        "--only", metavar="COLUMN=VALUE,…", help="rows with these values, such as transactionType=Buy"
+    )
     data.add_argument("--delimiter", help="of the text files, where it is not found by itself")
     data.add_argument("--encoding", default="utf-8")
     rules = parser.add_argument_group("protocol")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from training.adapters import data_folder
 from training.adapters.roles import parse_columns
@@ -23,6 +22,7 @@ from training.study_fit import Bench
 from training.study_load import Request, load
 from training.study_plots import plot
 from training.study_presets import PRESETS, found
+from training.study_progress import telling
 from training.study_report import curve_table, one_line, show, to_json
 from training.workspace import digest_of as digest
 
@@ -31,7 +31,7 @@ TINY: Final = 80  # items below which lists of 10 hold too much of the catalogue
 _SOURCES: Final = (
     "als", "ials", "ials_kernel", "ease", "ensemble", "neighbours", "popular", "prior", "model", "evaluate",
     "study", "study_attributes", "study_load", "study_fit", "study_split", "study_files", "study_process",
-    "evidence", "placing",
+    "evidence", "placing", "scoring",
 )  # fmt: skip
 _SERVING: Final = ("vector_model", "ials_model", "table_models", "tables", "ensemble_model", "taste")
 
@@ -73,6 +73,7 @@ def request_of(args: argparse.Namespace, environment: Mapping[str, str], root: P
         bool(value("binary", False)),
         args.encoding,
         args.delimiter,
+        _only(args.only),
     )
     models = tuple(filter(None, (args.models or "").split(","))) or DEFAULT_MODELS
     if args.models is None and "models" in config.model_fields_set:
@@ -96,6 +97,17 @@ def request_of(args: argparse.Namespace, environment: Mapping[str, str], root: P
         config.model_copy(update={"seed": args.seed, "models": models}), args.trials,
         tuple(sorted(_whole(args.curve, "--curve", 0))) if args.curve else (),
     )  # fmt: skip
+
+
+def _only(text: str | None) -> tuple[str, tuple[str, ...]] | None:
+    """A column and the values of it that count."""
+    if text is None:
+        return None
+    column, mark, values = text.partition("=")
+    found = tuple(filter(None, (value.strip() for value in values.split(","))))
+    if not mark or not column.strip() or not found:
+        raise EvaluateError(f"--only: '{text}' is not COLUMN=VALUE, such as transactionType=Buy")
+    return column.strip(), found
 
 
 def _whole(text: str, option: str, least: int) -> set[int]:
@@ -165,7 +177,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Run it; tables to the console. The result as JSON; cached by model under `home/evaluations`."""
     started = time.perf_counter()
-    study = load(request, now=now)
+    with telling(console) as begin:
+        begin(1, f"reading {', '.join(path.name for path in request.files.values())}")
+        study = load(request, now=now)
     n_items = len(study.items)
     metric = metric_of(request, n_items)
     ks = tuple(k for k in request.ks if k <= n_items) or (min(request.ks),)
@@ -178,25 +192,19 @@ def evaluate(
     console.print(
         f"read in {time.perf_counter() - started:.1f} s; results: {folder}", highlight=False, soft_wrap=True
     )
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bars:
+    with telling(console) as begin:
         seeds = [request.rules.seed + place for place in range(request.seeds)]
 
         def notice(text: str) -> None:
             console.print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
 
-        bench = Bench(study, request.config, metric, ks, seeds, folder, notice, _bar(bars), request.trials)
+        bench = Bench(study, request.config, metric, ks, seeds, folder, notice, begin, request.trials)
         outcomes = bench.run(request.models)
-    said = to_json(study, outcomes, metric, ks, request.rules.seed)
+        begin(1, "intervals, pairs, slices")
+        said = to_json(study, outcomes, metric, ks, request.rules.seed, bench.not_run)
+        if request.curve:
+            said["curve"] = bench.curve(outcomes, request.curve)
     if request.curve:
-        said["curve"] = bench.curve(outcomes, request.curve)
         console.print(curve_table(said))
     said["data"] = {role: str(path) for role, path in request.files.items()}
     said["seconds"] = round(time.perf_counter() - started, 1)
@@ -208,16 +216,6 @@ def evaluate(
         f"{one_line(outcomes, metric)}; plots and report: {folder}", highlight=False, soft_wrap=True
     )
     return said
-
-
-def _bar(bars: Progress) -> Callable[[int, str], Callable[[int], None]]:
-    def begin(total: int, what: str) -> Callable[[int], None]:
-        for task in bars.task_ids:
-            bars.remove_task(task)
-        task = bars.add_task(what, total=total)
-        return lambda done: bars.advance(task, done)
-
-    return begin
 
 
 def run(

@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from training.adapters.roles import EVENT_ROLES, assign, require
+from training.cells import text_of
 from training.columns import Codes, Rows, ids, numbers, times
 from training.reading import RawTable, parse_text, read_table, read_text, require_file
 from training.source import DataError, Quarantine
@@ -36,7 +37,8 @@ _LIKE_TIME: Final = 1e8
 class Reading:
     """How files are to be read. `columns`: role -> name, or the number of a column without a header, from 1.
 
-    `least`: rows of a lower weight are left out. `binary`: what is left weighs 1.
+    `least`: rows of a lower weight are left out. `binary`: what is left weighs 1. `only`: (column, values),
+    rows of an interaction file with another value in the column, where it has it, are left out.
     """
 
     columns: Mapping[str, str]
@@ -45,6 +47,7 @@ class Reading:
     binary: bool = False
     encoding: str = "utf-8"
     delimiter: str | None = None
+    only: tuple[str, tuple[str, ...]] | None = None
 
 
 class Log(NamedTuple):
@@ -77,6 +80,8 @@ def read_log(path: Path, how: Reading, *, now: float) -> Log:
     if "timestamp" in found:
         at = _times(rows, found["timestamp"], now, notes)
     good = rows.finish()
+    if how.only is not None:
+        good = good & _only(table, *how.only, path, notes)
     floor = 0.0 if how.least is None else how.least
     low = good & ((weight < floor) if how.least is not None else (weight <= 0))
     if low.any():
@@ -86,10 +91,26 @@ def read_log(path: Path, how: Reading, *, now: float) -> Log:
         notes.append(f"{path.name}: {quarantine.summary()}")
     kept = good & ~low
     if not kept.any():
-        raise DataError(str(path), None, None, "no row is left", "Check --min-weight and the weight column")
+        remedy = "Check --only, --min-weight and the weight column"
+        raise DataError(str(path), None, None, "no row is left", remedy)
     used = np.ones(len(table), np.float32) if how.binary else weight.astype(np.float32)
     part = ids(Rows(table, Quarantine()), found["split"], "split").taken(kept) if "split" in found else None
     return Log(user.taken(kept), item.taken(kept), used[kept], at[kept], part, tuple(notes))
+
+
+def _only(
+    table: RawTable, column: str, values: tuple[str, ...], path: Path, notes: list[str]
+) -> NDArray[np.bool_]:
+    """Rows with one of the values; all of a file without the column, said in the notes."""
+    if column not in table.columns:
+        notes.append(f"{path.name}: has no column '{column}': every row counts (--only)")
+        return np.ones(len(table), np.bool_)
+    text = text_of(table.columns[column]).to_pylist()
+    kept = np.array([value is not None and value.strip() in values for value in text], np.bool_)
+    notes.append(
+        f"{path.name}: {int(kept.sum()):,} of {len(kept):,} rows have {column} {' or '.join(values)}"
+    )
+    return kept
 
 
 def _wanted(table: RawTable, found: Mapping[str, str], role: str) -> str:

@@ -16,17 +16,21 @@ from serving.ensemble_model import EnsembleModel
 from serving.models import ServedModel
 from training.config import ENSEMBLE, TrainConfig
 from training.ensemble import PRIOR, choose, fit_weights, part_of, said_of, together, weights_of, with_prior
-from training.evaluate import Measures, Ranking, measure, rank, scorer_of
+from training.evaluate import Measures, Ranking, measure, rank
 from training.evidence import fit_worth, metric_of
 from training.model import NEVER, Effort, Model, Params, TrainData
+from training.scoring import scorer_of
+from training.source import DataError
 from training.study import Stage, Study
-from training.study_process import FEWEST_ROWS, Fit, fit_apart, fit_here
+from training.study_process import FEWEST_ROWS, Fit, FitDied, fit_apart, fit_here
+from training.tune_space import EPOCHS
 from training.windows import had_share
 
 SEEDED: Final = ("als", "ials", ENSEMBLE)  # the others come out the same from every seed
 MOST_FACTORS: Final = 512
 MOST_WORK: Final = 1e12  # operations of a fit that is only a try: about a minute of two cores
 WIDER_GAIN: Final = 0.005
+TRIED_ITEMS: Final = 6_000  # of a larger catalogue, EASE's ridges are compared on those that most have
 Notice = Callable[[str], None]
 
 
@@ -72,16 +76,31 @@ class Bench:
     progress: Callable[[int, str], Any]
     trials: int = 24
     served: dict[tuple[str, int], ServedModel] = field(default_factory=dict)  # by model and seed
+    not_run: dict[str, str] = field(default_factory=dict)  # by model: why
 
     def run(self, names: Sequence[str]) -> list[Outcome]:
         """All models in order, the ensemble last."""
         models = self.config.build_models()
         chosen = {name: models[name] for name in names if name != ENSEMBLE}
-        found = [self._kept(name) or self._single(model) for name, model in chosen.items()]
+        found = [self._kept(name) or self._tried(name, self._single, model) for name, model in chosen.items()]
+        parts = {one.name: one for one in found if one is not None}
+        chosen = {name: chosen[name] for name in parts}
         if ENSEMBLE in names and len(chosen) > 1:
-            parts = {one.name: one for one in found}
-            found.append(self._kept(ENSEMBLE) or self._ensemble(chosen, parts))
-        return found
+            found.append(self._kept(ENSEMBLE) or self._tried(ENSEMBLE, self._ensemble, chosen, parts))
+        if not any(found):
+            raise DataError("the models", None, None, "none could be fitted", "See the reasons above")
+        return [one for one in found if one is not None]
+
+    def _tried(self, name: str, how: Callable[..., Outcome], *args: Any) -> Outcome | None:
+        """What comes of it; None, and said why, where the model cannot be fitted on these data."""
+        try:
+            return how(*args)
+        except (ValueError, ArithmeticError, np.linalg.LinAlgError, MemoryError, FitDied) as error:
+            if isinstance(error, DataError):
+                raise
+            self.not_run[name] = str(error) or type(error).__name__
+            self.notice(f"{name}: NOT RUN: {self.not_run[name]}; the others go on")
+            return None
 
     def _single(self, model: Model) -> Outcome:
         params, trials, took = self._tuned(model)
@@ -100,8 +119,16 @@ class Bench:
     def fit(self, model: Model, stage: Stage, params: Params, seed: int) -> ServedModel:
         return model.fit(stage.data, params, Effort(seed, self.config.threads))
 
+    def tryout(self, model: Model, params: Params) -> ServedModel:
+        """A fit on the validation stage, to compare settings; EASE only of the items that most have."""
+        data = self.study.valid.data
+        if model.name == "ease" and data.n_items > TRIED_ITEMS:
+            params = {**params, "most": float(TRIED_ITEMS)}
+        return self.fit(model, self.study.valid, params, self.seeds[0])
+
     def _apart(self, name: str, stage: Stage, params: Params, seed: int) -> Fit:
         """What is tested: a fresh model, fitted in a process of its own where the data are worth one."""
+        self.progress(1, f"{name}: learning from all {len(stage.data.positives):,} rows")
         how = fit_apart if len(stage.data.positives) >= FEWEST_ROWS else fit_here
         return how(self.config, name, params, stage.data, Effort(seed, self.config.threads))
 
@@ -117,12 +144,14 @@ class Bench:
         settings, started = self.settings(model), time.perf_counter()
         if len(settings) == 1 or not len(self.study.valid.cases):
             return settings[0], 0, 0.0
-        told = self.progress(len(settings), f"{model.name}: tuning")
+        told = self.progress(len(settings), f"{model.name}: trying settings")
         values = []
         for params in settings:
-            values.append(self.value(self.fit(model, self.study.valid, params, self.seeds[0]), params))
+            values.append(self._reached(model, params))
             told(1)
-        best = int(np.argmax(np.nan_to_num(values, nan=-1.0)))
+        best = int(np.argmax(values))
+        if values[best] < 0:
+            self.tryout(model, settings[best])  # raises what made them all fail
         params, value, more = self._wider(model, settings[best], values[best])
         took, tried = time.perf_counter() - started, len(settings) + more
         self.notice(
@@ -130,16 +159,27 @@ class Bench:
         )
         return params, tried, took
 
+    def _reached(self, model: Model, params: Params) -> float:
+        """The metric on validation; -1 where the setting cannot be fitted."""
+        try:
+            found = self.value(self.tryout(model, params), params)
+        except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
+            self.notice(f"{model.name}: a setting failed: {error}")
+            return -1.0
+        return found if np.isfinite(found) else -1.0
+
     def _wider(self, model: Model, params: Params, value: float) -> tuple[Params, float, int]:
-        """Of `ials`, the best setting with twice the factors, and twice again, while that gains."""
+        """The best setting of a model of vectors with twice the factors, and twice again, while it gains."""
         tried, data = 0, self.study.valid.data
-        while model.name == "ials":
+        passes = EPOCHS.get(model.name)
+        while passes is not None:
             wide = {**params, "factors": 2 * params["factors"]}
-            work = operations(data, wide["factors"]) * wide["epochs"]
+            work = operations(data, wide["factors"]) * wide[passes]
             if wide["factors"] > min(MOST_FACTORS, data.n_items // 4, data.n_users // 4) or work > MOST_WORK:
                 break
             tried += 1
-            reached = self.value(self.fit(model, self.study.valid, wide, self.seeds[0]), wide)
+            self.progress(1, f"{model.name}: trying {wide['factors']:.0f} factors")
+            reached = self._reached(model, wide)
             if not reached > value * (1.0 + WIDER_GAIN):
                 break
             params, value = wide, reached
@@ -149,7 +189,7 @@ class Bench:
         """The metric on the validation cases."""
         stage = self.study.valid
         scorer = scorer_of(served, stage.cases, stage.past(params["half_life_days"]), stage.data.customers)
-        ranking = rank(scorer, stage.cases, depth=0)
+        ranking = rank(scorer, stage.cases, depth=0, threads=self.config.threads)
         return measure(ranking, stage.cases, np.zeros(stage.cases.n_items), self.ks).value(self.metric)
 
     def _tested(
@@ -172,7 +212,8 @@ class Bench:
             started = time.perf_counter()
             label = name if len(seeds) == 1 else f"{name}, seed {place + 1} of {len(seeds)}"
             scorer = scorer_of(served, stage.cases, past, stage.data.customers)
-            ranking = rank(scorer, stage.cases, depth, self.progress(len(stage.cases), f"{label}: ranking"))
+            told = self.progress(len(stage.cases), f"{label}: ranking for customers")
+            ranking = rank(scorer, stage.cases, depth, told, self.config.threads)
             rank_s += time.perf_counter() - started
             kept.append((measure(ranking, stage.cases, share, self.ks), ranking))
         n = len(seeds)
@@ -189,6 +230,7 @@ class Bench:
         own = {name: dict(parts[name].params) for name in models}
 
         def weigh(fitted: Mapping[str, ServedModel], life: float) -> tuple[dict[str, float], float]:
+            self.progress(1, "ensemble: weights")
             past = valid.past(life)
             scorers = {
                 n: scorer_of(one, valid.cases, past, valid.data.customers) for n, one in fitted.items()
@@ -197,7 +239,11 @@ class Bench:
             served = EnsembleModel([fitted[name] for name in weights], list(weights.values()))
             return weights, self.value(served, {"half_life_days": life})
 
-        best = choose(own, lambda n, params: self.fit(models[n], valid, params, self.seeds[0]), models, weigh)
+        def part(name: str, params: Params) -> ServedModel:
+            self.progress(1, f"ensemble: {name} as a part")
+            return self.tryout(models[name], params)
+
+        best = choose(own, part, models, weigh, ridges=len(self.study.items) <= TRIED_ITEMS)
         if PRIOR in models:
             best = best[0], self._with_prior(models, parts, best[1])
         own = {name: part_of(best[1], name) for name in weights_of(best[1])}
@@ -222,10 +268,11 @@ class Bench:
         self, models: Mapping[str, Model], parts: Mapping[str, Outcome], params: Params
     ) -> dict[str, float]:
         """The setting with what popularity is worth to those of whom little is known."""
-        valid, seed = self.study.valid, self.seeds[0]
-        fitted = [self.fit(models[name], valid, part_of(params, name), seed) for name in weights_of(params)]
+        valid = self.study.valid
+        self.progress(1, "ensemble: popularity for those of whom little is known")
+        fitted = [self.tryout(models[name], part_of(params, name)) for name in weights_of(params)]
         whole = EnsembleModel(fitted, list(weights_of(params).values()))
-        popular = self.fit(models[PRIOR], valid, parts[PRIOR].params, seed)
+        popular = self.tryout(models[PRIOR], parts[PRIOR].params)
         past, value = valid.past(params["half_life_days"]), metric_of(self.metric, tuple(self.ks))
         worth = fit_worth(whole, popular, valid.cases, past, valid.data.customers, value)
         return with_prior(params, parts[PRIOR].params, worth)
@@ -246,7 +293,7 @@ class Bench:
                 assert served is not None
                 past = stage.known_by(n, one.params["half_life_days"])
                 scorer = scorer_of(served, stage.cases, past, stage.data.customers)
-                ranking = rank(scorer, stage.cases, depth=0)
+                ranking = rank(scorer, stage.cases, depth=0, threads=self.config.threads)
                 values = measure(ranking, stage.cases, np.zeros(stage.cases.n_items), self.ks)
                 known[str(n)] = values.value(self.metric)
                 told(1)

@@ -36,9 +36,14 @@ MOST_GROUPS: Final = 12
 
 
 def to_json(
-    study: Study, outcomes: Sequence[Outcome], metric: str, ks: Sequence[int], seed: int
+    study: Study,
+    outcomes: Sequence[Outcome],
+    metric: str,
+    ks: Sequence[int],
+    seed: int,
+    not_run: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Everything that was found; repeatable but for the costs."""
+    """Everything that was found; repeatable but for the costs. `not_run`: why, by model."""
     cases = study.test.cases
     return {
         "metric": metric,
@@ -60,6 +65,7 @@ def to_json(
         "models": {one.name: _model(one, seed) for one in outcomes},
         "paired": paired(outcomes, metric, seed),
         "slices": slices(study, outcomes, ks),
+        "not_run": dict(not_run or {}),
     }
 
 
@@ -202,6 +208,8 @@ def show(console: Console, said: Mapping[str, Any]) -> None:
         console.print(f"  {note}", highlight=False, markup=False)
     metric = said["metric"]
     console.print(_headline(said, metric))
+    for name, why in said["not_run"].items():
+        console.print(f"{name}: not run: {why}", highlight=False, markup=False)
     for k in said["ks"]:
         console.print(_table_at(said, k))
     console.print(

@@ -11,8 +11,9 @@ import numpy as np
 
 from features.transforms import EventWeights
 from training.config import TrainConfig
-from training.evaluate import Cases, Measures, Past, measure, rank, scorer_of
+from training.evaluate import Cases, Measures, Past, measure, rank
 from training.model import Effort, Model, Params, TrainData
+from training.scoring import scorer_of
 from training.windows import Behaviour, had_share
 
 Notice = Callable[[str], None]

@@ -158,6 +158,19 @@ def test_an_ensemble_is_of_one_catalogue() -> None:
         EnsembleModel(parts, [1.0, 1.0])
 
 
+def test_what_is_far_down_for_all_models_changes_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    n, items = 40, 700
+    hidden, *seen = rng.standard_normal((4, n, items)).astype(np.float32)
+    held = np.argpartition(-hidden, 3, axis=1)[:, :3].astype(np.int32)
+    lists = Lists.group(np.repeat(np.arange(n), 3), held.ravel(), n)
+    cases = Cases(np.arange(n, dtype=np.int32), lists, Lists.group(held[:0, 0], held[:0, 0], n), items)
+    scorers = {f"m{k}": (hidden + (k + 1) * noise).__getitem__ for k, noise in enumerate(seen)}
+    whole = fit_ensemble(scorers, cases, "ndcg@10", 7)
+    monkeypatch.setattr(ensemble, "BEST", 150)
+    assert fit_ensemble(scorers, cases, "ndcg@10", 7) == whole
+
+
 @pytest.mark.parametrize("held", [1, 3, 8])
 def test_ranks_by_comparison_are_ranks_by_sorting(held: int) -> None:
     rng = np.random.default_rng(held)

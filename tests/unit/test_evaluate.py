@@ -5,16 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from serving.ials_model import Ridge
+from serving.models import EnsembleModel, IalsModel, NeighbourModel, Neighbours, Prior
+from training import evaluate, scoring
 from training.evaluate import (
     Cases,
     Lists,
     Measures,
+    Past,
     Ranking,
     difference,
     measure,
     rank,
     ranks_of,
 )
+from training.model import Customers
+from training.scoring import scorer_of
 
 
 def cases_of(held, seen, n_items):
@@ -152,3 +158,35 @@ def test_cases_can_be_sampled():
     assert cases.users.tolist() == [2, 0]
     assert [cases.held.of(0).tolist(), cases.held.of(1).tolist()] == [[4], [1]]
     assert [cases.seen.of(0).tolist(), cases.seen.of(1).tolist()] == [[1, 2], [0]]
+
+
+def test_threads_and_blocks_change_nothing(monkeypatch):
+    rng = np.random.default_rng(3)
+    n_items, n = 300, 150
+    monkeypatch.setattr(evaluate, "WORTH_THREADS", 1)
+    held = Lists.group(np.arange(n), rng.integers(0, n_items, n).astype(np.int32), n)
+    seen = Lists.group(np.arange(n), rng.integers(0, n_items, n).astype(np.int32), n)
+    cases = Cases(np.arange(n, dtype=np.int32), held, seen, n_items)
+    indptr = np.minimum(np.arange(n + 1) // 2, 70).astype(np.int64) * 2  # some without any history
+    past = Past(
+        indptr, rng.integers(0, n_items, indptr[-1]).astype(np.int32), np.ones(indptr[-1], np.float32)
+    )
+    vectors = np.linalg.qr(rng.standard_normal((n_items, 8)))[0].astype(np.float32)
+    vectors[7] = 0  # nobody met it
+    prior = Prior(np.ones(8, np.float32), np.zeros(0, np.uint32), np.zeros((0, 8), np.float32))
+    kinds = np.zeros(n_items, np.uint8)
+    vector = IalsModel(vectors, kinds, prior, ridge=Ridge(0.1, 0.1, 1.0, 3.0), strength=1.0)
+    shares = rng.random((1, n_items)).astype(np.float32)
+    popular = NeighbourModel(
+        Neighbours(np.zeros(n_items + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)),
+        shares, np.zeros(0, np.uint16), kinds, pseudo=1.0,
+    )  # fmt: skip
+    whole = EnsembleModel([vector, popular], [1.0, 0.5], popular, worth=2.0)
+    for model in (vector, popular, whole):
+        plain = rank(scorer_of(model, cases, past, Customers.unknown(n)), cases, 10)
+        with monkeypatch.context() as patch:
+            patch.setattr(scoring, "FEWEST_CELLS", 1)
+            scorer = scorer_of(model, cases, past, Customers.unknown(n))
+            fast = rank(scorer, cases, 10, threads=2)
+        assert np.array_equal(plain.ranks, fast.ranks)
+        assert np.array_equal(plain.top, fast.top)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from rich.console import Console
 from features.events import WHAT
 from features.transforms import EventWeights, histories
 from tests.study_files import NOW, START, events, write
-from training.config import ConfigError, TrainConfig
+from training import study_fit
+from training.config import ConfigError, TrainConfig, parse_config
+from training.ease import Ease, everything_had
 from training.evaluate import Cases, Lists, measure, rank
 from training.model import Customers, Positives
 from training.source import DataError
@@ -25,6 +28,7 @@ from training.study_commands import EvaluateError, evaluate, request_of
 from training.study_fit import Bench
 from training.study_load import load
 from training.study_presets import PRESETS
+from training.study_progress import telling
 
 
 def test_histories_are_those_that_the_service_makes() -> None:
@@ -232,6 +236,48 @@ def test_more_factors_are_kept_while_they_gain(tmp_path: Path, monkeypatch: pyte
     found, value, tried = bench._wider(model, params, 0.1)
     assert (found["factors"], value) == (16.0, 0.3)
     assert tried == 2  # twenty factors are the most for eighty users
+
+
+def test_a_model_that_cannot_be_fitted_says_why_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise ValueError("raise l2")
+
+    monkeypatch.setattr(Ease, "fit", never)
+    words = ["--data", str(sample(tmp_path)), "--models", "ease,popular,neighbours,ensemble"]
+    said, text = run(tmp_path, *words)
+    assert set(said["models"]) == {"popular", "neighbours", "ensemble"}
+    assert said["not_run"] == {"ease": "raise l2"}
+    assert "ease: not run: raise l2" in text
+    with pytest.raises(DataError, match="none could be fitted"):
+        run(tmp_path, *words[:2], "--models", "ease")
+
+
+def test_of_a_large_catalogue_ease_is_tried_on_what_most_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_fit, "TRIED_ITEMS", 10)
+    study = load(request(tmp_path, "--data", str(sample(tmp_path))), now=NOW)
+    config = parse_config({"models": ["ease"], "ease": {"whole_up_to": 0}})
+    bench = Bench(study, config, "ndcg@10", (10,), [1], None, lambda _: None, lambda *_: lambda _: None)
+    model = bench.fresh("ease")
+    weighed = np.flatnonzero(np.diff(bench.tryout(model, model.trials()[0]).neighbours.indptr))
+    had = np.bincount(everything_had(study.valid.data).indices, minlength=len(study.items))
+    assert len(weighed) == 10
+    assert had[weighed].min() >= np.delete(had, weighed).max()
+
+
+def test_elsewhere_than_on_a_terminal_progress_is_lines() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    with telling(console, every_s=0.01) as begin:
+        begin(1, "reading")
+        told = begin(3_000, "ials: ranking for customers")
+        told(1_500)
+        time.sleep(0.1)
+    lines = console.file.getvalue().splitlines()
+    assert "  … ials: ranking for customers, 1,500 of 3,000, 0 s" in lines
+    assert len(lines) < 12
 
 
 def test_known_history_speaks_for_strangers_and_nothing_is_learnt_from_it(tmp_path: Path) -> None:

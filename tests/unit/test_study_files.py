@@ -123,3 +123,19 @@ def test_candidates_in_three_forms(tmp_path: Path) -> None:
         user, item = read_candidates(write(tmp_path / name, text), reading())
         found = [(user.values[u], item.values[i]) for u, i in zip(user.codes, item.codes, strict=True)]
         assert found == [*(("7", str(n)) for n in (1, 2, 3, 4)), *(("8", str(n)) for n in (5, 6, 7, 8))], name
+
+
+def test_rows_with_one_value_only(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", "customerID,ISIN,what\na,x,Buy\na,y,Sell\nb,y, Buy\n")
+    log = read_log(path, reading(only=("what", ("Buy",))), now=NOW)
+    assert [log.item.values[code] for code in log.item.codes] == ["x", "y"]
+    assert "2 of 3 rows have what Buy" in " ".join(log.notes)
+    assert len(read_log(path, reading(only=("kind", ("Buy",))), now=NOW)) == 3
+    with pytest.raises(DataError, match="no row is left"):
+        read_log(path, reading(only=("what", ("Hold",))), now=NOW)
+
+
+def test_columns_that_say_their_type(tmp_path: Path) -> None:
+    text = "user_id:token\titem_id:token\ttimestamp:float\nu\ti\t1600000000\n"
+    log = read_log(write(tmp_path / "a.inter", text), reading(), now=NOW)
+    assert (log.user.values, log.at.tolist()) == (("u",), [1.6e9])

@@ -13,7 +13,8 @@ EVENT_ROLES: Final = {
     "user": "user_id userid user uid customer_id customerid customer cust_id custid client_id clientid "
     "client member_id household_id householdid person_id visitorid account_id 客户号 客户id 用户id 用户",
     "item": "item_id itemid item iid product_id productid product movie_id movieid movie sku sku_id "
-    "content_id article_id goods_id offer_id coupon_id artist_id track_id book_id 产品id 商品id 商品",
+    "content_id article_id goods_id offer_id coupon_id artist_id track_id book_id "
+    "business_id asin isin 产品id 商品id 商品",
     "type": "type event_type eventtype event action behavior behaviour behavior_type event_name 事件",
     "at": "timestamp ts time at datetime date event_time eventtime occurred_at created_at purchase_date "
     "transaction_timestamp unix_time 时间",
@@ -88,7 +89,8 @@ def require(table: RawTable, found: Mapping[str, str], role: str) -> str:
 
 
 def _normal(name: str) -> str:
-    return re.sub(r"[\W_]", "", name).casefold()
+    plain = re.sub(r":(token|float)(_seq)?$", "", name)  # RecBole's atomic files say a column's type
+    return re.sub(r"[\W_]", "", plain).casefold()
 
 
 def _names(table: RawTable) -> str:

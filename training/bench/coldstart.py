@@ -29,13 +29,14 @@ from training.bench.harness import Bar, Result
 from training.config import TrainConfig
 from training.dataset import build_dataset
 from training.ensemble import fit_weights, together, with_prior
-from training.evaluate import Cases, Measures, Past, measure, rank, scorer_of
+from training.evaluate import Cases, Measures, Past, measure, rank
 from training.evidence import LENGTHS, fit_worth, metric_of, shortened
 from training.item_traits import Traits
 from training.lake import Lake
 from training.learn import Prepared, prepare
 from training.model import Effort, Params, TrainData
 from training.progress import wide_console
+from training.scoring import scorer_of
 from training.source import import_source
 from training.tuning import Window
 from training.world import World

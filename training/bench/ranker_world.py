@@ -157,6 +157,7 @@ def _history(world: World, rows: Rows, parts: list[Asked], until: float) -> Hist
         mark[cell[0][some], cell[1][some]] = True
     bought = np.isin(placed["what"], (CONVERTED, OUTCOME))
     np.minimum.at(converted, (cell[0][bought], cell[1][bought]), placed["received_at"][bought])
+    shown &= pages >= 0  # where nothing stood nothing was shown
     clicked &= shown  # a click whose display was never reported says nothing of those that were
     converted[~clicked] = np.inf
     page, place = np.nonzero(shown)
