@@ -25,11 +25,18 @@ def served_entry(
     live: Live,
     again: int,
     columns: Columns | None = None,
+    *,
+    ms: float = 0.0,
 ) -> Entry:
-    """The log's entry. `again` counts how often a page was decided afresh under its id: 0 the first time."""
+    """The log's entry. `again` counts how often a page was decided afresh under its id: 0 the first time.
+
+    `ms`: from the request's arrival until its page was made, for guardrails; no replay depends on it.
+    """
     query = decision.query
     identity = served_id(query.subject, query.decision_id) + (f"#{again}" if again else "")
-    return Entry(identity, query.subject, served_to_log(record(decision, blobs, ask, live, columns)))
+    return Entry(
+        identity, query.subject, served_to_log(record(decision, blobs, ask, live, columns) | {"ms": ms})
+    )
 
 
 def record(

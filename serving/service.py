@@ -20,12 +20,16 @@ from serving.control import Control, MemoryControl
 from serving.decide import decide
 from serving.delivered import Delivered
 from serving.errors import Problem
+from serving.governing import governance_of
 from serving.granting import Granting
+from serving.guard import Guard
 from serving.holder import Holder
 from serving.intake import Intake, in_time
 from serving.observe import Metrics
+from serving.office import Office
 from serving.pace_plan import Pacing
 from serving.pacer import Pacer
+from serving.plan import Plan
 from serving.priors import Priors
 from serving.publisher import Publisher
 from serving.recommender import Decide, Recommender
@@ -54,6 +58,7 @@ class _Parts:
     changes: Changes
     reloader: Reloader
     pacer: Pacer
+    guard: Guard
 
 
 class Service:
@@ -90,12 +95,14 @@ class Service:
         await parts.granting.start()
         await parts.tallying.start()
         await parts.pacer.start()
+        await parts.guard.start()
 
     async def stop(self) -> None:
         """What was accepted is written, then everything is closed. Safe to call twice."""
         parts, self._parts = self._parts, None
         if parts is None:
             return
+        await parts.guard.stop()
         await parts.pacer.stop()
         await parts.reloader.stop()
         await parts.publisher.stop()
@@ -137,6 +144,10 @@ class Service:
             control, stores.meters, stores.ledger, pacing, metrics, secrets.token_hex(6),
             clock=self._clock, stopped=self._stopped_slots,
         )  # fmt: skip
+        office = Office(governance_of(settings, self.holder, clock=self._clock), control)
+        guard = Guard(
+            control, stores.log, office, self._plan, metrics.registry, secrets.token_hex(6), clock=self._clock
+        )
         metrics.registry.register(CampaignCollector(tallying.campaigns, tallying.tags, self.holder))
         changes = Changes(control, stores.live, settings.write_timeout_s, self._clock)
         reloader = Reloader(control, self.holder, settings, metrics, self._bundles, clock=self._clock)
@@ -152,7 +163,12 @@ class Service:
             changes,
             reloader,
             pacer,
+            guard,
         )
+
+    def _plan(self) -> Plan | None:
+        live = self.holder.current
+        return None if live is None else live.plan.plan
 
     def _stopped_slots(self) -> frozenset[str]:
         live = self.holder.current

@@ -13,6 +13,8 @@ EXPERIMENT_EXAMPLES: Final = """\
   fenliu experiment who u42 u43
   fenliu experiment plan --mean 0.31 --deviation 1.4 --effect 0.02 --daily 200000 --correlation 0.6
   fenliu experiment lift c12
+  fenliu experiment watch                  every guardrail of every running arm, as evidence stands
+  fenliu experiment watch --every 5 --act  by hand what the service does by itself
   fenliu experiment off shorter-feed short --reason "dismissals up"
   fenliu experiment promote shorter-feed short --reason "value +1.2 % (0.4 to 2.0)"
   fenliu experiment report shorter-feed --segments city,star_level
@@ -69,6 +71,16 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
         one.add_argument("name", metavar="NAME")
         one.add_argument("arm", metavar="ARM")
         one.add_argument("--reason", required=True)
+    one = verb(
+        "watch", "guardrails of running arms, from the event log; the service acts on them itself", "watch"
+    )
+    one.set_defaults(run=by_settings("training.experiment.watching", "watch"))
+    one.add_argument(
+        "--every", type=float, metavar="S", help="look again every S seconds, until Ctrl-C (once)"
+    )
+    one.add_argument("--back", type=float, default=3600.0, metavar="S", help="count from so long ago (3600)")
+    one.add_argument("--act", action="store_true", help="switch off what breaches, in your name, audited")
+    one.add_argument("--json", action="store_true", help="a line of JSON a look")
     _add_plan(verb("plan", "how many units and days an experiment needs", "plan_ahead"))
 
 
