@@ -177,7 +177,7 @@ def _rejected(state: State, record: Record) -> None:
 
 
 def _revised(state: State, record: Record) -> None:
-    """Published, rolled back, withdrawn, switched off: each part named gets a revision, the plan a release."""
+    """Published, rolled back, withdrawn, switched off: each part named gets a revision, and a release."""
     said = record.detail
     for part, made in said["parts"].items():
         held = state.parts.setdefault(part, [])
