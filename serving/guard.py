@@ -27,6 +27,7 @@ from serving.errors import Problem
 from serving.experiment import Arm, Experiment
 from serving.guard_counts import GuardCounts
 from serving.guard_test import ALPHA, Look, Watched, guards_of
+from serving.log_tail import Tail
 from serving.office import Office
 from serving.plan_text import Plan
 from serving.principals import THE_SYSTEM
@@ -37,8 +38,6 @@ EVERY_S: Final = 5.0
 LEAD_S: Final = 20.0
 STEP_TIMEOUT_S: Final = 15.0  # less than LEAD_S
 BACK_S: Final = 3_600.0  # a new leader counts from this long ago, as far as the log goes back
-PART: Final = 2_000  # entries read at once
-MOST: Final = 100_000  # entries a step; what is left waits for the next
 
 
 class Breach(NamedTuple):
@@ -75,17 +74,19 @@ class Ward:
     log: EventLog
     since: float
     counts: GuardCounts = field(init=False)
-    _offsets: dict[int, str] = field(default_factory=dict)
+    _tail: Tail = field(init=False)
     _questions: dict[str, _Question] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.counts = GuardCounts(self.since)
+        self.counts, self._tail = GuardCounts(self.since), Tail(self.log, self.since)
 
     def step(self, plan: Plan, now: float) -> dict[tuple[str, str], list[Look]]:
         """By (experiment, arm). Blocking: reads what the log has since the last time."""
         running = {one.name: one for one in running_in(plan, now)}
         self._ask(running)
-        self._read({name: one.unit == "device" for name, one in running.items()})
+        devices = {name: one.unit == "device" for name, one in running.items()}
+        for payloads in self._tail.read():
+            self.counts.take(payloads, devices)
         found: dict[tuple[str, str], list[Look]] = {}
         for name, question in self._questions.items():
             control = self.counts.sums(name, running[name].control.name)
@@ -108,18 +109,6 @@ class Ward:
                 arms, guards = one.arms[1:], guards_of(one.guardrails)
                 watched = {arm.name: Watched(guards, ALPHA / len(arms)) for arm in arms}
                 self._questions[name] = _Question(asked, watched)
-
-    def _read(self, watched: Mapping[str, bool]) -> None:
-        left = MOST
-        for shard in range(self.log.shards):
-            at = self._offsets.get(shard) or self.log.since(self.since)
-            while left > 0:
-                entries = self.log.read(shard, at, PART)
-                if not entries:
-                    break
-                self.counts.take([payload for _, payload in entries], watched)
-                at, left = entries[-1][0], left - len(entries)
-            self._offsets[shard] = at
 
 
 def running_in(plan: Plan | None, now: float) -> list[Experiment]:

@@ -6,7 +6,7 @@ was sent, the versions in force, the places with their propensities.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from features.customer import Blobs
@@ -66,7 +66,10 @@ def record(
         "owner": query.owner,
         "tagged": query.tagged,
         "refused": [list(one) for one in decision.refused],
-        "lotteries": lotteries_of(decision),
+        "lotteries": lotteries_of(decision.lotteries),
+        "draws": lotteries_of(decision.draws),
+        "learned": decision.learned,
+        "cell": int(query.customer.get("segment")) if decision.draws else 0,
         "stats": decision.bundle,  # item statistics travel with the bundle
         "features": live.features_version or "",
         "views": sorted(live.materialised),
@@ -103,8 +106,8 @@ def placed_columns(columns: Columns) -> dict[str, bytes]:
     return {name: packed(code, getattr(columns, field)) for name, code, field in _PACKED}
 
 
-def lotteries_of(decision: Decision) -> list[list[Any]]:
-    return [list(one) for one in map(_lottery, decision.lotteries)]
+def lotteries_of(some: Sequence[Lottery]) -> list[list[Any]]:
+    return [list(one) for one in map(_lottery, some)]
 
 
 def _decided(decision: Decision, live: Live) -> list[int]:

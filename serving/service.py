@@ -12,6 +12,7 @@ from features.log import Entry
 from features.outcomes import Outcome, live_entries, outcome_to_log, parse_outcome, parse_outcomes
 from features.stores import MEMORY, Stores, StoreUrls
 from features.token import TokenSigner
+from serving.bandit_lead import Learner
 from serving.batching import Batching
 from serving.breaker import Breakers
 from serving.campaign_metrics import CampaignCollector
@@ -59,6 +60,7 @@ class _Parts:
     reloader: Reloader
     pacer: Pacer
     guard: Guard
+    learner: Learner
 
 
 class Service:
@@ -96,6 +98,7 @@ class Service:
         await parts.tallying.start()
         await parts.pacer.start()
         await parts.guard.start()
+        await parts.learner.start()
 
     async def stop(self) -> None:
         """What was accepted is written, then everything is closed. Safe to call twice."""
@@ -103,6 +106,7 @@ class Service:
         if parts is None:
             return
         await parts.guard.stop()
+        await parts.learner.stop()
         await parts.pacer.stop()
         await parts.reloader.stop()
         await parts.publisher.stop()
@@ -148,6 +152,10 @@ class Service:
         guard = Guard(
             control, stores.log, office, self._plan, metrics.registry, secrets.token_hex(6), clock=self._clock
         )
+        learner = Learner(
+            control, stores.log, settings.registry_url, lambda: self.holder.current, metrics.registry,
+            secrets.token_hex(6), clock=self._clock,
+        )  # fmt: skip
         metrics.registry.register(CampaignCollector(tallying.campaigns, tallying.tags, self.holder))
         changes = Changes(control, stores.live, settings.write_timeout_s, self._clock)
         reloader = Reloader(control, self.holder, settings, metrics, self._bundles, clock=self._clock)
@@ -164,6 +172,7 @@ class Service:
             reloader,
             pacer,
             guard,
+            learner,
         )
 
     def _plan(self) -> Plan | None:

@@ -43,6 +43,24 @@ def add_ope(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=by_settings("training.ope.commands", "ope"))
 
 
+BANDIT_EXAMPLES: Final = """\
+  fenliu bandit status                    creatives of each item: posterior and share, over everybody
+  fenliu bandit status --item a7 --segments
+"""
+
+
+def add_bandit(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="bandit_verb", metavar="VERB", required=True)
+    about = "creatives of items in slots that explore: displays, clicks, posterior, share"
+    one = verbs.add_parser("status", help=about, description=about, allow_abbrev=False)
+    one.add_argument("--item", metavar="ID", help="this one only")
+    one.add_argument("--segments", action="store_true", help="by segment of customers")
+    one.add_argument("--most", type=int, default=20, help="items, those with the most displays first (20)")
+    one.add_argument("--version", metavar="V", help="an earlier version (the one in force)")
+    one.add_argument("--json", action="store_true")
+    one.set_defaults(run=by_settings("training.bandit_commands", "status"))
+
+
 def add_experiment(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="experiment_verb", metavar="VERB", required=True)
 
