@@ -144,6 +144,7 @@ def _operators(verb: Callable[..., argparse.ArgumentParser]) -> None:
     governance.add_keys(verb("keys", "principals and their API keys", None, governance.KEYS_EXAMPLES))
     governance.add_audit(verb("audit", "the log of who did what", None, governance.AUDIT_EXAMPLES))
     ledger.add_list(verb("list", "lists of customers that audiences name", None, ledger.LIST_EXAMPLES))
+    experiments.add_bandit(verb("bandit", "which creatives work for whom", None, experiments.BANDIT_EXAMPLES))
     experiments.add_experiment(
         verb("experiment", "assignment, planning, reports", None, experiments.EXPERIMENT_EXAMPLES)
     )

@@ -166,6 +166,9 @@ class RedisLog:
             found: Any = store.xrange(_stream(shard), min=f"({after}", count=count)
         return [(offset.decode(), fields[b"p"]) for offset, fields in found]
 
+    def since(self, at: float) -> str:
+        return f"{max(int(at * 1000) - 1, 0)}-0"  # numbered by the server's milliseconds
+
     def commit(self, offsets: Mapping[int, str]) -> None:
         if offsets:
             with self._reading() as store:

@@ -7,17 +7,13 @@ from collections.abc import Callable
 
 from serving.admin import Admin, Preview
 from serving.admin_web import AdminApp
-from serving.bundle import Bundle
 from serving.control import Control
-from serving.governance import Governance
+from serving.governing import governance_of
 from serving.holder import Holder
 from serving.keys import GovernedRing, Keys
 from serving.limits import Limits
-from serving.lists import ListShelf
 from serving.office import Office
-from serving.plan import Plan
-from serving.plan_fit import Booking, Fit, item_orgs, orgs_in
-from serving.proposals import FRAME
+from serving.plan_fit import Booking
 from serving.security import Access
 from serving.settings import Settings
 from serving.tracing import Eraser, Tracer
@@ -42,19 +38,7 @@ def admin_app(
     Call its `startup` once the service has started, and `shutdown` before the service stops.
     """
 
-    def bundle() -> Bundle | None:
-        return None if holder.current is None else holder.current.bundle
-
-    def current() -> Plan | None:
-        return None if holder.current is None else holder.current.plan.plan
-
-    governance = Governance(
-        settings.registry_url,
-        check=Fit(bundle, current, booking, ListShelf(settings.registry_url).numbers),
-        item_org=item_orgs(lambda: holder.current, lambda: orgs_in(governance.books.newest(FRAME))),
-        approvals=approvals,
-        clock=clock,
-    )
+    governance = governance_of(settings, holder, booking=booking, approvals=approvals, clock=clock)
     ring = GovernedRing(settings.registry_url, Keys(settings.registry_url, governance.books), clock)
     access = Access(settings, ring)
     return AdminApp(Admin(Office(governance, control), preview, tracer, eraser), access, ring, below, limits)

@@ -53,6 +53,11 @@ class Files:
             return False
         return True
 
+    def remove(self, name: str) -> None:
+        """Nothing happens when there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            self._files.rm_file(self._path(name))
+
     def replace(self, name: str, content: bytes) -> None:
         """In one step, last writer wins. Local files are readable by their owner only."""
         path = self._path(name)

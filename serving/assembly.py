@@ -140,6 +140,7 @@ class Assembly:
         alone: bool = False,
         approvals: str = "",
         back: Mapping[str, int] | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> Entry:
         """The record that gives parts their new revisions, and the plan that comes of it. Raises Problem."""
         part = next(iter(made))
@@ -152,7 +153,7 @@ class Assembly:
             aside = [one.org for one in judged.aside]
             detail = release_detail(made, self.shelf.put(judged.plan), judged.used, parent, aside)
             detail["checked"] = self.books.keep(dict(judged.report))
-        detail |= {"alone": alone, "approvals": approvals, "back": dict(back or {})}
+        detail |= {"alone": alone, "approvals": approvals, "back": dict(back or {}), **(more or {})}
         return Entry(who.principal, action, part, reason, detail, who.key)
 
 

@@ -28,7 +28,7 @@ Payload = Mapping[str, Any]
 
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 OVERLAY_KINDS: Final[tuple[OverlayKind, ...]] = get_args(OverlayKind)
-POINTERS: Final = ("bundle", "plan", "features", "epoch")  # what `set` may change
+POINTERS: Final = ("bundle", "plan", "features", "epoch", "bandit")  # what `set` may change
 POLLED: Final = (*POINTERS, "overlay_seq", "kills", "prices")
 PACER: Final = "pacer"  # whose leader may write prices
 
@@ -65,6 +65,7 @@ class ControlState:
     features: str | None = None
     prices: str | None = None
     epoch: str | None = None
+    bandit: str | None = None
     overlay_seq: int = 0
     kills: tuple[Kill, ...] = ()
     blob: bytes | None = None
@@ -86,7 +87,7 @@ class Control(Protocol):
         ...
 
     async def set(self, field: str, value: str | None) -> None:
-        """Point `bundle`, `plan`, `features` or `epoch` at a value; None removes it."""
+        """Point `bundle`, `plan`, `features`, `epoch` or `bandit` at a value; None removes it."""
         ...
 
     async def lead(self, name: str, candidate: str, ttl_s: float) -> int | None:

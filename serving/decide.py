@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.allocation import Allocation
+from serving.bandit_draws import drawn_creatives
 from serving.domain import (
     EXPLORING,
     Candidates,
@@ -78,6 +79,7 @@ def decide(
     start = trace.start()
     decided, spares = _placements(page, live, chosen)
     placements, lotteries = _explored(page, live, effort, ranked, market, decided, spares)
+    placements, draws = drawn_creatives(query, live, effort, placements)
     decision = Decision(
         query=query,
         bundle=live.bundle.version,
@@ -94,6 +96,8 @@ def decide(
         lotteries=lotteries,
         met=_met(page, live, market, found, drops),
         arms=arms,
+        draws=draws,
+        learned=live.learned.version or None,
         ghosts=ghosts,
     )
     trace.note("assemble", len(ranked), start)

@@ -232,6 +232,8 @@ class Decision:
     refused: tuple[Refused, ...] = ()  # what the ledger or a lease did not give
     met: Met | None = None
     arms: tuple[Assigned, ...] = ()  # of experiments, by layer
+    draws: tuple[Lottery, ...] = ()  # of creatives, by the bandit: `keys` are key32s
+    learned: str | None = None  # version of the bandit
     ghosts: tuple[Ghost, ...] = ()  # what campaigns held out from this customer would have got
 
     @property

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from serving.bandit import NOTHING_LEARNED, Learned
 from serving.errors import Problem
 from serving.live import Live
 from serving.prices import NO_PRICES, Prices
@@ -21,7 +22,7 @@ class Holder:
         self._monotonic = monotonic
         self._live: Live | None = None
         self._polled: float | None = None
-        self._prices = NO_PRICES
+        self._prices, self._learned = NO_PRICES, NOTHING_LEARNED
         self._prices_at = monotonic()
         self.reason = "the service is starting"
         """Why there is nothing to run by, for /readyz."""
@@ -43,7 +44,7 @@ class Holder:
         return self._prices
 
     def swap(self, live: Live) -> None:
-        self._live = live.priced(self._prices)
+        self._live = live.priced(self._prices).taught(self._learned)
 
     def take_prices(self, prices: Prices, now: float) -> None:
         """New prices under the running bundle and plan; nothing is built. `now`: POSIX seconds.
@@ -56,6 +57,12 @@ class Holder:
         self._prices, self._prices_at = prices, self._monotonic() - waited
         if self._live is not None:
             self._live = self._live.priced(prices)
+
+    def teach(self, learned: Learned) -> None:
+        """A version of the bandit under the running bundle and plan; nothing is built."""
+        self._learned = learned
+        if self._live is not None:
+            self._live = self._live.taught(learned)
 
     @property
     def prices_age_s(self) -> float:

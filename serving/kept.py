@@ -1,4 +1,4 @@
-"""What a decision was made by and its record only names: prices, item changes and lists, the plan.
+"""What a decision was made by and its record only names: prices, item changes and lists, plan, bandit.
 
 Each version goes into the event log once a UTC day, before the first record that names it, and with the log
 into the lake: so any logged decision can be made again, after restarts and wherever it was made, and a day's
@@ -20,6 +20,7 @@ import orjson
 
 from features.events import input_to_log
 from features.log import Entry
+from serving.bandit import Learned, decode_learned
 from serving.control import OverlayEntry
 from serving.live import Live
 from serving.plan import Plan, parse_plan
@@ -28,6 +29,7 @@ from serving.prices import Prices, decode_prices
 PRICES: Final = "prices"
 CONTENT: Final = "content"  # item changes and lists
 PLAN: Final = "plan"
+BANDIT: Final = "bandit"
 DAY_S: Final = 86_400.0
 MOST_KNOWN: Final = 10_000  # versions of which this process knows that they were handed over
 CHAIN: Final = 200  # differences until the whole is written again
@@ -62,7 +64,8 @@ class Keeping:
         if day != self._day:
             self._day, self._content, self._links = day, None, 0
             self._known.clear()
-        if all([self._prices(live, now), self._plan(live, now), self._contents(live, now)]):
+        done = [self._prices(live, now), self._plan(live, now), self._contents(live, now)]
+        if all([*done, self._learned(live, now)]):
             self._last = live
 
     def _prices(self, live: Live, now: float) -> bool:
@@ -72,6 +75,10 @@ class Keeping:
 
     def _plan(self, live: Live, now: float) -> bool:
         return self._once(PLAN, live.plan.version, now, partial(plan_body, live.plan.plan))
+
+    def _learned(self, live: Live, now: float) -> bool:
+        one = live.learned
+        return not one.version or self._once(BANDIT, one.version, now, partial(one.encode, whole=False))
 
     def _contents(self, live: Live, now: float) -> bool:
         if not live.content or (self._content is not None and self._content.content == live.content):
@@ -140,6 +147,10 @@ def prices_body(prices: Prices) -> bytes:
 
 def prices_of(body: bytes) -> Prices:
     return decode_prices(zlib.decompress(body))
+
+
+def learned_of(version: str, body: bytes) -> Learned:
+    return decode_learned(zlib.decompress(body), version)
 
 
 def plan_body(plan: Plan) -> bytes:

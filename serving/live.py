@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from features.ids import key32
 from serving.arm_plans import AS_PLANNED, Tuning, combined
 from serving.audience_facts import lookups_of
+from serving.bandit import NOTHING_LEARNED, Learned
 from serving.bundle import Bundle
 from serving.domain import Drops, Effort, Rows
 from serving.experiments import NO_EXPERIMENTS, CompiledExperiments, compile_experiments
@@ -95,6 +96,7 @@ class Live:
     price_table: NDArray[np.float32]  # (campaigns, 3) the same for arithmetic
     orgs: Mapping[int, str]  # key32 -> id of the plan's orgs
     prices: Prices = NO_PRICES
+    learned: Learned = NOTHING_LEARNED
     features_version: str | None = None
     materialised: frozenset[str] = frozenset()
     watermark: float = inf  # POSIX seconds: no profile of the key space holds anything newer
@@ -116,6 +118,11 @@ class Live:
         price = prices.columns(self.plan.campaigns)
         variants = {arms: one.priced(prices) for arms, one in self.variants.items()}
         return replace(self, prices=prices, price=price, price_table=_table(price), variants=variants)
+
+    def taught(self, learned: Learned) -> Live:
+        """The same view by another version of the bandit; nothing is built anew."""
+        variants = {arms: one.taught(learned) for arms, one in self.variants.items()}
+        return replace(self, learned=learned, variants=variants)
 
     def under(self, arms: Iterable[int]) -> Live:
         """The same view as arms of experiments have it, by their numbers; −1 changes nothing."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
 from serving import permits
@@ -69,6 +69,15 @@ class Office:
         release = await _thread(self.governance.undo.whole, who, reason=reason)
         await self.point()
         return release
+
+    async def switch_off(
+        self, who: Identity, name: str, arm: str, *, reason: str, evidence: Mapping[str, Any] | None = None
+    ) -> Revision:
+        """An experiment's arm. Raises Problem, StoreUnavailable."""
+        undo = self.governance.undo
+        revision = await _thread(undo.arm, who, name, arm, reason=reason, evidence=evidence)
+        await self.point()
+        return revision
 
     async def withdraw(self, who: Identity, creative_id: str, *, reason: str) -> Revision:
         """Raises Problem, StoreUnavailable."""

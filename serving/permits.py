@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from serving.control import Kill
 from serving.errors import Problem
-from serving.principals import Identity
+from serving.principals import SYSTEM, Identity
 from serving.proposals import FRAME, POLICY, Proposal
 
 
@@ -66,6 +66,14 @@ def may_roll_back(who: Identity, org: str) -> None:
 def may_withdraw(who: Identity, org: str) -> None:
     if not (who.acts_for("operator", org) or who.acts_for("approver", org) or who.has("admin")):
         raise forbidden(who, f"withdraw creatives of {org}", f"operator:{org}, approver:{org} or admin")
+
+
+def may_switch_off(who: Identity, org: str) -> None:
+    """An arm of an experiment, in the frame of `org`: the service's own guard, and who may withdraw."""
+    if who.principal == SYSTEM or who.has("admin"):
+        return
+    if not (who.acts_for("operator", org) or who.acts_for("approver", org)):
+        raise forbidden(who, "switch an arm off", f"operator:{org}, approver:{org} or admin")
 
 
 def may_kill(who: Identity, kill: Kill, owner: str | None, undo: bool, thrown_by: str | None) -> None:

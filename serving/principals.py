@@ -30,6 +30,7 @@ ROLES: Final = ("app", "operator", "approver", "engineer", "admin")
 HEAD_OFFICE: Final = "head"
 KEYS_EACH: Final = 2  # the present and the next: enough to rotate without a gap
 LOCAL: Final = "local"  # whoever sits at the machine, where no keys were ever made
+SYSTEM: Final = "system"  # the service itself, which only takes away: nobody may be called so
 _KEY: Final = re.compile(rb"fl_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 
 
@@ -86,6 +87,7 @@ class Identity:
         return tuple(sorted({scope.org for scope in self.scopes if scope.org}))
 
 
+THE_SYSTEM: Final = Identity(SYSTEM, frozenset())
 EVERYTHING: Final = frozenset(
     {Scope("app"), Scope("operator"), Scope("approver"), Scope("engineer"), Scope("admin")}
 )
@@ -263,9 +265,9 @@ def _check_name(name: str) -> None:
         check_id(name, "principal")
     except BadId as bad:
         raise PrincipalError(str(bad)) from None
-    if name == LOCAL or not re.fullmatch(r"[\w.@-]+", name):
+    if name in (LOCAL, SYSTEM) or not re.fullmatch(r"[\w.@-]+", name):
         raise PrincipalError(
-            f"{name!r} is no principal's name: letters, digits, . _ - and @, and not `local`"
+            f"{name!r} is no principal's name: letters, digits, . _ - and @, not `local` or `system`"
         )
 
 

@@ -177,7 +177,7 @@ def _rejected(state: State, record: Record) -> None:
 
 
 def _revised(state: State, record: Record) -> None:
-    """Published, rolled back, withdrawn: every part named gets a revision, and the plan a release."""
+    """Published, rolled back, withdrawn, switched off: each part named gets a revision, and a release."""
     said = record.detail
     for part, made in said["parts"].items():
         held = state.parts.setdefault(part, [])
@@ -215,6 +215,7 @@ _ACTS: Final = {
     "published": _revised,
     "rolled_back": _revised,
     "withdrawn": _revised,
+    "switched_off": _revised,
     "keys": _keys,
     "killed": _killed,
     "revived": _revived,

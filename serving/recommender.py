@@ -427,14 +427,17 @@ class Recommender:
         if decision.effort in ("full", "light"):
             _keep(self._last, (asked.who.subject, asked.surface), packed("Q", columns.key), LAST_PAGES)
         self.keeping.note(asked.live, asked.now)
-        self._publisher.put(partial(self._record, decision, columns, blobs, asked, again))
+        ms = 1000.0 * (self._clock() - asked.now)
+        self._publisher.put(partial(self._record, decision, columns, blobs, asked, again, ms))
 
-    def _record(self, decision: Decision, columns: Columns, blobs: Blobs, asked: _Ask, again: int) -> Entry:
+    def _record(
+        self, decision: Decision, columns: Columns, blobs: Blobs, asked: _Ask, again: int, ms: float
+    ) -> Entry:
         """Made when it is written, off the request's path: the tallies and the served record."""
         self._tallying.add(decision, asked.live)
         surface = asked.live.plan.called(asked.surface)[-1]
         self._metrics.recorded(surface, columns.score)
-        return served_entry(decision, blobs, asked.ask, asked.live, again, columns)
+        return served_entry(decision, blobs, asked.ask, asked.live, again, columns, ms=ms)
 
 
 def _keep(held: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:

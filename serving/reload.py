@@ -17,13 +17,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from features.customer import NOTHING, decode_customer
 from features.ids import CHANNEL_CODE
 from features.keyspace import KeySpace, KeySpaceError
 from features.store import StoreUnavailable
 from features.views import PROFILE
+from serving.bandit import NOTHING_LEARNED, BanditError
+from serving.bandit_shelf import BanditShelf
 from serving.bundle import Bundle, BundleError, load
 from serving.control import Control, ControlError, ControlState, OverlayEntry
 from serving.decide import decide
@@ -125,6 +127,8 @@ class Reloader:
         self._running: Wanted | None = None
         self._refused: Wanted | None = None
         self._refused_at = 0.0
+        self._bandit, self._learned = BanditShelf(settings.registry_url), cast("str | None", None)
+        self._unread: tuple[float, str | None] = (float("-inf"), None)
         self._prices_seen = ""  # the version last looked at, good or refused
         self._registry_said: tuple[float, str | None] = (float("-inf"), None)
         self._shelf, self._ring = ListShelf(settings.registry_url), Ring(settings.registry_url, clock)
@@ -171,6 +175,7 @@ class Reloader:
             await self._follow_overlay(state)
         self._metrics.polled(time.monotonic)
         await self._follow_prices(state)
+        await self._follow_bandit(state)
         wanted = await asyncio.to_thread(self._wanted, state)
         if wanted is None:
             self._holder.reason = (
@@ -204,6 +209,21 @@ class Reloader:
             return
         self._holder.take_prices(prices, self._clock())
         self._metrics.price_sets.labels("taken").inc()
+
+    async def _follow_bandit(self, state: ControlState) -> None:
+        """What cannot be read is looked for again later; the last good version holds."""
+        if state.bandit == self._learned or (
+            state.bandit == self._unread[1] and time.monotonic() < self._unread[0] + REFUSED_S
+        ):
+            return
+        try:
+            made = await asyncio.to_thread(self._bandit.fetch, state.bandit) if state.bandit else None
+        except (BanditError, OSError) as problem:
+            self._unread = (time.monotonic(), state.bandit)
+            LOG.error("the bandit's last good version holds: %s", problem)
+            return
+        self._holder.teach(made or NOTHING_LEARNED)
+        self._learned = state.bandit
 
     def _wanted(self, state: ControlState) -> Wanted | None:
         bundle = state.bundle or self._registry_live()

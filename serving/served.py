@@ -6,7 +6,7 @@ was sent, the versions in force, the places with their propensities.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from features.customer import Blobs
@@ -25,11 +25,18 @@ def served_entry(
     live: Live,
     again: int,
     columns: Columns | None = None,
+    *,
+    ms: float = 0.0,
 ) -> Entry:
-    """The log's entry. `again` counts how often a page was decided afresh under its id: 0 the first time."""
+    """The log's entry. `again` counts how often a page was decided afresh under its id: 0 the first time.
+
+    `ms`: from the request's arrival until its page was made, for guardrails; no replay depends on it.
+    """
     query = decision.query
     identity = served_id(query.subject, query.decision_id) + (f"#{again}" if again else "")
-    return Entry(identity, query.subject, served_to_log(record(decision, blobs, ask, live, columns)))
+    return Entry(
+        identity, query.subject, served_to_log(record(decision, blobs, ask, live, columns) | {"ms": ms})
+    )
 
 
 def record(
@@ -59,7 +66,10 @@ def record(
         "owner": query.owner,
         "tagged": query.tagged,
         "refused": [list(one) for one in decision.refused],
-        "lotteries": lotteries_of(decision),
+        "lotteries": lotteries_of(decision.lotteries),
+        "draws": lotteries_of(decision.draws),
+        "learned": decision.learned,
+        "cell": int(query.customer.get("segment")) if decision.draws else 0,
         "stats": decision.bundle,  # item statistics travel with the bundle
         "features": live.features_version or "",
         "views": sorted(live.materialised),
@@ -96,8 +106,8 @@ def placed_columns(columns: Columns) -> dict[str, bytes]:
     return {name: packed(code, getattr(columns, field)) for name, code, field in _PACKED}
 
 
-def lotteries_of(decision: Decision) -> list[list[Any]]:
-    return [list(one) for one in map(_lottery, decision.lotteries)]
+def lotteries_of(some: Sequence[Lottery]) -> list[list[Any]]:
+    return [list(one) for one in map(_lottery, some)]
 
 
 def _decided(decision: Decision, live: Live, columns: Columns) -> list[int]:

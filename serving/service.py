@@ -13,6 +13,7 @@ from features.log import Entry
 from features.outcomes import Outcome, live_entries, outcome_to_log, parse_outcome, parse_outcomes
 from features.stores import MEMORY, Stores, StoreUrls
 from features.token import TokenSigner
+from serving.bandit_lead import Learner
 from serving.batching import Batching
 from serving.breaker import Breakers
 from serving.campaign_metrics import CampaignCollector
@@ -22,13 +23,17 @@ from serving.decide import decide
 from serving.delivered import Delivered
 from serving.durable import Durable, spool_of
 from serving.errors import Problem
+from serving.governing import governance_of
 from serving.granting import Granting
+from serving.guard import Guard
 from serving.holder import Holder
 from serving.intake import Intake, in_time
 from serving.limits import Limits
 from serving.observe import Metrics
+from serving.office import Office
 from serving.pace_plan import Pacing
 from serving.pacer import Pacer
+from serving.plan import Plan
 from serving.priors import Priors
 from serving.publisher import Publisher
 from serving.recommender import Decide, Recommender
@@ -62,6 +67,8 @@ class _Parts:
     changes: Changes
     reloader: Reloader
     pacer: Pacer
+    guard: Guard
+    learner: Learner
 
 
 class Service:
@@ -103,12 +110,16 @@ class Service:
         await parts.granting.start()
         await parts.tallying.start()
         await parts.pacer.start()
+        await parts.guard.start()
+        await parts.learner.start()
 
     async def stop(self) -> None:
         """What was accepted is written, then everything is closed. Safe to call twice."""
         parts, self._parts = self._parts, None
         if parts is None:
             return
+        await parts.guard.stop()
+        await parts.learner.stop()
         await parts.pacer.stop()
         await parts.reloader.stop()
         await parts.durable.stop()
@@ -162,6 +173,14 @@ class Service:
             control, stores.meters, stores.ledger, pacing, metrics, secrets.token_hex(6),
             clock=self._clock, stopped=self._stopped_slots,
         )  # fmt: skip
+        office = Office(governance_of(settings, self.holder, clock=self._clock), control)
+        guard = Guard(
+            control, stores.log, office, self._plan, metrics.registry, secrets.token_hex(6), clock=self._clock
+        )
+        learner = Learner(
+            control, stores.log, settings.registry_url, lambda: self.holder.current, metrics.registry,
+            secrets.token_hex(6), clock=self._clock,
+        )  # fmt: skip
         metrics.registry.register(CampaignCollector(tallying.campaigns, tallying.tags, self.holder))
         changes = Changes(control, stores.live, settings.write_timeout_s, self._clock)
         reloader = Reloader(control, self.holder, settings, metrics, self._bundles, clock=self._clock)
@@ -178,6 +197,8 @@ class Service:
             changes,
             reloader,
             pacer,
+            guard,
+            learner,
         )
 
     def _recommender_class(self) -> type[Recommender]:
@@ -187,6 +208,10 @@ class Service:
 
         self.traces = self.traces or Traces(self.settings.traces)
         return TracedRecommender
+
+    def _plan(self) -> Plan | None:
+        live = self.holder.current
+        return None if live is None else live.plan.plan
 
     def _stopped_slots(self) -> frozenset[str]:
         live = self.holder.current

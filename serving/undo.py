@@ -1,16 +1,20 @@
-"""Undoing: a part back to its last good revision, or the whole plan to the one before, by one person."""
+"""Undoing: a part back to its last good revision, the whole plan to the one before, an experiment's arm off;
+by one person, or by the service itself where it only takes away.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from serving import permits
+from serving.arm_switch import ArmError, switched_off
 from serving.assembly import EMPTY, Assembly, again, bad_plan, in_plan, release_detail
 from serving.audit import Entry
 from serving.errors import Problem
 from serving.plan import PlanError
 from serving.principals import Identity
-from serving.proposals import POLICY, Release, Revision, State, check_part
+from serving.proposals import FRAME, POLICY, Release, Revision, State, check_part
 
 
 class Undo:
@@ -44,6 +48,30 @@ class Undo:
 
         self._books.commit(decide)
         return self._books.last(part)
+
+    def arm(
+        self, who: Identity, name: str, arm: str, *, reason: str, evidence: Mapping[str, Any] | None = None
+    ) -> Revision:
+        """An arm of an experiment off, by a revision of the frame. Raises Problem `wrong_state` where there
+        is none, it is the control, or it is off already. `evidence`: JSON, recorded with it.
+        """
+
+        def decide(state: State) -> Entry:
+            held = state.revision(FRAME)
+            if held is None:
+                raise Problem("wrong_state", "no plan was published: switch the arm off in the plan's file")
+            permits.may_switch_off(who, self._assembly.root())
+            try:
+                content = self._assembly.checked(FRAME, switched_off(self._books.newest(FRAME), name, arm))
+            except ArmError as bad:
+                raise Problem("wrong_state", str(bad)) from None
+            kept = self._books.keep(content)
+            made = {FRAME: {"content": kept, "parent": held.number, "proposal": "", "approved_by": ""}}
+            said = {"arm": f"{name}/{arm}", "evidence": dict(evidence or {})}
+            return self._assembly.revising(who, "switched_off", made, reason, more=said)
+
+        self._books.commit(decide)
+        return self._books.last(FRAME)
 
     def whole(self, who: Identity, *, reason: str) -> Release:
         """The plan before the one in force, with every part as it was then. Raises Problem."""

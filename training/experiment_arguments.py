@@ -13,6 +13,8 @@ EXPERIMENT_EXAMPLES: Final = """\
   fenliu experiment who u42 u43
   fenliu experiment plan --mean 0.31 --deviation 1.4 --effect 0.02 --daily 200000 --correlation 0.6
   fenliu experiment lift c12
+  fenliu experiment watch                  every guardrail of every running arm, as evidence stands
+  fenliu experiment watch --every 5 --act  by hand what the service does by itself
   fenliu experiment off shorter-feed short --reason "dismissals up"
   fenliu experiment promote shorter-feed short --reason "value +1.2 % (0.4 to 2.0)"
   fenliu experiment report shorter-feed --segments city,star_level
@@ -39,6 +41,24 @@ def add_ope(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="for plot and JSON ($FENLIU_HOME/ope)")
     parser.add_argument("--json", action="store_true", help="print the verdict for machines")
     parser.set_defaults(run=by_settings("training.ope.commands", "ope"))
+
+
+BANDIT_EXAMPLES: Final = """\
+  fenliu bandit status                    creatives of each item: posterior and share, over everybody
+  fenliu bandit status --item a7 --segments
+"""
+
+
+def add_bandit(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="bandit_verb", metavar="VERB", required=True)
+    about = "creatives of items in slots that explore: displays, clicks, posterior, share"
+    one = verbs.add_parser("status", help=about, description=about, allow_abbrev=False)
+    one.add_argument("--item", metavar="ID", help="this one only")
+    one.add_argument("--segments", action="store_true", help="by segment of customers")
+    one.add_argument("--most", type=int, default=20, help="items, those with the most displays first (20)")
+    one.add_argument("--version", metavar="V", help="an earlier version (the one in force)")
+    one.add_argument("--json", action="store_true")
+    one.set_defaults(run=by_settings("training.bandit_commands", "status"))
 
 
 def add_experiment(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +89,16 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
         one.add_argument("name", metavar="NAME")
         one.add_argument("arm", metavar="ARM")
         one.add_argument("--reason", required=True)
+    one = verb(
+        "watch", "guardrails of running arms, from the event log; the service acts on them itself", "watch"
+    )
+    one.set_defaults(run=by_settings("training.experiment.watching", "watch"))
+    one.add_argument(
+        "--every", type=float, metavar="S", help="look again every S seconds, until Ctrl-C (once)"
+    )
+    one.add_argument("--back", type=float, default=3600.0, metavar="S", help="count from so long ago (3600)")
+    one.add_argument("--act", action="store_true", help="switch off what breaches, in your name, audited")
+    one.add_argument("--json", action="store_true", help="a line of JSON a look")
     _add_plan(verb("plan", "how many units and days an experiment needs", "plan_ahead"))
 
 

@@ -9,9 +9,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Final, TypeVar
 
+from serving.bandit import Learned
 from serving.bundle import Bundle, BundleError
 from serving.control import Kill
-from serving.kept import CONTENT, PLAN, PRICES, Content, content_of, plan_of, prices_of
+from serving.kept import BANDIT, CONTENT, PLAN, PRICES, Content, content_of, learned_of, plan_of, prices_of
 from serving.live import Live, build_live
 from serving.plan import Plan, PlanError
 from serving.plans import PlanShelf
@@ -58,12 +59,15 @@ class Lives:
             record["features"], tuple(record["views"]), record["watermark"],
         )  # fmt: skip
         view = _kept(self._views, key, VIEWS_KEPT, lambda: self._view(record, plan, bundle, kills))
-        version = record["prices"] if priced else None
-        if version is None:
+        version, told = record["prices"] if priced else None, record.get("learned")
+        if version is None and told is None:
             return view
-        return _kept(
-            self._priced, (key, version), PRICED_KEPT, lambda: view.priced(self._prices(record, version))
-        )
+
+        def made() -> Live:
+            one = view if version is None else view.priced(self._prices(record, version))
+            return one if told is None else one.taught(self._learned(record, told))
+
+        return _kept(self._priced, (key, version, told), PRICED_KEPT, made)
 
     def _view(self, record: Record, plan: Plan, bundle: Bundle, kills: tuple[tuple[str, str], ...]) -> Live:
         content = self._content(record)
@@ -121,6 +125,12 @@ class Lives:
         if body is None:
             raise _lost(record, f"prices {version}", "neither the log nor the lake has them")
         return prices_of(body)
+
+    def _learned(self, record: Record, version: str) -> Learned:
+        body = self._body(record, BANDIT, version)
+        if body is None:
+            raise _lost(record, f"bandit {version}", "neither the log nor the lake has it")
+        return learned_of(version, body)
 
     def _body(self, record: Record, kind: str, version: str) -> bytes | None:
         if self._days:

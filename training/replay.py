@@ -146,9 +146,11 @@ def differing(record: Record, decision: Decision, live: Live) -> list[str]:
     made: dict[str, Any] = {
         **placed_columns(Columns.of(decision.placements)),
         "item_ids": [live.texts[place.row].id for place in decision.placements],
-        "lotteries": lotteries_of(decision),
+        "lotteries": lotteries_of(decision.lotteries),
         "refused": [list(one) for one in decision.refused],
     }
+    if "draws" in record:  # records from before there was a bandit drew nothing
+        made["draws"] = lotteries_of(decision.draws)
     wrong = [name for name, value in made.items() if _plain(record[name]) != _plain(value)]
     shell = {*EFFORTS, *BY_SHELL}
     said = [name for name in record["degraded"] if name in decision.degraded or name not in shell]
@@ -168,6 +170,7 @@ def _same(record: Record, live: Live) -> None:
         "kills": [list(kill) for kill in live.thrown],
         "prices": str(live.prices.version) if live.prices.version else None,
         "content": live.content,
+        "learned": live.learned.version or None,
     }
     for name, here in wanted.items():
         if record.get(name, here) != here:

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from fenliu import main
+from serving.arm_switch import ArmError, switched_off
 from serving.governance import Governance
 from serving.plan import check_plan
 from serving.principals import local_identity
 from serving.proposals import FRAME
 from tests.worlds import NOW, sold, tiny_plan
-from training.experiment.changes import promoted, switched_off
+from training.experiment.changes import promoted
 from training.usage import UsageError
 
 
@@ -32,11 +33,11 @@ def test_an_arm_goes_off_and_nothing_else_changes() -> None:
     assert after["experiments"]["layers"][0]["experiments"][0]["arms"][1].pop("state") == "off"
     assert after == before and check_plan(switched_off(before, "e", "a"))
     for arm, said in (("control", "pause"), ("x", "it has control, a, b")):
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(ArmError, match=said):
             switched_off(before, "e", arm)
-    with pytest.raises(UsageError, match="off already"):
+    with pytest.raises(ArmError, match="off already"):
         switched_off(switched_off(before, "e", "a"), "e", "a")
-    with pytest.raises(UsageError, match="no experiment 'f'"):
+    with pytest.raises(ArmError, match="no experiment 'f'"):
         switched_off(before, "f", "a")
 
 

@@ -1,4 +1,4 @@
-"""What an experiment's end makes of head office's frame: an arm switched off, or a winner made the plan.
+"""What an experiment's end makes of head office's frame: a winner made the plan.
 
 Pure, over the frame as JSON. Whoever proposes the result, somebody else approves and publishes it, as any
 change of the plan.
@@ -11,6 +11,7 @@ from copy import deepcopy
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from serving.arm_switch import find_arm
 from serving.experiment import Arm, Changes
 from training.usage import UsageError
 
@@ -18,25 +19,10 @@ LEVER_S: Final = 30 * 86_400.0  # a promoted lever is looked at again after so l
 Raw = dict[str, Any]
 
 
-def switched_off(frame: Mapping[str, Any], name: str, arm: str) -> Raw:
-    """The frame with the arm off: its units see the plan as it stands, nobody else moves.
-
-    Raises UsageError for an unknown arm, the control, and one that is off already.
-    """
-    made = deepcopy(dict(frame))
-    _, experiment, found = _find(made, name, arm)
-    if found is experiment["arms"][0]:
-        raise UsageError(f"{arm!r} is the control of {name!r}: pause the experiment instead (state: paused)")
-    if found.get("state") == "off":
-        raise UsageError(f"{name}/{arm} is off already")
-    found["state"] = "off"
-    return made
-
-
 def promoted(frame: Mapping[str, Any], name: str, arm: str, *, owner: str, now: float) -> Raw:
-    """The frame with the arm's changes in it, and without the experiment. Raises UsageError."""
+    """The frame with the arm's changes in it, and without the experiment. Raises ArmError, UsageError."""
     made = deepcopy(dict(frame))
-    layer, experiment, found = _find(made, name, arm)
+    layer, experiment, found = find_arm(made, name, arm)
     changes = Arm.model_validate(found).changes
     if changes.ranker is not None or changes.sources_off:
         raise UsageError(
@@ -70,18 +56,3 @@ def _apply(made: Raw, changes: Changes, reason: str, owner: str, now: float) -> 
             campaign["creatives"] = {**campaign.get("creatives", {}), **held}
         if one in changes.paused:
             campaign["state"] = "paused"
-
-
-def _find(frame: Raw, name: str, arm: str) -> tuple[Raw, Raw, Raw]:
-    """The layer, the experiment and the arm in the frame."""
-    layers = (frame.get("experiments") or {}).get("layers", [])
-    every = [(layer, one) for layer in layers for one in layer.get("experiments", [])]
-    for layer, one in every:
-        if one["name"] == name:
-            for each in one["arms"]:
-                if each["name"] == arm:
-                    return layer, one, each
-            known = ", ".join(each["name"] for each in one["arms"])
-            raise UsageError(f"{name!r} has no arm {arm!r}: it has {known}")
-    known = ", ".join(one["name"] for _, one in every) or "none"
-    raise UsageError(f"head office's frame has no experiment {name!r}: it has {known}")

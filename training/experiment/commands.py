@@ -16,6 +16,7 @@ from rich.table import Table
 
 from features.customer import NOTHING, decode_customer
 from features.ids import key32, user_subject, visitor_subject
+from serving.arm_switch import switched_off
 from serving.backing import backed
 from serving.experiment import Experiment, Layer
 from serving.experiments import compile_experiments
@@ -25,7 +26,7 @@ from serving.settings import Settings
 from training.commands import lake_of, live_plan
 from training.desk import desk_of
 from training.experiment.analysis import Answer, Question, answer
-from training.experiment.changes import promoted, switched_off
+from training.experiment.changes import promoted
 from training.experiment.collect import Files, collect, connect
 from training.experiment.metrics import named
 from training.experiment.pages import write

@@ -1,0 +1,136 @@
+"""The bandit on a page: at places of slots that explore, which of an item's creatives is shown.
+
+After the page is decided, item by item; nothing else on it moves. A lottery is over the creatives that may be
+shown here (approved, in their time, of the same language, among those that the campaign names), by the table
+of the item for the customer's segment. A slot's `explore_budget` bounds what drawing may give up of the best
+creative's reward in expectation: beyond it the best one is drawn that much more often. Places that need a
+reservation keep their creative, because a cap may count it.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from serving.bandit import Learned, Table, cell_of, untold
+from serving.domain import Lottery
+from serving.exploring import bits_of
+from serving.splitting import part_of, salt_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from serving.domain import Effort, Placement, Query
+    from serving.live import Live
+
+_SALTS: Final = [salt_of("creative", str(place)) for place in range(256)]
+
+
+def drawn_creatives(
+    query: Query, live: Live, effort: Effort, placements: Sequence[Placement]
+) -> tuple[Sequence[Placement], tuple[Lottery, ...]]:
+    """The page with drawn creatives, and the lotteries: `keys` are key32s of creatives, the page's own first.
+
+    Nothing where the customer is not to be profiled, and on lower rungs.
+    """
+    slots = [asked.spec for asked in query.slots]
+    if effort != "full" or not query.profiling or not any(spec.explore for spec in slots):
+        return placements, ()
+    made: list[Placement] | None = None
+    lotteries: list[Lottery] = []
+    cell, bits = cell_of(int(query.customer.get("segment"))), 0
+    for index, place in enumerate(placements):
+        spec = slots[place.slot]
+        if place.creative < 0 or not spec.explore or place.capped:
+            continue
+        choices = _choices(query, live, place, spec.layout_code)
+        if len(choices) < 2:
+            continue
+        creatives = live.texts[place.row].creatives
+        keys = tuple([creatives[choice].key for choice in choices])
+        chances = chances_of(live.learned, place.key, cell, keys, spec.explore_budget)
+        if made is None:
+            made, bits = list(placements), bits_of(query)
+        salt = _SALTS[index] if index < len(_SALTS) else salt_of("creative", str(index))
+        drawn = pick(chances, part_of(bits, salt))
+        lotteries.append(Lottery(index, keys, chances, drawn))
+        if drawn:
+            made[index] = place._replace(creative=choices[drawn], creative_key=keys[drawn])
+    return (placements if made is None else tuple(made)), tuple(lotteries)
+
+
+def _choices(query: Query, live: Live, place: Placement, layout: int) -> tuple[int, ...]:
+    """Indices of the creatives that may stand there, the page's own first."""
+    text = live.texts[place.row]
+    creatives = text.creatives
+    if len(creatives) < 2:
+        return ()
+    named = None
+    if place.campaign >= 0:
+        named = live.plan.campaigns.specs[place.campaign].creatives.get(text.id)
+    own = creatives[place.creative]
+    return (
+        place.creative,
+        *(
+            at
+            for at, one in enumerate(creatives)
+            if at != place.creative
+            and one.locale == own.locale
+            and one.key not in live.kills.creatives
+            and (named is None or one.id in named)
+            and one.shows(layout, query.now)
+        ),
+    )
+
+
+def chances_of(
+    learned: Learned, item: int, cell: int, keys: tuple[int, ...], budget: float
+) -> tuple[float, ...]:
+    """The chance of each creative; they sum to 1. The same for the same version, on every replica."""
+    table = learned.tables.get(item)
+    held = _of(table, table.row(cell), keys) if table is not None else _untold(len(keys))
+    chances, best, loss = held
+    part = 1.0 if budget >= 1 or loss <= 0 else min(1.0, budget / loss)
+    if part >= 1:
+        return chances
+    return tuple([part * chance + (1 - part) * (at == best) for at, chance in enumerate(chances)])
+
+
+@lru_cache(maxsize=8192)
+def _of(table: Table, row: int, keys: tuple[int, ...]) -> tuple[tuple[float, ...], int, float]:
+    """Chances of some creatives by a row, the best of them, and what drawing gives up of its reward.
+
+    One that the table does not know has the chance of one among equals.
+    """
+    known = {name: at for at, name in enumerate(table.arms)}
+    at = [known.get(f"{key:08x}", -1) for key in keys]
+    told = np.array([table.chances[row, one] if one >= 0 else 0.0 for one in at])
+    fresh = np.array([one < 0 for one in at])
+    if told.sum() > 0:
+        told *= (1 - fresh.mean()) / told.sum()
+    chances = np.where(fresh, 1 / len(keys), told)
+    chances /= chances.sum()
+    mean = np.array([table.mean[row, one] if one >= 0 else -np.inf for one in at])
+    best = int(mean.argmax()) if np.isfinite(mean).any() else 0
+    return tuple(chances.tolist()), best, float(table.loss[row])
+
+
+@lru_cache(maxsize=16)
+def _untold(k: int) -> tuple[tuple[float, ...], int, float]:
+    table = untold(k)
+    return tuple(table.chances[0].tolist()), 0, float(table.loss[0])
+
+
+def pick(chances: tuple[float, ...], left: float) -> int:
+    """Which one a number in [0, 1) draws."""
+    for at, chance in enumerate(chances):
+        left -= chance
+        if left < 0:
+            return at
+    return 0
+
+
+def _lottery(place: int, keys: tuple[int, ...], chances: tuple[float, ...], drawn: int) -> Lottery:
+    return Lottery(place, keys, chances, drawn)

@@ -1,0 +1,252 @@
+"""The learner: each minute the one that leads turns what customers did into the bandit's next version.
+
+Every replica has one; control elects the leader. It reads the event log for pages that drew a creative, joins
+displays and clicks to the segment that the page was decided for, and counts a page once: when it is older
+than `RIPE_S`, with the clicks that came until then, which is the same for every arm. A version says up to
+when pages were counted, so that the next leader goes on from there. It is written to the registry, control is
+pointed at it, and replicas take it up with their next poll; while nobody leads, the last version holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter
+
+from features.events import unpack
+from features.ids import key64
+from features.log import EventLog
+from features.store import StoreUnavailable
+from features.token import PLACES
+from serving.bandit import (
+    MOST_ARMS,
+    NOTHING_LEARNED,
+    USUAL,
+    BanditError,
+    Learned,
+    Seen,
+    cell_of,
+    learned,
+)
+from serving.bandit_shelf import BanditShelf
+from serving.control import Control, ControlError
+from serving.live import Live
+from serving.log_tail import Tail
+
+LOG: Final = logging.getLogger("fenliu.bandit")
+LEARNER: Final = "bandit"  # what control elects
+EVERY_S: Final = 60.0
+LEAD_S: Final = 150.0
+STEP_TIMEOUT_S: Final = 50.0
+RIPE_S: Final = 180.0
+BACK_S: Final = 3_600.0  # a first leader counts from so long ago, as far as the log goes back
+MOST_PAGES: Final = 200_000  # waiting to ripen; more are left out, by their decision's hash alone
+MOST_GROUPS: Final = 2_000
+KEPT: Final = 30  # versions left in the registry
+WARM_UP: Final = 50.0  # displays of an item that its own rate weighs as much as the usual one
+
+
+class _Page:
+    """One that drew creatives and may still be clicked."""
+
+    __slots__ = ("at", "cell", "clicked", "groups", "shown")
+
+    def __init__(self, at: float, cell: int, groups: Mapping[int, tuple[int, ...]]) -> None:
+        self.at, self.cell, self.groups = at, cell, groups  # item key -> key32 of its creatives
+        self.shown: set[tuple[int, int]] = set()  # (item, creative)
+        self.clicked: set[tuple[int, int]] = set()
+
+
+class Harvest:
+    """Pages and what became of them, from log entries. `after`: those decided until then are not counted."""
+
+    def __init__(self, after: float) -> None:
+        self._after = after
+        self._pages: dict[int, _Page] = {}
+
+    def take(self, payloads: Iterable[bytes]) -> None:
+        for payload in payloads:
+            row = unpack(payload)
+            kind = row["t"]
+            if kind == "served":
+                if row.get("draws") and row["at"] > self._after and len(self._pages) < MOST_PAGES:
+                    self._pages[_key(row["subject"], row["id"])] = _page_of(row)
+            elif kind in ("displayed", "clicked") and row.get("decision_id"):
+                page = self._pages.get(_key(row["subject"], row["decision_id"]))
+                if page is not None and "places" in row:
+                    found = page.shown if kind == "displayed" else page.clicked
+                    for place in np.frombuffer(row["places"], PLACES):
+                        found.add((int(place["item"]), int(place["creative"])))
+
+    def ripe(self, until: float, seen: Mapping[int, Seen]) -> dict[int, Seen]:
+        """`seen` and the pages decided up to `until`, which are forgotten. A click tells of a display."""
+        found = {key: Seen(one.arms, *(column.copy() for column in one.columns)) for key, one in seen.items()}
+        self._after = max(self._after, until)
+        for name in [name for name, page in self._pages.items() if page.at <= until]:
+            page = self._pages.pop(name)
+            for item, creative in page.shown | page.clicked:
+                if item not in page.groups or (item not in found and len(found) >= MOST_GROUPS):
+                    continue
+                names = [f"{key:08x}" for key in page.groups[item]]
+                group = found[item] = found.get(item, Seen.none(())).of(names)
+                arm = f"{creative:08x}"
+                if arm not in group.arms:
+                    continue  # the item has more creatives than are told apart
+                at = group.arms.index(arm), page.cell
+                won = float((item, creative) in page.clicked)
+                for column, amount in zip(group.columns, (1.0, won, won), strict=True):
+                    column[at] += amount
+        return found
+
+
+class Learner:
+    """`live` gives what is run by. Started and stopped with the service; `step` raises nothing."""
+
+    def __init__(
+        self,
+        control: Control,
+        log: EventLog,
+        registry_url: str,
+        live: Callable[[], Live | None],
+        registry: CollectorRegistry,
+        candidate: str,
+        *,
+        every_s: float = EVERY_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._control, self._log, self._live, self._candidate = control, log, live, candidate
+        self._shelf, self._every_s, self._clock = BanditShelf(registry_url), every_s, clock
+        self._fence: int | None = None
+        self._tail: Tail | None = None
+        self._harvest = Harvest(0.0)
+        self._last = NOTHING_LEARNED
+        self._versions: list[str] = []
+        self._task: asyncio.Task[None] | None = None
+        self._steps = Counter(
+            "fenliu_bandit_steps_total", "steps of the bandit's learner, by outcome", ("result",),
+            registry=registry,
+        )  # fmt: skip
+
+    @property
+    def leads(self) -> bool:
+        return self._fence is not None
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="fenliu-bandit")
+
+    async def stop(self) -> None:
+        """Resigns, so that another leads at once."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        if self._fence is not None:
+            self._fence = None
+            with contextlib.suppress(StoreUnavailable, TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._control.resign(LEARNER, self._candidate)
+
+    async def _run(self) -> None:
+        jitter = random.Random()
+        while True:
+            await asyncio.sleep(self._every_s * jitter.uniform(0.8, 1.2))
+            await self.step()
+
+    async def step(self) -> str:
+        """`written` when there is another version."""
+        try:
+            async with asyncio.timeout(STEP_TIMEOUT_S):
+                result = await self._step()
+        except (StoreUnavailable, TimeoutError, ControlError, BanditError, OSError) as away:
+            LOG.warning("the bandit was not updated: %s", away or "out of time")
+            result, self._fence = "failed", None  # a thread may be at work still: begin anew
+        except Exception:  # learning must go on: the next step may read what can be read
+            LOG.exception("a step of the bandit's learner failed")
+            result, self._fence = "failed", None
+        self._steps.labels(result).inc()
+        return result
+
+    async def _step(self) -> str:
+        live = self._live()
+        if live is None or not explores(live):
+            return "idle"
+        fence = await self._control.lead(LEARNER, self._candidate, LEAD_S)
+        if fence is None:
+            self._fence = None
+            return "following"
+        now = self._clock()
+        if fence != self._fence:
+            await self._begin(now)
+            self._fence = fence
+        made = await asyncio.to_thread(self._learn, live, now)
+        if made is None:
+            return "idle"
+        version = await asyncio.to_thread(self._shelf.put, made)
+        await self._control.set("bandit", version)
+        self._last = made
+        self._versions.append(version)
+        if len(self._versions) > KEPT:
+            await asyncio.to_thread(self._shelf.drop, self._versions.pop(0))
+        return "written"
+
+    async def _begin(self, now: float) -> None:
+        """From where the last version ended."""
+        version = (await self._control.poll()).bandit
+        self._last = await asyncio.to_thread(self._shelf.fetch, version) if version else NOTHING_LEARNED
+        after = max(self._last.until, now - BACK_S)
+        self._harvest, self._tail = Harvest(after), Tail(self._log, after)
+
+    def _learn(self, live: Live, now: float) -> Learned | None:
+        """The next version; None where nothing ripened. Blocking."""
+        assert self._tail is not None
+        for payloads in self._tail.read():
+            self._harvest.take(payloads)
+        last, until = self._last, now - RIPE_S
+        seen = self._harvest.ripe(until, last.seen)
+        same = seen.keys() == last.seen.keys() and all(
+            np.array_equal(one.shown, last.seen[key].shown) for key, one in seen.items()
+        )
+        if same:
+            return None
+        aged = {key: one.decayed(now - last.made_at if last.made_at else 0.0) for key, one in seen.items()}
+        return learned(aged, base_of(live), last, made_at=now, until=until)
+
+
+def explores(live: Live) -> bool:
+    """Whether a slot of the plan, or of an arm, explores."""
+    views = (live, *live.variants.values())
+    return any(slot.explore > 0 for view in views for slot in view.plan.slots.values())
+
+
+def base_of(live: Live) -> Callable[[int], float]:
+    """The rate of clicks by an item's key that the bundle knows of."""
+
+    def base(key: int) -> float:
+        row = int(live.items.rows_of_keys(np.array([key], np.uint64))[0])
+        stats = live.bundle.stats
+        if not 0 <= row < len(stats):
+            return USUAL
+        shown, clicks = float(stats["displays"][row]), float(stats["clicks"][row])
+        if not shown >= 0 or not clicks >= 0:
+            return USUAL
+        return min((clicks + WARM_UP * USUAL) / (shown + WARM_UP), 0.9)
+
+    return base
+
+
+def _page_of(row: Mapping[str, Any]) -> _Page:
+    items = np.frombuffer(row["items"], "<u8")
+    groups = {int(items[place]): tuple(keys[:MOST_ARMS]) for place, keys, _, _ in row["draws"]}
+    return _Page(row["at"], cell_of(int(row.get("cell", 0))), groups)
+
+
+def _key(subject: str, decision_id: str) -> int:
+    return key64(f"{subject}\0{decision_id}")

@@ -1,0 +1,162 @@
+"""What units of running experiments met and did, summed from the event log as it is written.
+
+A unit is in from its first page under an arm; its later events that name a page count with it. Rows are kept
+per unit, because a test needs the spread over units, up to `MOST_UNITS` of an experiment: who comes later is
+left out, the same in every arm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from features.events import unpack
+from features.ids import key64
+from serving.domain import EFFORTS
+from serving.experiment_checks import HOLDOUT
+from serving.guard_test import AT, COLUMNS, Floats, Sums
+
+MOST_UNITS: Final = 100_000  # of an experiment: 13 numbers and two places in a dict each, about 25 MB
+MOST_MS: Final = 2_000.0  # a page that took longer counts as this: one stalled page is no arm's fault
+OUTSIDE: Final = frozenset(
+    (
+        "profile",
+        "membership",
+        "live",
+        "experiments",
+        "anchor_item",
+        "store",
+        "control",
+        "prices",
+        "ledger",
+        "killed",
+    )
+)
+"""What a page may lack without its rung or a stage of it having failed."""
+_EVENTS: Final = {
+    "displayed": "displays", "clicked": "clicks", "dismissed": "dismissals", "converted": "conversions"
+}  # fmt: skip
+_FIRST: Final = 256
+
+
+class _Units:
+    """Of one experiment: a row a unit, and the arm it was met in."""
+
+    def __init__(self) -> None:
+        self.rows = np.zeros((_FIRST, len(COLUMNS)))
+        self.arm = np.zeros(_FIRST, np.int16)
+        self.arms: dict[str, int] = {}
+        self.at: dict[int, int] = {}  # key64 of a unit, and of a subject that it was met under -> its row
+        self.n = 0
+
+    def row(self, unit: int, subject: int, arm: str) -> int:
+        """−1 for a unit that finds no room."""
+        at = self.at.get(unit, -1)
+        if at < 0:
+            if self.n >= MOST_UNITS:
+                return -1
+            at, self.n = self.n, self.n + 1
+            if at == len(self.rows):
+                self.rows = np.concatenate([self.rows, np.zeros_like(self.rows)])
+                self.arm = np.concatenate([self.arm, np.zeros_like(self.arm)])
+            self.at[unit] = at
+            self.rows[at, 0] = 1.0
+            self.arm[at] = self.arms.setdefault(arm, len(self.arms))
+        self.at[subject] = at
+        return at
+
+
+class GuardCounts:
+    """`since`: POSIX seconds; what was decided before is not counted."""
+
+    def __init__(self, since: float = 0.0) -> None:
+        self._since = since
+        self._held: dict[str, _Units] = {}
+
+    def take(self, payloads: Iterable[bytes], watched: Mapping[str, bool]) -> int:
+        """Log entries in order; `watched`: experiment -> whether its unit is the device. How many counted."""
+        counted = 0
+        for name in [name for name in self._held if name not in watched]:
+            del self._held[name]
+        for payload in payloads:
+            row = unpack(payload)
+            kind = row["t"]
+            if kind == "served":
+                counted += self._page(row, watched)
+            elif kind in _EVENTS or kind in ("outcome", "acted"):
+                counted += self._event(row, kind)
+        return counted
+
+    def sums(self, experiment: str, arm: str) -> Sums | None:
+        """None before anybody was met in the arm."""
+        held = self._held.get(experiment)
+        number = None if held is None else held.arms.get(arm)
+        if held is None or number is None:
+            return None
+        return Sums.of(held.rows[: held.n][held.arm[: held.n] == number])
+
+    def units(self, experiment: str) -> int:
+        held = self._held.get(experiment)
+        return 0 if held is None else held.n
+
+    def forget(self, experiment: str) -> None:
+        """Its question was changed: begin anew."""
+        self._held.pop(experiment, None)
+
+    def _page(self, row: Mapping[str, Any], watched: Mapping[str, bool]) -> int:
+        arms, found = row["arms"], None
+        if not arms or row["at"] < self._since:
+            return 0
+        for layer, name in arms.items():
+            experiment, _, arm = name.partition("/")
+            if name == HOLDOUT or experiment not in watched or layer in row.get("forced", ()):
+                continue
+            subject = row["subject"]
+            unit = (row.get("device") if watched[experiment] else row.get("unit")) or subject
+            held = self._held.setdefault(experiment, _Units())
+            at = held.row(key64(unit), key64(subject), arm)
+            if at >= 0:
+                found = _of_page(row) if found is None else found
+                held.rows[at] += found
+        return int(found is not None)
+
+    def _event(self, row: Mapping[str, Any], kind: str) -> int:
+        complaint = kind == "acted" and row.get("action") == "complained"
+        if not (kind in _EVENTS or complaint or (kind == "outcome" and row.get("amount"))):
+            return 0
+        subject, counted = key64(str(row.get("subject", ""))), 0
+        for held in self._held.values():
+            at = held.at.get(subject, -1)
+            if at < 0:
+                continue
+            mine = held.rows[at]
+            if kind in _EVENTS:
+                each = len(row["places"]) // _PLACE if kind == "displayed" and "places" in row else 1
+                mine[AT[_EVENTS[kind]]] += each
+            elif complaint:
+                mine[AT["complaints"]] += 1
+            if kind in ("converted", "outcome"):
+                mine[AT["value"]] += row.get("amount") or 0.0
+            counted = 1
+        return counted
+
+
+_PLACE: Final = 24  # bytes of a place in an event's record
+
+
+def _of_page(row: Mapping[str, Any]) -> Floats:
+    """What one page adds to its unit."""
+    found = np.zeros(len(COLUMNS))
+    failed = any(one in EFFORTS or one not in OUTSIDE for one in row["degraded"])
+    for name, value in (
+        ("pages", 1.0),
+        ("errors", float(failed)),
+        ("lower", float(row["effort"] != "full")),
+        ("asked", float(sum(row["sizes"]))),
+        ("filled", float(len(row["place_slot"]))),
+        ("ms", min(float(row.get("ms", 0.0)), MOST_MS)),
+    ):
+        found[AT[name]] = value
+    return found

@@ -1,0 +1,264 @@
+"""The bandit: what it believes, what it draws, and how it learns from the log."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from features.ids import key32, key64
+from features.log import Entry, MemoryLog
+from features.token import PLACES
+from serving.bandit import (
+    CELLS,
+    FLOOR,
+    BanditError,
+    Learned,
+    Seen,
+    decode_learned,
+    learned,
+    table_of,
+    version_of,
+)
+from serving.bandit_draws import chances_of
+from serving.bandit_lead import LEARNER, RIPE_S, Harvest, Learner, base_of
+from serving.bandit_shelf import BanditShelf
+from serving.control import MemoryControl
+from serving.decide import decide
+from serving.kept import learned_of
+from serving.live import Live
+from tests.worlds import (
+    NOW,
+    SLOTS,
+    customer,
+    item,
+    query,
+    sold,
+    tiny_bundle,
+    tiny_items,
+    tiny_live,
+    tiny_plan,
+)
+
+ARMS = ("cr0", "cr1", "cr2")
+KEYS = tuple(key32(name) for name in ARMS)
+HEX = tuple(f"{key:08x}" for key in KEYS)
+
+
+def seen(rates: dict[int, tuple[float, ...]], n: float = 2_000.0) -> Seen:
+    """By cell the rate of each arm, exactly."""
+    made = Seen.none(HEX)
+    for cell, some in rates.items():
+        made.shown[:, cell] = n
+        made.reward[:, cell] = made.squares[:, cell] = n * np.array(some)
+    return made
+
+
+class TestBelief:
+    def test_the_best_arm_is_shown_most_and_none_never(self) -> None:
+        table = table_of(seen({1: (0.05, 0.10, 0.05)}), 0.05, seed=1)
+        chances = table.chances[table.row(1)]
+        assert chances.argmax() == 1 and chances[1] > 0.98 and chances.min() >= FLOOR - 1e-6
+        assert np.allclose(table.chances.sum(axis=1), 1) and table.loss[0] < 0.02
+
+    def test_audiences_differ_and_a_new_one_borrows(self) -> None:
+        table = table_of(seen({1: (0.03, 0.09, 0.03), 2: (0.03, 0.08, 0.11)}, 20_000), 0.05, seed=1)
+        assert table.chances[table.row(1)].argmax() == 1 and table.chances[table.row(2)].argmax() == 2
+        unknown = table.mean[table.row(9)]
+        assert table.row(9) == 2 and unknown[0] < min(unknown[1], unknown[2])
+
+    def test_nothing_known_is_even(self) -> None:
+        table = table_of(Seen.none(HEX), 0.05, seed=3, draws=4_000)
+        assert np.allclose(table.chances, 1 / 3, atol=0.03) and 0 < table.loss[0] < 0.5
+
+    def test_more_displays_make_it_surer(self) -> None:
+        few = table_of(seen({1: (0.05, 0.06, 0.05)}, 100), 0.05, seed=1)
+        many = table_of(seen({1: (0.05, 0.06, 0.05)}, 50_000), 0.05, seed=1)
+        assert many.deviation[0, 1] < few.deviation[0, 1] / 5 and many.chances[0, 1] > few.chances[0, 1]
+
+    def test_a_version_is_its_bytes(self) -> None:
+        groups = {key64("a"): seen({1: (0.1, 0.2, 0.1), 31: (0.1, 0.1, 0.3)})}
+        one = learned(groups, lambda _: 0.05, made_at=NOW, until=NOW - 60)
+        again = decode_learned(one.encode())
+        assert again.encode() == one.encode() and again.version == one.version == version_of(one.encode())
+        assert np.array_equal(again.seen[key64("a")].reward, groups[key64("a")].reward)
+        with pytest.raises(BanditError, match="cannot be read"):
+            decode_learned(b'{"made_at": 1}')
+
+    def test_what_is_hardly_new_is_not_worked_out_again(self) -> None:
+        groups = {1: seen({1: (0.1, 0.2, 0.1)})}
+        one = learned(groups, lambda _: 0.05, made_at=NOW, until=NOW)
+        groups[1].shown[0, 1] += 3
+        later = learned(groups, lambda _: 0.05, one, made_at=NOW + 60, until=NOW + 60)
+        assert np.array_equal(later.tables[1].chances, one.tables[1].chances)
+        groups[1].shown[:, 1] *= 2
+        assert learned(groups, lambda _: 0.05, one, made_at=NOW, until=NOW).tables[1].displays > 11_000
+
+
+def creative_items() -> list[Any]:
+    """Every activity has three approved creatives for banners and pop-ups."""
+    made = []
+    for one in tiny_items(60):
+        number = int(one.id[1:])
+        if one.kind != "activity":
+            made.append(one)
+            continue
+        texts = [
+            {"id": f"{one.id}-{name}", "title": name, "layouts": ["banner", "popup", "feed"], "state": "live"}
+            for name in ARMS
+        ]
+        made.append(item(number, "activity", creatives=texts))
+    return made
+
+
+def live_of(explore: float = 0.2, *campaigns: Any, **slot: Any) -> Live:
+    slots = [{**one, "explore": explore, **slot} for one in SLOTS]
+    plan = tiny_plan(slots=slots, campaigns=list(campaigns))
+    return tiny_live(tiny_bundle(items=creative_items()), plan)
+
+
+def decided(live: Live, number: int = 0, **fields: Any):
+    asked = query(live, customer(segment=2, **fields))
+    return decide(replace(asked, decision_id=f"d{number}"), live)
+
+
+class TestPages:
+    def test_creatives_are_drawn_as_often_as_is_logged(self) -> None:
+        live = live_of()
+        first = decided(live)
+        assert first.draws and all(len(one.keys) == 3 for one in first.draws)
+        place, counts = first.draws[0].place, {}
+        for number in range(300):
+            page = decided(live, number)
+            one = next(one for one in page.draws if one.place == place)
+            shown = page.placements[place]
+            assert shown.creative_key == one.keys[one.drawn] and sum(one.probabilities) == pytest.approx(1)
+            if shown.key == first.placements[place].key:
+                counts[shown.creative_key] = counts.get(shown.creative_key, 0) + 1
+        assert len(counts) == 3 and min(counts.values()) > 0.2 * sum(counts.values())
+
+    def test_only_creatives_differ_from_a_page_without(self) -> None:
+        live = live_of()
+        drawn = decided(live)
+        quiet = decide(replace(drawn.query, profiling=False), live)
+        assert quiet.draws == () and decided(live_of(0.0)).draws == ()
+        again = decided(live)
+        assert again.draws == drawn.draws and again.placements == drawn.placements
+
+    def test_what_is_learned_is_shown(self) -> None:
+        live = live_of()
+        held = [decided(live, number) for number in range(30)]
+        rows = [page.placements[one.place].row for page in held for one in page.draws]
+        row = max(set(rows), key=rows.count)
+        key, texts = int(live.keys[row]), live.texts[row].creatives
+        told = Seen.none([f"{one.key:08x}" for one in texts])
+        told.shown[:, 2], told.reward[:, 2] = 5_000, (100, 100, 500)
+        live = live.taught(learned({key: told}, lambda _: 0.05, made_at=NOW, until=NOW))
+        pages = [decided(live, number) for number in range(60)]
+        wins = [one.creative == 2 for page in pages for one in page.placements if one.key == key]
+        assert len(wins) > 20 and sum(wins) >= 0.95 * len(wins)
+        assert decided(live).learned == live.learned.version
+
+    def test_a_campaign_shows_its_own_creatives_only(self) -> None:
+        names = next(one.id for one in creative_items() if one.kind == "activity")
+        mine = sold(1, names, creatives={names: [f"{names}-cr0", f"{names}-cr2"]})
+        live = live_of(0.2, {**mine, "tier": "mandatory"})
+        for number in range(30):
+            page = decided(live, number)
+            for one in page.draws:
+                if page.placements[one.place].campaign >= 0:
+                    allowed = {key32(f"{names}-cr0"), key32(f"{names}-cr2")}
+                    assert set(one.keys) == allowed
+                    return
+        pytest.fail("the campaign was never shown")
+
+    def test_a_budget_bounds_what_drawing_gives_up(self) -> None:
+        told = seen({1: (0.05, 0.052, 0.05)}, 300)
+        one = Learned(tables={7: table_of(told, 0.05, seed=1)})
+        free, bound = chances_of(one, 7, 1, KEYS, 1.0), chances_of(one, 7, 1, KEYS, 0.02)
+        assert max(bound) > max(free) and sum(bound) == pytest.approx(1)
+        assert (1 - max(bound)) / (1 - max(free)) <= 0.02 / one.tables[7].loss[0] + 0.05
+
+    def test_a_creative_that_is_new_has_an_equal_chance(self) -> None:
+        one = Learned(tables={7: table_of(seen({1: (0.02, 0.3, 0.02)}), 0.05, seed=1)})
+        chances = chances_of(one, 7, 1, (*KEYS, 99), 1.0)
+        assert chances[3] == pytest.approx(0.25) and chances[1] > 0.7
+
+
+def served(number: int, at: float, creative: int, *, cell: int = 2) -> list[Entry]:
+    """A page that drew a creative of item 7, displayed; a click for creative 1."""
+    subject, name = f"u:u{number}", f"d{number}"
+    place = np.zeros(1, PLACES)
+    place["item"], place["creative"] = 7, KEYS[creative]
+    row = {
+        "t": "served", "subject": subject, "id": name, "at": at, "cell": cell,
+        "items": np.uint64(7).tobytes(), "draws": [[0, list(KEYS), [1 / 3] * 3, creative]],
+    }  # fmt: skip
+    told = {"subject": subject, "decision_id": name, "places": place.tobytes()}
+    rows = [row, {"t": "displayed", **told}] + ([{"t": "clicked", **told}] if creative == 1 else [])
+    return [Entry(f"{name}:{at}", subject, msgpack.packb(one)) for at, one in enumerate(rows)]
+
+
+def world(n: int = 60, at: float = NOW - RIPE_S - 60) -> list[Entry]:
+    return [entry for number in range(n) for entry in served(number, at + number / 10, number % 3)]
+
+
+class TestLearning:
+    def test_a_page_counts_once_and_when_it_is_ripe(self) -> None:
+        harvest = Harvest(0.0)
+        harvest.take(entry.payload for entry in world(30))
+        early = harvest.ripe(NOW - 9e9, {})
+        found = harvest.ripe(NOW, early)
+        assert early == {} and found[7].shown[:, 2].tolist() == [10, 10, 10]
+        assert found[7].reward[:, 2].tolist() == [0, 10, 0]
+        assert harvest.ripe(NOW, found)[7].shown.sum() == 30
+
+    def test_the_leader_writes_versions_and_the_next_goes_on(self, tmp_path) -> None:
+        log, control = MemoryLog(lambda: NOW), MemoryControl(lambda: NOW)
+        live, now = live_of(), [NOW]
+
+        def learner(name: str) -> Learner:
+            return Learner(
+                control, log, str(tmp_path), lambda: live, CollectorRegistry(), name, clock=lambda: now[0]
+            )
+
+        async def story() -> tuple[Learned, Learned]:
+            first, second = learner("r1"), learner("r2")
+            await log.append(world(60))
+            assert await first.step() == "written" and await second.step() == "following"
+            one = BanditShelf(str(tmp_path)).fetch((await control.poll()).bandit or "")
+            await first.stop()
+            assert await second.step() == "idle"  # the log holds the same pages still
+            now[0] += 600
+            await log.append([e for n in range(60, 90) for e in served(n, NOW + 1, n % 3)])
+            assert await second.step() == "written"
+            return one, BanditShelf(str(tmp_path)).fetch((await control.poll()).bandit or "")
+
+        one, two = asyncio.run(story())
+        assert one.seen[7].shown.sum() == 60 and two.seen[7].shown.sum() == pytest.approx(90, rel=1e-3)
+        assert one.tables[7].chances[0].argmax() == 1 and two.version != one.version
+
+    def test_nothing_explores_nothing_is_learned(self, tmp_path) -> None:
+        control = MemoryControl(lambda: NOW)
+        live = live_of(0.0)
+        one = Learner(control, MemoryLog(lambda: NOW), str(tmp_path), lambda: live, CollectorRegistry(), "r")
+        assert asyncio.run(one.step()) == "idle" and not one.leads
+        assert asyncio.run(control.lead(LEARNER, "other", 5.0)) is not None
+
+    def test_the_bundle_warms_it(self) -> None:
+        live = live_of()
+        base = base_of(live)
+        assert base(int(live.keys[0])) == pytest.approx(0.05, abs=0.05) and base(12345) == 0.05
+
+    def test_what_is_kept_for_replay_decides_alike(self) -> None:
+        one = learned({7: seen({1: (0.1, 0.2, 0.1)})}, lambda _: 0.05, made_at=NOW, until=NOW)
+        import zlib
+
+        kept = learned_of(one.version, zlib.compress(one.encode(whole=False)))
+        assert kept.version == one.version and kept.seen == {} and CELLS == 32
+        assert chances_of(kept, 7, 1, KEYS, 0.5) == chances_of(one, 7, 1, KEYS, 0.5)

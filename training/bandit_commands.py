@@ -1,0 +1,115 @@
+"""`fenliu bandit status`: what the bandit knows of creatives, and how often it shows each."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import time
+from typing import Any
+
+import numpy as np
+from rich.table import Table as Printed
+
+from features.ids import key32, key64
+from serving.backing import backed
+from serving.bandit import Learned
+from serving.bandit_shelf import BanditShelf
+from serving.bundle import Bundle
+from serving.redis_control import RedisControl
+from serving.settings import Settings
+from training.desk import desk_of
+from training.progress import wide_console
+from training.usage import UsageError
+
+
+def status(args: argparse.Namespace, settings: Settings) -> int:
+    """Arms, posterior and share, over all customers or by segment."""
+    version = args.version or _live(settings)
+    if not version:
+        raise UsageError(
+            "the bandit has learned nothing yet: it needs items with two approved creatives in a slot with"
+            " `explore` above 0, and pages that were displayed"
+        )
+    learned = BanditShelf(settings.registry_url).fetch(version)
+    told = document(learned, desk_of(settings).bundle, args.item)
+    if args.json:
+        print(json.dumps({"version": version, "items": told}, ensure_ascii=False))
+        return 0
+    old = time.time() - learned.until
+    table = Printed(title=f"bandit {version}, of pages until {old:,.0f} s ago")
+    for column in ("item", "segment", "creative", "displays", "clicks", "rate by the model", "share"):
+        table.add_column(column, justify="left" if column in ("item", "creative") else "right")
+    for one in told[: args.most]:
+        for cell in one["segments"] if args.segments else one["segments"][-1:]:
+            for arm in cell["creatives"]:
+                table.add_row(
+                    one["item"], str(cell["segment"]), arm["creative"], f"{arm['displays']:,.0f}",
+                    f"{arm['clicks']:,.0f}", f"{arm['mean']:.4f} ± {arm['deviation']:.4f}",
+                    f"{arm['share']:.1%}",
+                )  # fmt: skip
+    wide_console().print(table)
+    return 0
+
+
+def _live(settings: Settings) -> str | None:
+    async def asked(url: str) -> str | None:
+        control = RedisControl.at(url)
+        try:
+            return (await control.poll()).bandit
+        finally:
+            await control.close()
+
+    with backed(settings) as complete:
+        return asyncio.run(asked(complete.control_url or ""))
+
+
+def document(learned: Learned, bundle: Bundle | None, only: str | None = None) -> list[dict[str, Any]]:
+    """Items by how much is known of them; each segment, the last one `all`: weighed by displays."""
+    names, creatives = _names(learned, bundle)
+    found = []
+    for key, table in learned.tables.items():
+        item = names.get(key, f"{key:016x}")
+        if only is not None and key != key64(only):
+            continue
+        seen = learned.seen[key].of(table.arms)
+        rows = [*table.cells]
+        weight = seen.shown.sum(axis=0)[rows]
+        of = {name: at for at, name in enumerate(seen.arms)}
+        segments: list[dict[str, Any]] = []
+        for segment, parts in [(one, np.eye(len(rows))[at]) for at, one in enumerate(rows)] + [
+            ("all", weight)
+        ]:
+            total = float(parts.sum())
+            share = parts / total if total else np.full(len(rows), 1 / max(len(rows), 1))
+            told = []
+            for at, name in enumerate(table.arms):
+                met = seen.shown[of[name]], seen.reward[of[name]]
+                displays, clicks = (float(one[rows][parts > 0].sum()) for one in met)
+                told.append(
+                    {
+                        "creative": creatives.get(int(name, 16), name),
+                        "displays": displays,
+                        "clicks": clicks,
+                        "mean": float(share @ table.mean[:-1, at]) if rows else float(table.mean[-1, at]),
+                        "deviation": float(share @ table.deviation[:-1, at]) if rows else 0.0,
+                        "share": float(share @ table.chances[:-1, at])
+                        if rows
+                        else float(table.chances[-1, at]),
+                    }
+                )
+            segments.append({"segment": segment, "creatives": told})
+        found.append({"item": item, "displays": table.displays, "segments": segments})
+    return sorted(found, key=lambda one: -float(one["displays"]))
+
+
+def _names(learned: Learned, bundle: Bundle | None) -> tuple[dict[int, str], dict[int, str]]:
+    """Ids of items and of creatives by their keys, as far as the bundle in service knows them."""
+    if bundle is None:
+        return {}, {}
+    items, creatives = {}, {}
+    for text in bundle.compiled.texts:
+        if (key := key64(text.id)) in learned.tables:
+            items[key] = text.id
+            creatives.update({key32(one.id): one.id for one in text.creatives})
+    return items, creatives
