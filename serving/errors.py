@@ -80,6 +80,8 @@ CODES: Final[dict[str, Code]] = {
     "log_full": Code(503, *_BUSY),
 }
 _RETRY_AFTER_S: Final = {
+    "rate_limited": 1,
+    "quota_exceeded": 60,
     "overloaded": 1,
     "not_ready": 2,
     "store_unavailable": 1,
@@ -113,12 +115,11 @@ class Problem(Exception):
 
     @property
     def headers(self) -> tuple[Header, ...]:
+        """With the code's own `Retry-After`, unless whoever raised the problem knows better."""
         wait = _RETRY_AFTER_S.get(self.code)
-        return (
-            self.extra_headers
-            if wait is None
-            else (*self.extra_headers, (b"retry-after", str(wait).encode()))
-        )
+        if wait is None or any(name == b"retry-after" for name, _ in self.extra_headers):
+            return self.extra_headers
+        return (*self.extra_headers, (b"retry-after", str(wait).encode()))
 
     def body(self) -> bytes:
         """The problem+json document."""

@@ -49,59 +49,54 @@ def reserving_of(
     checks: dict[CapCheck, int] = {}
     places: list[int] = []
     wishes: list[tuple[Wish, ...]] = []
-    capped = Columns.of(decision.placements).capped
-    for index in [at for at, one in enumerate(capped) if one and at not in without]:
-        place = decision.placements[index]
-        caps = tuple([checks.setdefault(check(cap), len(checks)) for cap in _caps(place, decision, live)])
+    columns = Columns.of(decision.placements)
+    for index in [at for at, one in enumerate(columns.capped) if one and at not in without]:
+        place = _Place.of_columns(columns, index, decision, live)
+        caps = tuple([checks.setdefault(check(cap), len(checks)) for cap in _caps(place, live)])
         if caps:
             places.append(index)
-            wishes.append((_wish(place, decision, live, caps),))
+            wishes.append((Wish(*place[:5], 0, place.channel, caps),))
     scope = scope_of(query.surface, query.device)
     valid_s = decision.valid_until - query.now
     reserving = Reserving(query.decision_id, scope, valid_s, tuple(wishes), tuple(checks), epoch, attempt)
     return Asking(tuple(places), reserving)
 
 
-def _caps(place: Placement, decision: Decision, live: Live) -> Iterator[CapSpec]:
+class _Place(NamedTuple):
+    """The keys by which caps may count a placement, in the order of `features.ledger.Wish`; 0: none."""
+
+    item: int
+    campaign: int
+    category: int
+    slot: int
+    creative: int
+    channel: int
+    of: int  # index of the campaign, −1 organic
+
+    @classmethod
+    def of_columns(cls, columns: Columns, index: int, decision: Decision, live: Live) -> _Place:
+        query = decision.query
+        return cls(
+            columns.key[index],
+            columns.campaign_key[index],
+            live.category_of[columns.row[index]],
+            query.slots[columns.slot[index]].spec.key,
+            columns.creative_key[index],
+            query.context.channel,
+            columns.campaign[index],
+        )
+
+
+def _caps(place: _Place, live: Live) -> Iterator[CapSpec]:
     campaigns = live.plan.campaigns
-    if place.campaign >= 0:
-        for index in campaigns.caps_of[place.campaign]:
+    if place.of >= 0:
+        for index in campaigns.caps_of[place.of]:
             yield campaigns.caps[index]
     for index in campaigns.contact_rules:
         rule = campaigns.caps[index]
-        own = _own(rule, place, decision, live)
+        own = getattr(place, rule.scope, 0)
         if own and (not rule.keys or own in rule.keys):
             yield rule
-
-
-def _own(rule: CapSpec, place: Placement, decision: Decision, live: Live) -> int:
-    """The placement's key in the rule's scope; 0 where it has none."""
-    scope, query = rule.scope, decision.query
-    if scope == "item":
-        return place.key
-    if scope == "creative":
-        return place.creative_key
-    if scope == "campaign":
-        return place.campaign_key
-    if scope == "category":
-        return live.category_of[place.row]
-    if scope == "slot":
-        return query.slots[place.slot].spec.key
-    return query.context.channel if scope == "channel" else 0
-
-
-def _wish(place: Placement, decision: Decision, live: Live, caps: tuple[int, ...]) -> Wish:
-    query = decision.query
-    return Wish(
-        item=place.key,
-        campaign=place.campaign_key,
-        category=live.category_of[place.row],
-        slot=query.slots[place.slot].spec.key,
-        creative=place.creative_key,
-        org=0,
-        channel=query.context.channel,
-        caps=caps,
-    )
 
 
 def settle(decision: Decision, refused: Mapping[int, str]) -> Decision:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
-from math import isfinite
+from math import isfinite, modf
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import numpy as np
@@ -226,8 +226,17 @@ def context_of(ask: ContextAsk) -> Context:
 
 
 def rfc3339(at: float) -> str:
-    """POSIX seconds as "2026-03-01T08:00:00.123Z"."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """POSIX seconds as "2026-03-01T08:00:00.123Z": milliseconds are cut off, not rounded."""
+    part, whole = modf(at)
+    more, micros = divmod(round(part * 1_000_000), 1_000_000)
+    minute, second = divmod(int(whole) + more, 60)
+    return f"{_minute(minute)}:{second:02d}.{micros // 1_000:03d}Z"
+
+
+@lru_cache(64)
+def _minute(since: int) -> str:
+    """Minutes since 1970 as "2026-03-01T08:00": a page writes the same few again and again."""
+    return datetime.fromtimestamp(since * 60, UTC).isoformat(timespec="minutes")[:16]
 
 
 def drop_texts(drops: Mapping[int, int] | Mapping[str, int]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ place by place.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from math import isfinite
 from typing import Any, Final
 
@@ -108,6 +109,11 @@ def _tails(columns: Columns, english: bool, campaigns: Sequence[str]) -> list[by
 
 
 def _tail(campaign: int, reason: int, propensity: float, english: bool, campaigns: Sequence[str]) -> bytes:
-    of = b"null" if campaign < 0 else orjson.dumps(campaigns[campaign])
-    sure = _SURE if propensity == 1.0 else b',"propensity":%.6f}' % propensity
-    return b',"campaign_id":%b%b%b' % (of, _REASON[reason, english], sure)
+    head = _of_campaign("" if campaign < 0 else campaigns[campaign], reason, english)
+    return head + (_SURE if propensity == 1.0 else b',"propensity":%.6f}' % propensity)
+
+
+@lru_cache(8192)
+def _of_campaign(name: str, reason: int, english: bool) -> bytes:
+    """`name`: the campaign's id, "" of none."""
+    return b',"campaign_id":%b%b' % (orjson.dumps(name or None), _REASON[reason, english])
