@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -29,6 +30,7 @@ import orjson
 
 from training.bench.harness import Result
 from training.bench.tally import Tally
+from training.progress import counting, wide_console
 
 if TYPE_CHECKING:
     import httpx
@@ -87,8 +89,10 @@ def _contract(args: argparse.Namespace, tally: Tally) -> None:
         tally.put("contract_requests", 0, "", note)
         return
     wanted = (1_000 if args.quick else 50_000) if args.contract is None else args.contract
-    with _target(args) as (target, headers):
-        seen = fuzz_contract.fuzzed_to(target, wanted, args.seed, headers, 8 if args.quick else 100)
+    examples = 8 if args.quick else 100
+    with _target(args) as (target, headers), counting(wide_console(), "requests by contract") as bar:
+        tell = partial(_shown, bar, wanted)
+        seen = fuzz_contract.fuzzed_to(target, wanted, args.seed, headers, examples, tell)
     phases = f"{dict(seen.phases)}, {dict(sorted(seen.statuses.items()))}"
     tally.put("contract_requests", seen.requests, "", phases, (">=", float(wanted)))
     tally.put("contract_5xx", seen.server_errors, "", "other than 503", ("<=", 0.0))
@@ -96,10 +100,13 @@ def _contract(args: argparse.Namespace, tally: Tally) -> None:
     tally.put("contract_violations", seen.violations.total(), "", told, ("<=", 0.0))
 
 
+def _shown(bar: Callable[[int, int], None], wanted: int, requests: int) -> None:
+    bar(min(requests, wanted), max(wanted, 1))
+
+
 def _guided(seconds: int, seed: int, tally: Tally) -> None:
     """Coverage-guided, where atheris is; where not, that is said and counted as missed."""
     from training.bench import fuzz_guided
-    from training.progress import counting, wide_console
 
     if not fuzz_guided.available():
         note = f"no {fuzz_guided.PYTHON.parent.parent.name} with atheris: make fuzz"
