@@ -35,7 +35,7 @@ from training.progress import counting, wide_console
 if TYPE_CHECKING:
     import httpx
 
-ABOUT = "mutated records, tokens, plans, prices, events and requests: refused, and nothing else"
+ABOUT = "decoders, requests and the whole contract (Schemathesis, atheris): refused, and nothing else"
 ODD: Final[tuple[Any, ...]] = (
     None, True, -1, 0, 1e308, -1e308, 2**63, 2**70, "", "\0", "\ud7ff", "e\u0301", "x" * 70,
     "../../etc/passwd", [], {}, [[]], {"a": {}}, "2026-13-45T99:99:99Z", "NaN", [None] * 600, "' OR 1=1 --",
