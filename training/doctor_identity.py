@@ -28,7 +28,7 @@ def identity_findings(settings: Settings, env: Mapping[str, str]) -> Iterator[Fi
         return
     tokens.keys.refresh()
     if tokens.keys.problem:
-        remedy = "is FENLIU_OIDC_KEYS right, and reached from here? Until then every token is refused"
+        remedy = "is FENLIU_OIDC_JWKS right, and reached from here? Until then every token is refused"
         yield Finding(ABOUT, "bad", tokens.keys.problem, remedy)
         return
     usable = [kid for kid, key in tokens.keys.keys.items() if set(key.algorithms) & set(terms.algorithms)]
