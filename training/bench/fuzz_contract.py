@@ -28,6 +28,7 @@ ALLOWED: Final = ("2xx", "3xx", "4xx", "503")
 SLOW: Final = ("/v1/decisions/{id}", "/v1/users/{id}")
 """Answered by a process of its own that starts for seconds: a trace, and an erasure."""
 SLOW_METHODS: Final = {"/v1/decisions/{id}": "GET", "/v1/users/{id}": "DELETE"}
+LONGEST_S: Final = 200  # for an answer: those processes are of the lowest priority
 TOLD: Final = 5
 ROUNDS: Final = 200
 
@@ -99,7 +100,7 @@ def fuzzed(
     checks: dict[str, Any] = {"enabled": False, **{name: {"enabled": True} for name in CHECKS}}
     checks["not_a_server_error"] = {"enabled": True, "expected-statuses": list(ALLOWED)}
     config = SchemathesisConfig.from_dict({
-        "seed": seed, "workers": 1, "headers": headers or {},
+        "seed": seed, "workers": 1, "headers": headers or {}, "request-timeout": LONGEST_S,
         "generation": {"max-examples": examples, "no-shrink": True, "database": "none"},
         "checks": checks, "phases": {name: {"enabled": name in phases} for name in PHASES},
     })  # fmt: skip
