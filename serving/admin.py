@@ -7,7 +7,6 @@ If-Match (or `base`) on a proposal is the revision it was made from.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -28,6 +27,7 @@ from serving.admin_asks import (
     RollbackAsk,
     WithdrawAsk,
 )
+from serving.admin_query import flag, only, revision, whole
 from serving.assembly import Judged
 from serving.audit import AuditError, Head, parse_head
 from serving.control import Kill
@@ -135,7 +135,7 @@ def _judged(judged: Judged | None) -> dict[str, Any]:
 
 async def _propose(admin: Admin, request: AdminRequest) -> AdminAnswer:
     ask, governance = _ask(ProposeAsk, request), admin.governance
-    base = _revision(request.if_match)
+    base = revision(request.if_match)
     if base is not None and ask.base is not None and base != ask.base:
         raise Problem("invalid_field", f"base: If-Match says revision {base}")
     base = ask.base if base is None else base
@@ -181,7 +181,7 @@ async def _reject(admin: Admin, request: AdminRequest) -> AdminAnswer:
 
 async def _publish(admin: Admin, request: AdminRequest) -> AdminAnswer:
     ask = _ask(PublishAsk, request)
-    base = _revision(request.if_match)
+    base = revision(request.if_match)
     if base is not None:
         one = (await _thread(admin.governance.refresh)).proposal(ask.proposal)
         if base != admin.governance.state.number(one.part):
@@ -242,7 +242,8 @@ def _plan_of(governance: Governance, who: Identity, ask: PreviewAsk) -> Plan | N
 
 async def _status(admin: Admin, request: AdminRequest) -> AdminAnswer:
     governance, part = admin.governance, request.query.get("part")
-    number = _whole(request.query, "revision")
+    only(request.query, "part", "revision")
+    number = whole(request.query, "revision")
     await _thread(governance.refresh)
     if part is None:
         return _json(await _thread(overview, governance, request.who))
@@ -251,12 +252,13 @@ async def _status(admin: Admin, request: AdminRequest) -> AdminAnswer:
 
 
 async def _diff(admin: Admin, request: AdminRequest) -> AdminAnswer:
+    only(request.query, "proposal", "part", "from", "to")
     return _json(await _thread(_differing, admin.governance, request.who, request.query))
 
 
 def _differing(governance: Governance, who: Identity, query: Mapping[str, str]) -> dict[str, Any]:
     """A proposal against what it would replace, or two revisions of a part."""
-    start, to = _whole(query, "from"), _whole(query, "to")
+    start, to = whole(query, "from"), whole(query, "to")
     state = governance.refresh()
     if "proposal" in query:
         one = state.proposal(query["proposal"])
@@ -282,6 +284,7 @@ async def _decision(admin: Admin, request: AdminRequest) -> AdminAnswer:
     permits.may_trace(request.who)
     if admin.tracer is None:
         raise Problem("not_ready", "nothing here can decide pages: ask where the service runs")
+    only(request.query, "id", "item", "subject")
     decision_id = wire.check_path_id(request.query.get("id", ""), "decision")
     items = [item for item in request.query.get("item", "").split(",") if item]
     if len(items) > MOST_ITEMS:
@@ -294,21 +297,23 @@ async def _erase(admin: Admin, request: AdminRequest) -> AdminAnswer:
     permits.may_erase(request.who)
     if admin.eraser is None:
         raise Problem("not_ready", "nothing here reaches the stores: ask where the service runs")
+    only(request.query, "id", "reason", "devices")
     user_id = wire.check_path_id(request.query.get("id", ""), "user")
     reason = request.query.get("reason", "")[:MOST_REASON] or f"asked for by {request.who.principal}"
-    devices = _flag(request.query, "devices")
+    devices = flag(request.query, "devices")
     return _json(await _thread(admin.eraser, user_id, reason, devices=devices))
 
 
 async def _audit(admin: Admin, request: AdminRequest) -> AdminAnswer:
     permits.may_audit(request.who)
+    only(request.query, "since", "most", "action", "principal", "verify", "head")
     return _json(await _thread(_records, admin.governance, request.query))
 
 
 def _records(governance: Governance, query: Mapping[str, str]) -> dict[str, Any]:
     """Records after `since`, newest last; `verify` reads the whole log again and checks it."""
-    since, most = _whole(query, "since"), _whole(query, "most", MOST_RECORDS)
-    if _flag(query, "verify"):
+    since, most = whole(query, "since"), whole(query, "most", MOST_RECORDS)
+    if flag(query, "verify"):
         try:
             heads: tuple[Head, ...] = (parse_head(query["head"]),) if "head" in query else ()
         except AuditError as bad:
@@ -338,33 +343,6 @@ def _may_see(governance: Governance, who: Identity, part: str, content: Any) -> 
 
 def _ask(model: type[M], request: AdminRequest) -> M:
     return wire.parse(model, wire.parse_json(request.body))
-
-
-def _revision(if_match: str | None) -> int | None:
-    """The revision that an If-Match names. Raises Problem `stale_revision` for what can be none of ours."""
-    if if_match is None:
-        return None
-    found = re.fullmatch(r'\s*(?:W/)?"?(\d{1,9})"?\s*', if_match)
-    if found is None:
-        raise Problem("stale_revision", 'If-Match: name a revision, such as "3"')
-    return int(found[1])
-
-
-def _whole(query: Mapping[str, str], name: str, most: int = 999_999_999) -> int | None:
-    text = query.get(name)
-    if text is None:
-        return None
-    if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or int(text) > most:
-        raise Problem("bad_query", f"{name}: must be a whole number, at most {most}")
-    return int(text)
-
-
-def _flag(query: Mapping[str, str], name: str) -> bool:
-    """A switch that is not understood is refused: it could be the one that makes an erasure whole."""
-    text = query.get(name, "false")
-    if text not in ("true", "false", "1", "0"):
-        raise Problem("bad_query", f"{name}: must be true or false")
-    return text in ("true", "1")
 
 
 def _etag(number: int) -> tuple[Header, ...]:

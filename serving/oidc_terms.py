@@ -56,13 +56,13 @@ def oidc_terms(given: Mapping[str, str]) -> OidcTerms | None:
     names = {name for name in given if name.startswith("FENLIU_OIDC_")}
     if not names:
         return None
-    needed = ("FENLIU_OIDC_ISSUER", "FENLIU_OIDC_AUDIENCE", "FENLIU_OIDC_KEYS")
+    needed = ("FENLIU_OIDC_ISSUER", "FENLIU_OIDC_AUDIENCE", "FENLIU_OIDC_JWKS")
     if missing := [name for name in needed if name not in given]:
         raise SettingsError(f"{', '.join(missing)} must be set too: whose tokens, for whom, and their keys")
     return OidcTerms(
         issuer=given["FENLIU_OIDC_ISSUER"],
         audience=given["FENLIU_OIDC_AUDIENCE"],
-        keys=_keys(given["FENLIU_OIDC_KEYS"]),
+        keys=_keys(given["FENLIU_OIDC_JWKS"]),
         algorithms=_among(given, "FENLIU_OIDC_ALGORITHMS", DEFAULT, ALGORITHMS),
         scopes_claim=given.get("FENLIU_OIDC_CLAIM", "scope"),
         org_claim=given.get("FENLIU_OIDC_ORG_CLAIM", ""),
@@ -86,10 +86,10 @@ def _keys(text: str) -> str:
         return text
     parts = urlsplit(text)
     if parts.username or parts.password:
-        raise SettingsError("FENLIU_OIDC_KEYS: a JWKS is public, so its URL has no user or password in it")
+        raise SettingsError("FENLIU_OIDC_JWKS: a JWKS is public, so its URL has no user or password in it")
     if parts.scheme == "https" or (parts.scheme == "http" and _own(parts.hostname or "")):
         return text
-    raise SettingsError("FENLIU_OIDC_KEYS is a file, or an https:// URL (http:// on loopback only)")
+    raise SettingsError("FENLIU_OIDC_JWKS is a file, or an https:// URL (http:// on loopback only)")
 
 
 def _own(host: str) -> bool:

@@ -6,9 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
-from features.ids import BadId, check_id
-
-SECRET_CHARS: Final = 40  # of a value, in a message: enough to recognise it
+SHOWN: Final = 40  # characters of a value, in a message: enough to recognise it
 
 
 class SettingsError(ValueError):
@@ -23,20 +21,12 @@ def number_within(given: Mapping[str, str], name: str, default: float, low: floa
     try:
         value = float(text)
     except ValueError:
-        raise SettingsError(f"{name} must be a number, not {text[:SECRET_CHARS]!r}") from None
+        raise SettingsError(f"{name} must be a number, not {text[:SHOWN]!r}") from None
     if not math.isfinite(value) or not low <= value <= high:
-        raise SettingsError(f"{name} must lie from {low:g} to {high:g}, not {text[:SECRET_CHARS]}")
+        raise SettingsError(f"{name} must lie from {low:g} to {high:g}, not {text[:SHOWN]}")
     return value
 
 
 def words(given: Mapping[str, str], name: str, default: tuple[str, ...]) -> tuple[str, ...]:
     """A list joined by commas; the default where nothing is given."""
     return tuple(one.strip() for one in given[name].split(",") if one.strip()) if name in given else default
-
-
-def as_id(name: str, text: str, what: str) -> str:
-    """Raises SettingsError unless the text may be an id."""
-    try:
-        return check_id(text, what)
-    except BadId as bad:
-        raise SettingsError(f"{name}: {bad}") from None

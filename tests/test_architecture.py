@@ -35,7 +35,7 @@ ONLY_IN = {
     "threadpoolctl": ("training/*",),
     "lightgbm": ("training/trees.py",),
     "numba": ("features/compiled.py",),
-    "opentelemetry": ("serving/traces.py",),
+    "opentelemetry": ("serving/traces.py", "training/bench/guards.py"),
     "jwt": ("serving/oidc.py", "serving/jwks.py", "training/bench/fuzz_identity.py"),
     "cryptography": ("serving/jwks.py", "training/bench/fuzz_identity.py"),
     "torch": (),

@@ -32,7 +32,7 @@ from serving.registry import Registry, RegistryError
 from serving.security import check_binding
 from serving.settings import Settings, SettingsError
 from training.commands import lake_of
-from training.doctor_identity import identity_findings
+from training.doctor_identity import identity_findings, limit_findings
 from training.doctor_spool import spool
 from training.doctor_traces import trace_findings
 from training.finding import Finding as Finding
@@ -65,6 +65,7 @@ def examined(
         lambda: _lake(settings, now),
         lambda: _governance(settings, env),
         lambda: identity_findings(settings, env),
+        lambda: limit_findings(settings, env),
         lambda: trace_findings(settings),
     )
     for check in checks:

@@ -1,4 +1,4 @@
-"""`fenliu doctor` on an identity provider: are its keys there, and is anybody two people by it."""
+"""`fenliu doctor` on who calls: an identity provider's keys, people who are two by it, limits of nobody."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Final
 
 from serving.oidc_terms import OidcTerms
-from serving.security import tokens_of
+from serving.principals import LOCAL
+from serving.rate_terms import OTHERS
+from serving.security import ANYBODY, APP, tokens_of
 from serving.settings import Settings
 from training.desk import Desk
 from training.finding import Finding
 
 ABOUT: Final = "identity provider"
+NAMES: Final = (APP.principal, ANYBODY.principal, LOCAL, OTHERS)  # who is no principal of a key
 _OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -25,7 +28,7 @@ def identity_findings(settings: Settings, env: Mapping[str, str]) -> Iterator[Fi
         return
     tokens.keys.refresh()
     if tokens.keys.problem:
-        remedy = "is FENLIU_OIDC_KEYS right, and reached from here? Until then every token is refused"
+        remedy = "is FENLIU_OIDC_JWKS right, and reached from here? Until then every token is refused"
         yield Finding(ABOUT, "bad", tokens.keys.problem, remedy)
         return
     usable = [kid for kid, key in tokens.keys.keys.items() if set(key.algorithms) & set(terms.algorithms)]
@@ -38,6 +41,20 @@ def identity_findings(settings: Settings, env: Mapping[str, str]) -> Iterator[Fi
     yield from _writable(terms)
     if terms.powerful:
         yield from _twice(settings, env)
+
+
+def limit_findings(settings: Settings, env: Mapping[str, str]) -> Iterator[Finding]:
+    """Limits of names that nobody has: a slip there leaves somebody without a limit."""
+    if not settings.rates:
+        return
+    known = {*Desk(settings, env).keys.current().people, *NAMES}
+    unknown = sorted(name for name in settings.rates if name not in known and not name.startswith("oidc:"))
+    told = f"limits of {len(settings.rates)}"
+    if unknown:
+        remedy = "correct FENLIU_RATES, or add the principal: fenliu keys list"
+        yield Finding("limits", "warn", f"{told}; nobody is called {', '.join(unknown[:5])}", remedy)
+        return
+    yield Finding("limits", "ok", told if OTHERS in settings.rates else f"{told}, the others none")
 
 
 def _writable(terms: OidcTerms) -> Iterator[Finding]:

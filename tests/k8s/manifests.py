@@ -34,9 +34,11 @@ def kubectl() -> str:
 
 @cache
 def text_of(overlay: str) -> str:
-    done = subprocess.run(
-        [kubectl(), "kustomize", str(K8S / "overlays" / overlay)], capture_output=True, text=True, timeout=60
-    )
+    return text_at(K8S / "overlays" / overlay)
+
+
+def text_at(folder: Path) -> str:
+    done = subprocess.run([kubectl(), "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,9 +14,21 @@ from typing import Any
 import pytest
 import yaml
 
+from serving.settings import Settings
 from tests.k8s import policy, shapes
 from tests.k8s.core_schemas import problems
-from tests.k8s.manifests import K8S, ON_RAY, OVERLAYS, ROOT, Object, built, of_kind, pods, serve_of
+from tests.k8s.manifests import (
+    K8S,
+    ON_RAY,
+    OVERLAYS,
+    ROOT,
+    Object,
+    built,
+    of_kind,
+    pods,
+    serve_of,
+    text_at,
+)  # fmt: skip
 
 KUBERAY = ROOT.parent / "shared/kuberay"
 VERSION = "1.32"
@@ -285,6 +298,26 @@ def test_a_broken_copy_breaks_its_rule(rule: policy.Rule, broken: Break) -> None
 
 def test_every_rule_is_shown_to_fail() -> None:
     assert {rule for rule, _ in BREAKS} == {*policy.EVERYWHERE, policy.apart}
+
+
+def test_identity_and_traces_are_added_to_an_overlay(tmp_path: Path) -> None:
+    """Their settings reach every process that serves, and are settings; the rules hold with them."""
+    added = [f"../components/{name}" for name in ("identity", "traces")]
+    folder = tmp_path / "k8s"
+    shutil.copytree(K8S, folder)
+    (folder / "mine").mkdir()
+    whole = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": "fenliu"}
+    whole |= {"resources": ["../overlays/prod"], "components": added}
+    (folder / "mine" / "kustomization.yaml").write_text(yaml.safe_dump(whole))
+    objects = list(yaml.safe_load_all(text_at(folder / "mine")))
+    named_map = container(objects, ADMIN)["envFrom"][0]["configMapRef"]["name"]
+    (held,) = [one["data"] for one in of_kind(objects, "ConfigMap") if one["metadata"]["name"] == named_map]
+    settings = Settings.from_env({name: value for name, value in held.items() if name.startswith("FENLIU_")})
+    assert settings.oidc is not None and settings.oidc.roles == ("app",) and settings.rates["*"].per_s == 20
+    assert settings.traces is not None and settings.approvals and settings.host == "0.0.0.0"
+    for pod in (ADMIN, WORKER, HEAD):
+        assert container(objects, pod)["envFrom"][0]["configMapRef"]["name"] == named_map
+    assert [text for rule in policy.EVERYWHERE for text in rule(objects)] == []
 
 
 def test_no_registry_and_no_folder_of_a_machine_is_named() -> None:

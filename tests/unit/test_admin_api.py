@@ -261,6 +261,10 @@ def test_kills_and_the_log(tmp_path):
         assert found["ok"] is True and found["head"] == log["head"]
         await desk.no("bad_query", "eve", "/v1/audit?verify=1&head=x")
         await desk.no("bad_query", "eve", "/v1/audit?since=x")
+        await desk.no("bad_query", "eve", "/v1/audit?most=1001")
+        await desk.no("bad_query", "eve", "/v1/audit?verify=yes")
+        await desk.no("bad_query", "eve", "/v1/audit?verfiy=true")
+        await desk.no("bad_query", "eve", "/v1/plan?revision=-1")
         first = sorted((desk.bank.path / "audit").rglob("*.json"))[0]
         first.write_bytes(first.read_bytes().replace(b"root", b"ROOT", 1))
         assert (await desk.ok("eve", "/v1/audit?verify=1"))["broken"] == 1

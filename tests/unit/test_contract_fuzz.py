@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from training.bench import fuzz, fuzz_contract
+from training.bench import fuzz_contract
 from training.bench.fuzz_contract import Seen, application, fuzzed
+from training.bench.fuzz_runs import contract
 from training.bench.tally import Tally
 
 PAGES = ("/v1/recommend", "/v1/items/{id}/similar", "/readyz", "/livez")
@@ -60,5 +61,5 @@ def test_a_wrong_answer_is_found(app: Any) -> None:
 def test_without_schemathesis_the_bench_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fuzz_contract, "available", lambda: False)
     tally = Tally()
-    fuzz._contract(argparse.Namespace(), tally)
+    contract(argparse.Namespace(), tally)
     assert tally.figures == {"contract_requests": 0} and "make setup" in tally.notes["contract_requests"]

@@ -10,7 +10,8 @@ import zstandard
 
 from serving import remembered
 from training.bench import fuzz_guided
-from training.bench.fuzz import _decoders, _guided, _page_ask, mutated, mutated_json
+from training.bench.fuzz import _decoders, _page_ask, mutated, mutated_json
+from training.bench.fuzz_runs import guided
 from training.bench.tally import Tally
 
 
@@ -51,5 +52,5 @@ def test_what_a_guided_run_said_is_read() -> None:
 def test_without_atheris_that_is_said_and_missed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(fuzz_guided, "PYTHON", tmp_path / ".venv-fuzz" / "bin" / "python")
     tally = Tally()
-    _guided(5, 1, tally)
+    guided(5, 1, tally)
     assert not tally.result().ok and "make fuzz" in tally.notes["guided_inputs"]

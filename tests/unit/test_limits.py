@@ -18,8 +18,11 @@ from serving.front import Front
 from serving.limits import VALID_S, Limits, lease_of
 from serving.observe import Metrics
 from serving.openapi import document
+from serving.principals import local_identity
 from serving.settings import Settings, SettingsError
 from tests.shell import CONTEXT, Clock, run, running
+from training.desk import Desk
+from training.doctor_identity import limit_findings
 
 FAST = RateTerms(100.0, 50)
 
@@ -228,3 +231,16 @@ def test_both_app_keys_open_while_one_is_rotated(tmp_path: Path) -> None:
                 assert (await shell.post("/v1/recommend", body, x_api_key=key)).status_code == status
 
     run(story)
+
+
+def test_the_doctor_finds_limits_of_nobody(tmp_path: Path) -> None:
+    def found(text: str) -> list[tuple[str, str]]:
+        settings = Settings.from_env({"FENLIU_RATES": text, "FENLIU_HOME": str(tmp_path)})
+        return [(one.state, one.said) for one in limit_findings(settings, {})]
+
+    assert list(limit_findings(Settings(home=tmp_path), {})) == []
+    assert found("app=5/s, *=1/s, oidc:x=1/s") == [("ok", "limits of 3")]
+    ((state, said),) = found("ap=5/s")
+    assert state == "warn" and "nobody is called ap" in said
+    Desk(Settings(home=tmp_path), {}).keys.issue(local_identity(), "ann", ["admin"])
+    assert found("ann=5/s") == [("ok", "limits of 1, the others none")]

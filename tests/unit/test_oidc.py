@@ -228,15 +228,15 @@ def test_a_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     assert keys.refresh() and set(keys.keys) == {"k1", "k2"}
 
 
-ENV = {"FENLIU_OIDC_ISSUER": ISSUER, "FENLIU_OIDC_AUDIENCE": AUDIENCE, "FENLIU_OIDC_KEYS": "/etc/jwks.json"}
+ENV = {"FENLIU_OIDC_ISSUER": ISSUER, "FENLIU_OIDC_AUDIENCE": AUDIENCE, "FENLIU_OIDC_JWKS": "/etc/jwks.json"}
 
 
 @pytest.mark.parametrize(
     ("env", "named"),
     [
-        ({"FENLIU_OIDC_ISSUER": ISSUER}, "FENLIU_OIDC_KEYS must be set"),
-        ({**ENV, "FENLIU_OIDC_KEYS": "http://id.bank.example/jwks"}, "https://"),
-        ({**ENV, "FENLIU_OIDC_KEYS": "https://u:hunter2@id/jwks"}, "no user or password"),
+        ({"FENLIU_OIDC_ISSUER": ISSUER}, "FENLIU_OIDC_JWKS must be set"),
+        ({**ENV, "FENLIU_OIDC_JWKS": "http://id.bank.example/jwks"}, "https://"),
+        ({**ENV, "FENLIU_OIDC_JWKS": "https://u:hunter2@id/jwks"}, "no user or password"),
         ({**ENV, "FENLIU_OIDC_ALGORITHMS": "RS256,HS256"}, "not HS256"),
         ({**ENV, "FENLIU_OIDC_ALGORITHMS": "none"}, "not none"),
         ({**ENV, "FENLIU_OIDC_ROLES": "app,root"}, "not root"),
@@ -258,7 +258,7 @@ def test_an_identity_provider_is_a_way_to_listen_beyond_loopback() -> None:
 def test_over_http_401_and_403_say_why_and_a_person_alone_publishes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "jwks.json"
     path.write_bytes(jwks("k1"))
-    env = {**ENV, "FENLIU_OIDC_KEYS": str(path), "FENLIU_OIDC_ROLES": "app,operator,approver,admin"}
+    env = {**ENV, "FENLIU_OIDC_JWKS": str(path), "FENLIU_OIDC_ROLES": "app,operator,approver,admin"}
     body = {"user_id": "u1", "context": CONTEXT}
     now = Clock(time.time())
 
@@ -299,7 +299,7 @@ def test_a_token_never_reaches_a_log() -> None:
 
 def test_the_doctor_looks_at_the_keys(tmp_path: Path) -> None:
     path = tmp_path / "jwks.json"
-    env = {**ENV, "FENLIU_OIDC_KEYS": str(path), "FENLIU_HOME": str(tmp_path)}
+    env = {**ENV, "FENLIU_OIDC_JWKS": str(path), "FENLIU_HOME": str(tmp_path)}
 
     def found(**more: str) -> list[tuple[str, str]]:
         settings = Settings.from_env({**env, **more})
@@ -321,7 +321,7 @@ def test_the_doctor_looks_at_the_keys(tmp_path: Path) -> None:
 def test_the_command_line_takes_a_token_too(tmp_path: Path) -> None:
     path = tmp_path / "jwks.json"
     path.write_bytes(jwks("k1"))
-    settings = Settings.from_env({**ENV, "FENLIU_OIDC_KEYS": str(path), "FENLIU_HOME": str(tmp_path)})
+    settings = Settings.from_env({**ENV, "FENLIU_OIDC_JWKS": str(path), "FENLIU_HOME": str(tmp_path)})
     now = Clock(time.time())
     assert Desk(settings, {"FENLIU_KEY": token(now).decode()}).who.principal == "oidc:gateway"
     with pytest.raises(UsageError, match="audience"):

@@ -15,25 +15,24 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import orjson
 
+from training.bench.fuzz_runs import contract, guided
 from training.bench.harness import Result
 from training.bench.tally import Tally
 
 if TYPE_CHECKING:
     import httpx
 
-ABOUT = "mutated records, tokens, plans, prices, events and requests: refused, and nothing else"
+ABOUT = "decoders, requests and the whole contract (Schemathesis, atheris): refused, and nothing else"
 ODD: Final[tuple[Any, ...]] = (
     None, True, -1, 0, 1e308, -1e308, 2**63, 2**70, "", "\0", "\ud7ff", "e\u0301", "x" * 70,
     "../../etc/passwd", [], {}, [[]], {"a": {}}, "2026-13-45T99:99:99Z", "NaN", [None] * 600, "' OR 1=1 --",
@@ -72,72 +71,10 @@ def run(args: argparse.Namespace) -> Result:
     logging.getLogger("fenliu").setLevel(logging.CRITICAL)
     if args.url is None:
         asyncio.run(_service(requests, rng, tally))
-    _contract(args, tally)
+    contract(args, tally)
     if args.guided:
-        _guided(args.guided, args.seed, tally)
+        guided(args.guided, args.seed, tally)
     return tally.result()
-
-
-def _contract(args: argparse.Namespace, tally: Tally) -> None:
-    """Schemathesis, where it is installed; where not, that is said, and the figures are of our own part."""
-    from training.bench import fuzz_contract
-
-    if not fuzz_contract.available():
-        note = "Schemathesis is not installed (a development dependency: make setup): our own part ran alone"
-        tally.put("contract_requests", 0, "", note)
-        return
-    wanted = (1_000 if args.quick else 50_000) if args.contract is None else args.contract
-    with _target(args) as (target, headers):
-        seen = fuzz_contract.fuzzed_to(target, wanted, args.seed, headers, 8 if args.quick else 100)
-    phases = f"{dict(seen.phases)}, {dict(sorted(seen.statuses.items()))}"
-    tally.put("contract_requests", seen.requests, "", phases, (">=", float(wanted)))
-    tally.put("contract_5xx", seen.server_errors, "", "other than 503", ("<=", 0.0))
-    told = "; ".join([*map(str, seen.violations.most_common(5)), *seen.told])
-    tally.put("contract_violations", seen.violations.total(), "", told, ("<=", 0.0))
-
-
-def _guided(seconds: int, seed: int, tally: Tally) -> None:
-    """Coverage-guided, where atheris is; where not, that is said and counted as missed."""
-    from training.bench import fuzz_guided
-    from training.progress import counting, wide_console
-
-    if not fuzz_guided.available():
-        note = f"no {fuzz_guided.PYTHON.parent.parent.name} with atheris: make fuzz"
-        tally.put("guided_inputs", 0, "", note, (">=", 1.0))
-        return
-    names, runs = fuzz_guided.names(), []
-    with counting(wide_console(), "decoders") as tell:
-        for number, name in enumerate(names):
-            runs.append(fuzz_guided.guided(name, seconds, seed))
-            tell(number + 1, len(names))
-    told = ", ".join(f"{run.target} {run.inputs:,} ({run.covered} edges)" for run in runs)
-    tally.put("guided_inputs", sum(run.inputs for run in runs), "", told, (">=", 1.0))
-    crashed = [f"{run.target}: {run.crash}" for run in runs if run.crash]
-    tally.put("guided_crashes", len(crashed), "", "; ".join(crashed), ("<=", 0.0))
-
-
-@contextmanager
-def _target(args: argparse.Namespace) -> Iterator[tuple[Any, dict[str, str]]]:
-    """What Schemathesis asks, and with which headers."""
-    key = os.environ.get("FENLIU_KEY", "")
-    headers = {"x-api-key": key} if key else {}
-    if args.url:
-        yield args.url, headers
-    elif args.ray:
-        from rich.console import Console
-
-        from serving.app import serve_ray
-        from training.bench.serve_world import Sizes, opened
-
-        sizes = Sizes(customers=200, items=200, campaigns=20, history=4)
-        with opened(Console(quiet=True), sizes) as served, serve_ray(served.settings) as url:
-            yield url, served.headers
-    else:
-        from training.bench.fuzz_contract import application
-
-        folder = tempfile.TemporaryDirectory(prefix="fenliu-fuzz-", ignore_cleanup_errors=True)
-        with folder as home, application(Path(home)) as app:
-            yield app, {}
 
 
 def mutated(good: bytes, rng: np.random.Generator) -> bytes:

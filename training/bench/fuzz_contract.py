@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -28,6 +28,7 @@ ALLOWED: Final = ("2xx", "3xx", "4xx", "503")
 SLOW: Final = ("/v1/decisions/{id}", "/v1/users/{id}")
 """Answered by a process of its own that starts for seconds: a trace, and an erasure."""
 SLOW_METHODS: Final = {"/v1/decisions/{id}": "GET", "/v1/users/{id}": "DELETE"}
+LONGEST_S: Final = 200  # for an answer: those processes are of the lowest priority
 TOLD: Final = 5
 ROUNDS: Final = 200
 
@@ -86,6 +87,7 @@ def fuzzed(
     seed: int = 1,
     only: Collection[str] = (),
     headers: dict[str, str] | None = None,
+    tell: Callable[[int], None] = lambda _requests: None,
 ) -> None:
     """One run of the engine against an ASGI application, or the base URL of what serves. Adds to `seen`.
 
@@ -98,7 +100,7 @@ def fuzzed(
     checks: dict[str, Any] = {"enabled": False, **{name: {"enabled": True} for name in CHECKS}}
     checks["not_a_server_error"] = {"enabled": True, "expected-statuses": list(ALLOWED)}
     config = SchemathesisConfig.from_dict({
-        "seed": seed, "workers": 1, "headers": headers or {},
+        "seed": seed, "workers": 1, "headers": headers or {}, "request-timeout": LONGEST_S,
         "generation": {"max-examples": examples, "no-shrink": True, "database": "none"},
         "checks": checks, "phases": {name: {"enabled": name in phases} for name in PHASES},
     })  # fmt: skip
@@ -114,21 +116,31 @@ def fuzzed(
             schema = schema.exclude(path=path, method=method)
     for event in engine.from_schema(schema).execute():
         seen.take(event)
+        tell(seen.requests)
 
 
 def fuzzed_to(
-    target: Any, requests: int, seed: int, headers: dict[str, str] | None = None, examples: int = 100
+    target: Any,
+    requests: int,
+    seed: int,
+    headers: dict[str, str] | None = None,
+    examples: int = 100,
+    tell: Callable[[int], None] = lambda _requests: None,
 ) -> Seen:
-    """Rounds of all phases, each by another seed, until so many requests were made; the slow paths once."""
+    """Rounds of all phases, each by another seed, until so many requests were made; the slow paths once.
+
+    `tell` hears how many there were so far.
+    """
     seen = Seen()
     for number in range(ROUNDS):
         if seen.requests >= requests:
             break
         # What coverage tries does not depend on the seed: once.
-        phases = PHASES if number == 0 else ("fuzzing", "stateful")
-        fuzzed(target, seen, phases=phases, examples=examples, seed=seed + number, headers=headers)
+        phases: tuple[str, ...] = PHASES if number == 0 else ("fuzzing", "stateful")
+        fuzzed(target, seen, phases=phases, examples=examples, seed=seed + number, headers=headers, tell=tell)
     if requests >= 10_000:
-        fuzzed(target, seen, phases=("examples", "coverage"), only=SLOW, seed=seed, headers=headers)
+        phases = ("examples", "coverage")
+        fuzzed(target, seen, phases=phases, only=SLOW, seed=seed, headers=headers, tell=tell)
     return seen
 
 

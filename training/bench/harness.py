@@ -26,6 +26,7 @@ Bar = tuple[Literal[">=", "<="], float]
 BENCHES = (
     *("loop", "serve", "decide", "race", "benefit", "pacing", "tags", "booking", "page", "audiences"),
     *("solver", "budget", "offline", "faults", "soak", "flame", "replay", "rights", "chaos", "fuzz"),
+    "guards",
     *("assignment", "experiments", "guard", "bandit", "ope", "ghosts", "exploration", "coldstart", "ranker"),
 )
 
