@@ -10,6 +10,7 @@ from typing import Final, Literal
 from features.redis_address import Refused
 from features.redis_plain import opened
 from features.spool import inspected
+from features.store import StoreUnavailable
 from serving.settings import MEMORY_LEVEL, SYNCED_LEVEL, Settings
 
 Said = tuple[str, Literal["ok", "warn", "bad"], str, str]  # of a doctor.Finding
@@ -20,12 +21,14 @@ DAY_S: Final = 86_400.0
 def spool(settings: Settings, now: Callable[[], float]) -> Iterator[Said]:
     """Whether the log can do what the level asks, and what the folder is like."""
     if settings.durability == SYNCED_LEVEL and settings.log_url is not None:
-        with opened(settings.log_url, TIMEOUT_S) as store:
-            try:
+        try:
+            with opened(settings.log_url, TIMEOUT_S) as store:
                 store.execute_command("WAITAOF", 1, 0, 1)  # type: ignore[no-untyped-call]  # redis-py's has no types
-            except Refused as no:
-                remedy = "Valkey, or Redis from 7.2 on, with appendonly yes, and +waitaof for its user"
-                yield ("durability", "bad", f"{SYNCED_LEVEL}: {no}", remedy)
+        except Refused as no:
+            remedy = "Valkey, or Redis from 7.2 on, with appendonly yes, and +waitaof for its user"
+            yield ("durability", "bad", f"{SYNCED_LEVEL}: {no}", remedy)
+        except StoreUnavailable:
+            pass  # told of the store
     if settings.durability == MEMORY_LEVEL:
         yield ("durability", "warn", "an acknowledged event is in memory only", "FENLIU_DURABILITY=stream")
         return

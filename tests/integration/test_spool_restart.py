@@ -14,6 +14,9 @@ import pytest
 
 from features.embedded import EmbeddedValkey
 from features.redis_log import RedisLog
+from features.redis_plain import opened
+from serving.settings import Settings
+from training.doctor_spool import spool as examined
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
@@ -24,6 +27,9 @@ import asyncio, sys
 from prometheus_client import CollectorRegistry
 from features.log import Entry
 from features.redis_log import RedisLog
+from features.redis_plain import opened
+from serving.settings import Settings
+from training.doctor_spool import spool as examined
 from features.spool import FileSpool
 from serving.durable import Durable
 from serving.spool_metrics import SpoolMetrics
@@ -113,3 +119,14 @@ def test_nothing_is_lost_doubled_or_out_of_order(tmp_path: Path, server: Embedde
     finally:
         ended(second)
         again.stop()
+
+
+def test_the_doctor_says_what_an_old_store_cannot_do(tmp_path: Path, redis_url: str, valkey_url: str) -> None:
+    def said(url: str) -> list[tuple[str, str]]:
+        settings = Settings(home=tmp_path, log_url=url, durability="stream+fsync")
+        return [one[:2] for one in examined(settings, time.time)]
+
+    with opened(redis_url) as store:
+        old = tuple(map(int, store.info("server")["redis_version"].split("."))) < (7, 2)
+    assert (("durability", "bad") in said(redis_url)) == old
+    assert said(valkey_url) == [("spool", "ok")]
