@@ -144,7 +144,8 @@ def constants(customer: Customer, now: float, channel: int) -> NDArray[np.float3
     """What is the same for all items of a page, (len(OF_PAGE),), by OF_PAGE; the last two wait."""
     found = [UNKNOWN] * len(OF_PAGE)
     record = customer.profile
-    zone, read = b"", ()
+    zone = b""
+    read: tuple[float, ...] = ()
     if record is not None:
         told = _STRUCT.unpack_from(record.values.tobytes())
         read = tuple([told[at] for at in _ORDER[1:]])
