@@ -3,8 +3,8 @@
     home/lifecycle/report.json      what was learnt, when, and how good it is
     home/lifecycle/<model>.json     the model
 
-Moments lie a span apart, the latest a span before the lake's end: it judges, and those at least a span before
-it teach. Who is judged on the last horizon is foretold by what was known before it.
+The latest moment, a span before the lake's end, judges; those at least a span before it teach. All look back
+equally far. Who is judged on the last horizon is foretold by what was known before it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from training.lifecycle_targets import Target, functions_used, targets_of
 
 FOLDER: Final = "lifecycle"
 NEXT_FUNCTION: Final = "next_function"
-MOMENTS: Final = 4  # that teach, at most
+MOMENTS: Final = 3  # that teach, at most, a third of a span apart
 OFFERED: Final = 8  # functions scored for a customer
 SAMPLED: Final = 6  # functions not begun, of each customer and moment, that teach
 MOST_SPAN_DAYS: Final = 30.0
@@ -56,11 +56,14 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """`teach` and `judge`, POSIX seconds, and the `span` after each in which labels come."""
+    """`teach` and `judge`, POSIX seconds, the `span` after each in which labels come, and how far each looks
+    `back`: as far as the first of them can.
+    """
 
     teach: tuple[float, ...]
     judge: float
     span: float
+    back: float
 
 
 def moments_of(past: Past, span_days: float | None = None) -> Moments:
@@ -69,14 +72,14 @@ def moments_of(past: Past, span_days: float | None = None) -> Moments:
     days = min(MOST_SPAN_DAYS, whole / 5) if span_days is None else span_days
     span = days * DAY
     judge_at = past.now - past.grace - span
-    teach = [judge_at - (1 + k / 2) * span for k in range(MOMENTS)]
+    teach = [judge_at - (1 + k / 3) * span for k in range(MOMENTS)]
     teach = [at for at in teach if at - first >= span]
     if days < 1 or not teach:
         raise LifecycleError(
             f"the lake holds {whole:.1f} days: a horizon of {days:.1f} days needs {3 * max(days, 1):.0f}, a "
             "look back, what teaches and what judges (--days sets the horizon)"
         )
-    return Moments(tuple(sorted(teach)), judge_at, span)
+    return Moments(tuple(sorted(teach)), judge_at, span, min(teach) - first)
 
 
 def train(
@@ -90,7 +93,7 @@ def train(
     """Every model, the next function last."""
     when = moments_of(past, span_days)
     every = (*when.teach, when.judge)
-    known = {at: past.known_at(at) for at in every}
+    known = {at: past.known_at(at, when.back) for at in every}
     x = {at: known[at].features(at) for at in every}
     made: list[Made] = []
     for target in targets_of(past):
@@ -197,6 +200,7 @@ def _pairs(
 
 def scores(past: Past, models: dict[str, Scorer], when: Moments) -> dict[str, NDArray[np.float32]]:
     """Today's chances by model, (customers,) f4; NaN for whom the model is not about, or who refused."""
+    past = past.known_at(past.now, when.back)
     x = past.features(past.now)
     found: dict[str, NDArray[np.float32]] = {}
     for target in targets_of(past):
@@ -217,6 +221,7 @@ def next_functions(
     """(customers, item rows, chances): the `OFFERED` best functions that each customer seen lately does not
     use.
     """
+    past = past.known_at(past.now, when.back)
     known, x = _Functions.at(past, past.now, when.span), past.features(past.now)
     people = np.flatnonzero((past.count(past.between(past.now - when.span, past.now)) > 0) & ~past.refused)
     m, keep = len(known.rows), min(OFFERED, len(known.rows))
@@ -248,7 +253,8 @@ def keep(home: Path, made: list[Made], when: Moments, *, at: float) -> Path:
         if one.scorer is not None:
             (folder / f"{one.name}.json").write_text(json.dumps(asdict(one.scorer)), encoding="utf-8")
     said = {
-        "trained_at": at, "span_days": when.span / DAY, "teach": when.teach, "judge": when.judge,
+        "trained_at": at, "span_days": when.span / DAY, "back_days": when.back / DAY, "teach": when.teach,
+        "judge": when.judge,
         "models": [one.to_json() for one in made],
     }  # fmt: skip
     path = folder / "report.json"

@@ -103,9 +103,11 @@ class Past:
         np.maximum.at(last, self.user[which], self.at[which])
         return np.minimum((at - last) / DAY, LONG_AGO)
 
-    def known_at(self, at: float) -> Past:
-        """With what had arrived by then alone: what is late is late for a model in service too."""
-        held = (self.arrived <= at) & (self.at <= at)
+    def known_at(self, at: float, back: float = np.inf) -> Past:
+        """With what had arrived by then alone, as what is late is late for a model in service too, and
+        nothing older than `back` seconds: a young lake would else know less of its earlier moments.
+        """
+        held = (self.arrived <= at) & (self.at <= at) & (self.at > at - back)
         columns = {name: getattr(self, name)[held] for name in _COLUMNS}
         return replace(self, **columns)
 

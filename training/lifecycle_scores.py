@@ -35,7 +35,7 @@ def write(lake: Lake, home: Path, store: str | None, *, now: float, force: bool 
     """What was done, line by line. Raises LifecycleError, ScoresError, StoreUnavailable."""
     models, said = kept(home)
     past = past_of(lake)
-    when = Moments(tuple(said["teach"]), said["judge"], said["span_days"] * DAY)
+    when = Moments(tuple(said["teach"]), said["judge"], said["span_days"] * DAY, said["back_days"] * DAY)
     columns = {f"{PREFIX}{name}": column for name, column in scores(past, models, when).items()}
     if not columns and NEXT_FUNCTION not in models:
         raise LifecycleError("no model was learnt that could be asked: see fenliu lifecycle report")

@@ -90,6 +90,9 @@ def test_moments_teach_before_they_judge_and_too_little_says_so(bank: tuple[Lake
     when = moments_of(past, 5)
     assert when.judge + when.span + past.grace == pytest.approx(past.now)
     assert all(at + when.span <= when.judge for at in when.teach)
+    assert min(when.teach) - when.back >= past.at[0]
+    short = past.known_at(when.judge, when.back)
+    assert short.at.min() > when.judge - when.back and short.at.max() <= when.judge
     with pytest.raises(LifecycleError, match="needs 60"):
         moments_of(past, 20)
 
