@@ -131,6 +131,7 @@ def _operators(verb: Callable[..., argparse.ArgumentParser]) -> None:
     from training import experiment_arguments as experiments
     from training import governance_arguments as governance
     from training import ledger_arguments as ledger
+    from training import lifecycle_commands as lifecycle
     from training import scores_commands as scores
     from training import work_arguments as work
 
@@ -152,6 +153,9 @@ def _operators(verb: Callable[..., argparse.ArgumentParser]) -> None:
         verb("ope", "what another plan or bundle would have earned", None, experiments.OPE_EXAMPLES)
     )
     scores.add_scores(verb("scores", "scores of the bank's own models", None, scores.EXAMPLES))
+    lifecycle.add_lifecycle(
+        verb("lifecycle", "prospects, churn, return, purchases, next function", None, lifecycle.EXAMPLES)
+    )
     ledger.add_ledger(verb("ledger", "caps, quotas and what was delivered", None, ledger.LEDGER_EXAMPLES))
 
 

@@ -46,7 +46,7 @@ def bring(args: argparse.Namespace, desk: Any, console: Any) -> int:
     from training.scores import read_scores
     from training.workspace import alone
 
-    _may(desk)
+    may(desk)
     scores = _scores(desk)
     known = keys64([item["id"] for item in scores.lake.read_items()])
     found = read_scores(args.file, args.model, known, now=time.time())
@@ -114,7 +114,7 @@ def report(args: argparse.Namespace, desk: Any, console: Any) -> int:
 def rollback(args: argparse.Namespace, desk: Any, console: Any) -> int:
     from training.workspace import alone
 
-    _may(desk)
+    may(desk)
     with alone(desk.settings.home):
         version = _scores(desk).rollback(args.model)
     _record(desk, "scores_rolled_back", args, {"version": version})
@@ -125,7 +125,7 @@ def rollback(args: argparse.Namespace, desk: Any, console: Any) -> int:
 def remove(args: argparse.Namespace, desk: Any, console: Any) -> int:
     from training.workspace import alone
 
-    _may(desk)
+    may(desk)
     with alone(desk.settings.home):
         _scores(desk).remove(args.model)
     _record(desk, "scores_removed", args, {})
@@ -140,7 +140,8 @@ def _scores(desk: Any) -> Any:
     return Scores(lake_of(desk.settings), desk.settings.features_url)
 
 
-def _may(desk: Any) -> None:
+def may(desk: Any) -> None:
+    """Raises where the caller is neither engineer nor administrator."""
     from serving.security import needs
 
     needs(desk.who, "engineer", "admin")
