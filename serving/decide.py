@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from serving.allocation import Allocation
 from serving.bandit_draws import drawn_creatives
 from serving.domain import (
-    EXPLORING,
     Candidates,
     Decision,
     Drops,
@@ -31,12 +30,11 @@ from serving.domain import (
     SlotRequest,
 )
 from serving.experiments import Assigned
-from serving.exploring import Draw
+from serving.exploring import explored
 from serving.filling import Chosen
 from serving.ghosts import unseen, without
 from serving.live import Live
 from serving.market import Market
-from serving.page import RULE
 from serving.pipeline import Page, Trace
 from serving.reasons import Drop, Reason
 from serving.surfaces import BIT
@@ -192,43 +190,14 @@ def _explored(
     market: Market,
     placements: tuple[Placement, ...],
     spares: Mapping[int, Placement],
-) -> tuple[tuple[Placement, ...], tuple[Lottery, ...]]:
+) -> tuple[tuple[Placement, ...], Sequence[Lottery]]:
     """The page after its lotteries; off where the customer is not to be profiled, and on lower rungs."""
     query = page.query
     if effort != "full" or not query.profiling or not any(asked.spec.explore for asked in query.slots):
         return placements, ()
-    taken = {place.row for place in placements} | {spare.row for spare in spares.values()}
-    draw = Draw(query, live, ranked, market, taken)
-    made, lotteries = list(placements), []
-    for index, place in enumerate(placements):
-        if place.campaign >= 0 or place.capped or place.flags:
-            continue
-        drawn = draw.at(index, place.slot, place.row, place.value)
-        if drawn is None:
-            continue
-        lottery, at, creative = drawn
-        lotteries.append(lottery)
-        chance = lottery.probabilities[lottery.drawn]
-        if at < 0:
-            made[index] = place._replace(propensity=chance)
-            continue
-        row, value = int(ranked.rows[at]), float(market.value[at])
-        made[index] = place._replace(
-            row=row,
-            key=int(live.keys[row]),
-            score=float(ranked.score[at]),
-            origin=int(ranked.origin[at]),
-            reason=int(_reason(int(ranked.origin[at]), page)),
-            creative=creative,
-            creative_key=live.texts[row].creative_key(creative) if creative >= 0 else 0,
-            flags=place.flags | EXPLORING,
-            propensity=chance,
-            value=value,
-            base=value,
-            tag=(place.base - value) * place.shown,
-            rule=RULE["exploration"],
-        )
-    return tuple(made), tuple(lotteries)
+    made, lotteries = explored(query, live, ranked, market, placements, [one.row for one in spares.values()])
+    told = (one if one.reason >= 0 else one._replace(reason=int(_reason(one.origin, page))) for one in made)
+    return tuple(told), lotteries
 
 
 def _met(page: Page, live: Live, market: Market, found: Candidates, drops: Drops) -> Met | None:

@@ -228,7 +228,7 @@ class Decision:
     cached: Rows | None = None  # what the rung `cached` was given: the rows of the page before
     prices: str | None = None  # version
     spares: Mapping[int, Placement] = field(default_factory=dict)  # uncapped stand-ins, by index in the page
-    lotteries: tuple[Lottery, ...] = ()
+    lotteries: Sequence[Lottery] = ()
     refused: tuple[Refused, ...] = ()  # what the ledger or a lease did not give
     met: Met | None = None
     arms: tuple[Assigned, ...] = ()  # of experiments, by layer
