@@ -186,6 +186,10 @@ def _slots(record: Record, live: Live) -> tuple[SlotRequest, ...]:
     known = {slot.name: slot for slot in found[0]}
     excluded: dict[str, list[str]] = record["context"].get("exclude", {})
     return tuple(
-        SlotRequest(known[name], count, frozenset(key64(item) for item in excluded.get(name, ())))
+        SlotRequest(
+            known[name],
+            min(count, known[name].size),
+            frozenset(key64(item) for item in excluded.get(name, ())),
+        )
         for name, count in zip(record["slots"], record["sizes"], strict=True)
     )
