@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.allocation import Allocation
-from serving.bandit_draws import drawn_creatives
+from serving.bandit_draws import drawn_arms, drawn_creatives
 from serving.domain import (
+    ArmDraw,
     Candidates,
     Decision,
     Drops,
@@ -58,7 +59,7 @@ def decide(
     stage timings where it has a timer; the decision does not depend on it.
     """
     trace = trace if trace is not None else Trace()
-    query, live, arms = _under_arms(query, live)
+    query, live, arms, arm_draws = _under_arms(query, live)
     page = page_of(query, live, effort, cached)
     ranked, found, drops = live.pipelines[effort].run(page, trace)
     start = trace.start()
@@ -94,6 +95,7 @@ def decide(
         met=_met(page, live, market, found, drops),
         arms=arms,
         draws=draws,
+        arm_draws=arm_draws,
         learned=live.learned.version or None,
         ghosts=ghosts,
     )
@@ -101,16 +103,19 @@ def decide(
     return decision
 
 
-def _under_arms(query: Query, live: Live) -> tuple[Query, Live, tuple[Assigned, ...]]:
+def _under_arms(query: Query, live: Live) -> tuple[Query, Live, tuple[Assigned, ...], tuple[ArmDraw, ...]]:
     """The arms of the page's unit, and the question as they have it. None where profiling is off."""
     if not live.experiments.layers or not query.profiling:
-        return query, live, ()
+        return query, live, (), ()
     slots = sum(asked.spec.bit for asked in query.slots)
     arms = live.experiments.assigned(query.subject, query.device, query.customer, query.now, slots)
+    draws: tuple[ArmDraw, ...] = ()
+    if live.experiments.adaptive:
+        arms, draws = drawn_arms(query, live, arms)
     mine = live.under(one.arm for one in arms)
     if mine is not live:
         query = replace(query, slots=tuple(_asked(asked, mine) for asked in query.slots))
-    return query, mine, arms
+    return query, mine, arms, draws
 
 
 def _asked(asked: SlotRequest, live: Live) -> SlotRequest:
