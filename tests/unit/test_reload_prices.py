@@ -27,7 +27,7 @@ class View:
     def priced(self, prices):
         return replace(self, price=prices.columns(self.plan.campaigns))
 
-    def taught(self, learned):  # noqa: ARG002
+    def taught(self, learned):
         return self
 
 
