@@ -26,12 +26,11 @@ Floats = NDArray[np.float64]
 CELLS: Final = 32  # segments 0 (unknown) … 31; those beyond share the last
 FLOOR: Final = 0.002  # least chance of an arm: estimates from the log stay possible
 DRAWS: Final = 1_000  # of the posterior, per cell
-EFFECT: Final = 0.2  # deviation of an arm's effect that is expected, relative to the base rate
-SCALES: Final = tuple((arm, mixed) for arm in (0.05, 0.1, 0.2, 0.4) for mixed in (0.0, 0.05, 0.1, 0.2))
-"""Deviations of an arm's effect, and of its effect in one cell: those that fit the data best are believed."""
+EFFECT: Final = 0.3  # prior deviation of an arm's effect, relative to the base rate
+MIXED: Final = 0.1  # … of an arm's effect in one cell
 CELL: Final = 0.5  # … of a cell's
 WARM: Final = 20.0  # displays that the bundle's base rate weighs as
-RESHAPE: Final = 0.5  # of the posterior's deviation when drawing (Chapelle and Li 2011)
+RESHAPE: Final = 0.3  # of the posterior's deviation when drawing (Chapelle and Li 2011)
 USUAL: Final = 0.05  # base rate where nothing is known
 HALF_LIFE_S: Final = 30 * 86_400.0  # what was seen counts half after so long
 MOST_ARMS: Final = 12
@@ -214,24 +213,14 @@ def posterior(seen: Seen, cells: Sequence[int], base: float) -> tuple[Floats, Fl
     spread = (float(seen.squares[:, at].sum()) - total * rate**2 + usual * WARM) / (total + WARM)
     met = np.flatnonzero(shown.ravel() > 0)
     same_arm, same_cell = _alike(k, rows)
+    prior = rate**2 * (EFFECT**2 * same_arm + CELL**2 * same_cell + MIXED**2 * np.eye(k * rows))
+    if not len(met):
+        return np.full(k * rows, rate), prior
     noise = max(spread, 1e-12) / shown.ravel()[met]
     told = reward.ravel()[met] / shown.ravel()[met] - rate
-    best, found = -np.inf, None
-    for arm, mixed in SCALES:
-        prior = rate**2 * (arm**2 * same_arm + CELL**2 * same_cell + mixed**2 * np.eye(k * rows))
-        if not len(met):
-            return np.full(k * rows, rate), rate**2 * (EFFECT**2 * same_arm + CELL**2 * same_cell)
-        inner = prior[np.ix_(met, met)] + np.diag(noise)
-        root = np.linalg.cholesky(inner)
-        half = np.linalg.solve(root, told)
-        score = -0.5 * (float(half @ half) + ((arm - EFFECT) / EFFECT) ** 2)
-        score -= float(np.log(np.diag(root)).sum())
-        if score > best:
-            best, found = score, (prior, root, half)
-    assert found is not None
-    prior, root, half = found
+    root = np.linalg.cholesky(prior[np.ix_(met, met)] + np.diag(noise))
     gain = np.linalg.solve(root, prior[met])
-    return rate + gain.T @ half, prior - gain.T @ gain
+    return rate + gain.T @ np.linalg.solve(root, told), prior - gain.T @ gain
 
 
 @lru_cache(maxsize=64)

@@ -1,4 +1,5 @@
-"""The bandit on a page: at places of slots that explore, which of an item's creatives is shown.
+"""The bandit on a page: which of an item's creatives is shown at places of slots that explore, and which arm
+of an adaptive experiment the page has (a lever, a paused campaign, anything that an arm may change).
 
 After the page is decided, item by item; nothing else on it moves. A lottery is over the creatives that may be
 shown here (approved, in their time, of the same language, among those that the campaign names), by the table
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from features.ids import key64
 from serving.bandit import Learned, Table, cell_of, untold
-from serving.domain import Lottery
+from serving.domain import ArmDraw, Lottery
 from serving.exploring import bits_of
 from serving.splitting import part_of, salt_of
 
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from serving.domain import Effort, Placement, Query
+    from serving.experiments import Assigned
     from serving.live import Live
 
+HOUR_S: Final = 3_600.0
 _SALTS: Final = [salt_of("creative", str(place)) for place in range(256)]
 
 
@@ -61,6 +65,39 @@ def drawn_creatives(
     return (placements if made is None else tuple(made)), tuple(lotteries)
 
 
+def drawn_arms(
+    query: Query, live: Live, arms: tuple[Assigned, ...]
+) -> tuple[tuple[Assigned, ...], tuple[ArmDraw, ...]]:
+    """The arms of a page with those of adaptive experiments drawn by the table of the customer's segment.
+
+    Randomness is the unit's and the hour's, so that a page does not change from view to view. Testers keep
+    the arm they are given.
+    """
+    adaptive = live.experiments.adaptive
+    made, draws = list(arms), []
+    cell, hour = cell_of(int(query.customer.get("segment"))), int(query.now // HOUR_S)
+    for at, one in enumerate(arms):
+        name = one.name.partition("/")[0]
+        options = adaptive.get(name, ())
+        if one.forced or len(options) < 2:
+            continue
+        names = tuple([option.name.partition("/")[2] for option in options])
+        table = live.learned.tables.get(group_of(name))
+        row = table.row(cell) if table is not None else 0
+        chances, _, _ = _of(table, row, names) if table is not None else _untold(len(names))
+        unit = key64(query.customer.unit or query.subject)
+        drawn = pick(chances, part_of(unit, salt_of("adaptive", name, str(hour))))
+        made[at] = options[drawn]
+        draws.append(ArmDraw(name, names, chances, drawn))
+    return tuple(made), tuple(draws)
+
+
+@lru_cache(maxsize=256)
+def group_of(experiment: str) -> int:
+    """What the bandit knows an adaptive experiment by."""
+    return key64(f"experiment:{experiment}")
+
+
 def _choices(query: Query, live: Live, place: Placement, layout: int) -> tuple[int, ...]:
     """Indices of the creatives that may stand there, the page's own first."""
     text = live.texts[place.row]
@@ -90,7 +127,8 @@ def chances_of(
 ) -> tuple[float, ...]:
     """The chance of each creative; they sum to 1. The same for the same version, on every replica."""
     table = learned.tables.get(item)
-    held = _of(table, table.row(cell), keys) if table is not None else _untold(len(keys))
+    names = tuple([f"{key:08x}" for key in keys])
+    held = _of(table, table.row(cell), names) if table is not None else _untold(len(keys))
     chances, best, loss = held
     part = 1.0 if budget >= 1 or loss <= 0 else min(1.0, budget / loss)
     if part >= 1:
@@ -99,18 +137,18 @@ def chances_of(
 
 
 @lru_cache(maxsize=8192)
-def _of(table: Table, row: int, keys: tuple[int, ...]) -> tuple[tuple[float, ...], int, float]:
-    """Chances of some creatives by a row, the best of them, and what drawing gives up of its reward.
+def _of(table: Table, row: int, names: tuple[str, ...]) -> tuple[tuple[float, ...], int, float]:
+    """Chances of some arms by a row, the best of them, and what drawing gives up of its reward.
 
     One that the table does not know has the chance of one among equals.
     """
     known = {name: at for at, name in enumerate(table.arms)}
-    at = [known.get(f"{key:08x}", -1) for key in keys]
+    at = [known.get(name, -1) for name in names]
     told = np.array([table.chances[row, one] if one >= 0 else 0.0 for one in at])
     fresh = np.array([one < 0 for one in at])
     if told.sum() > 0:
         told *= (1 - fresh.mean()) / told.sum()
-    chances = np.where(fresh, 1 / len(keys), told)
+    chances = np.where(fresh, 1 / len(names), told)
     chances /= chances.sum()
     mean = np.array([table.mean[row, one] if one >= 0 else -np.inf for one in at])
     best = int(mean.argmax()) if np.isfinite(mean).any() else 0

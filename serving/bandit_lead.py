@@ -14,7 +14,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -35,6 +35,7 @@ from serving.bandit import (
     cell_of,
     learned,
 )
+from serving.bandit_draws import group_of
 from serving.bandit_shelf import BanditShelf
 from serving.control import Control, ControlError
 from serving.live import Live
@@ -56,10 +57,17 @@ WARM_UP: Final = 50.0  # displays of an item that its own rate weighs as much as
 class _Page:
     """One that drew creatives and may still be clicked."""
 
-    __slots__ = ("at", "cell", "clicked", "groups", "shown")
+    __slots__ = ("arms", "at", "cell", "clicked", "groups", "shown")
 
-    def __init__(self, at: float, cell: int, groups: Mapping[int, tuple[int, ...]]) -> None:
-        self.at, self.cell, self.groups = at, cell, groups  # item key -> key32 of its creatives
+    def __init__(
+        self,
+        at: float,
+        cell: int,
+        groups: Mapping[int, tuple[int, ...]],
+        arms: Sequence[tuple[int, Sequence[str], int]],
+    ) -> None:
+        """`groups`: item key -> key32s of its creatives; `arms`: of adaptive experiments, which was drawn."""
+        self.at, self.cell, self.groups, self.arms = at, cell, groups, arms
         self.shown: set[tuple[int, int]] = set()  # (item, creative)
         self.clicked: set[tuple[int, int]] = set()
 
@@ -76,7 +84,8 @@ class Harvest:
             row = unpack(payload)
             kind = row["t"]
             if kind == "served":
-                if row.get("draws") and row["at"] > self._after and len(self._pages) < MOST_PAGES:
+                drew = row.get("draws") or row.get("arm_draws")
+                if drew and row["at"] > self._after and len(self._pages) < MOST_PAGES:
                     self._pages[_key(row["subject"], row["id"])] = _page_of(row)
             elif kind in ("displayed", "clicked") and row.get("decision_id"):
                 page = self._pages.get(_key(row["subject"], row["decision_id"]))
@@ -91,6 +100,10 @@ class Harvest:
         self._after = max(self._after, until)
         for name in [name for name, page in self._pages.items() if page.at <= until]:
             page = self._pages.pop(name)
+            for group_key, names, drawn in page.arms if page.shown or page.clicked else ():
+                group = found[group_key] = found.get(group_key, Seen.none(())).of(names)
+                clicks = float(len(page.clicked))
+                _add(group, names[drawn], page.cell, clicks)
             for item, creative in page.shown | page.clicked:
                 if item not in page.groups or (item not in found and len(found) >= MOST_GROUPS):
                     continue
@@ -99,11 +112,14 @@ class Harvest:
                 arm = f"{creative:08x}"
                 if arm not in group.arms:
                     continue  # the item has more creatives than are told apart
-                at = group.arms.index(arm), page.cell
-                won = float((item, creative) in page.clicked)
-                for column, amount in zip(group.columns, (1.0, won, won), strict=True):
-                    column[at] += amount
+                _add(group, arm, page.cell, float((item, creative) in page.clicked))
         return found
+
+
+def _add(group: Seen, arm: str, cell: int, reward: float) -> None:
+    at = group.arms.index(arm), cell
+    for column, amount in zip(group.columns, (1.0, reward, reward**2), strict=True):
+        column[at] += amount
 
 
 class Learner:
@@ -221,7 +237,9 @@ class Learner:
 
 
 def explores(live: Live) -> bool:
-    """Whether a slot of the plan, or of an arm, explores."""
+    """Whether a slot of the plan, or of an arm, explores, or an experiment adapts."""
+    if live.experiments.adaptive:
+        return True
     views = (live, *live.variants.values())
     return any(slot.explore > 0 for view in views for slot in view.plan.slots.values())
 
@@ -245,7 +263,8 @@ def base_of(live: Live) -> Callable[[int], float]:
 def _page_of(row: Mapping[str, Any]) -> _Page:
     items = np.frombuffer(row["items"], "<u8")
     groups = {int(items[place]): tuple(keys[:MOST_ARMS]) for place, keys, _, _ in row["draws"]}
-    return _Page(row["at"], cell_of(int(row.get("cell", 0))), groups)
+    arms = [(group_of(name), names, drawn) for name, names, _, drawn in row.get("arm_draws", ())]
+    return _Page(row["at"], cell_of(int(row.get("cell", 0))), groups, arms)
 
 
 def _key(subject: str, decision_id: str) -> int:

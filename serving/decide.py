@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.allocation import Allocation
-from serving.bandit_draws import drawn_creatives
+from serving.bandit_draws import drawn_arms, drawn_creatives
 from serving.domain import (
-    EXPLORING,
+    ArmDraw,
     Candidates,
     Decision,
     Drops,
@@ -31,11 +31,10 @@ from serving.domain import (
     SlotRequest,
 )
 from serving.experiments import Assigned
-from serving.exploring import Draw
+from serving.exploring import explored
 from serving.ghosts import unseen, without
 from serving.live import Live
 from serving.market import Market
-from serving.page import RULE
 from serving.pipeline import Page, Trace
 from serving.placed import Columns, Placements, Spares
 from serving.reasons import Drop, Reason
@@ -61,7 +60,7 @@ def decide(
     stage timings where it has a timer; the decision does not depend on it.
     """
     trace = trace if trace is not None else Trace()
-    query, live, arms = _under_arms(query, live)
+    query, live, arms, arm_draws = _under_arms(query, live)
     page = page_of(query, live, effort, cached)
     ranked, found, drops = live.pipelines[effort].run(page, trace)
     start = trace.start()
@@ -97,6 +96,7 @@ def decide(
         met=_met(page, live, market, found, drops),
         arms=arms,
         draws=draws,
+        arm_draws=arm_draws,
         learned=live.learned.version or None,
         ghosts=ghosts,
     )
@@ -104,16 +104,19 @@ def decide(
     return decision
 
 
-def _under_arms(query: Query, live: Live) -> tuple[Query, Live, tuple[Assigned, ...]]:
+def _under_arms(query: Query, live: Live) -> tuple[Query, Live, tuple[Assigned, ...], tuple[ArmDraw, ...]]:
     """The arms of the page's unit, and the question as they have it. None where profiling is off."""
     if not live.experiments.layers or not query.profiling:
-        return query, live, ()
+        return query, live, (), ()
     slots = sum(asked.spec.bit for asked in query.slots)
     arms = live.experiments.assigned(query.subject, query.device, query.customer, query.now, slots)
+    draws: tuple[ArmDraw, ...] = ()
+    if live.experiments.adaptive:
+        arms, draws = drawn_arms(query, live, arms)
     mine = live.under(one.arm for one in arms)
     if mine is not live:
         query = replace(query, slots=tuple(_asked(asked, mine) for asked in query.slots))
-    return query, mine, arms
+    return query, mine, arms, draws
 
 
 def _asked(asked: SlotRequest, live: Live) -> SlotRequest:
@@ -207,43 +210,20 @@ def _explored(
     market: Market,
     placements: Sequence[Placement],
     spares: Mapping[int, Placement],
-) -> tuple[Sequence[Placement], tuple[Lottery, ...]]:
+) -> tuple[Sequence[Placement], Sequence[Lottery]]:
     """The page after its lotteries; off where the customer is not to be profiled, and on lower rungs."""
     query = page.query
     if effort != "full" or not query.profiling or not any(asked.spec.explore for asked in query.slots):
         return placements, ()
-    taken = {place.row for place in placements} | {spare.row for spare in spares.values()}
-    draw = Draw(query, live, ranked, market, taken)
-    made, lotteries = list(placements), []
-    for index, place in enumerate(placements):
-        if place.campaign >= 0 or place.capped or place.flags:
-            continue
-        drawn = draw.at(index, place.slot, place.row, place.value)
-        if drawn is None:
-            continue
-        lottery, at, creative = drawn
-        lotteries.append(lottery)
-        chance = lottery.probabilities[lottery.drawn]
-        if at < 0:
-            made[index] = place._replace(propensity=chance)
-            continue
-        row, value = int(ranked.rows[at]), float(market.value[at])
-        made[index] = place._replace(
-            row=row,
-            key=int(live.keys[row]),
-            score=float(ranked.score[at]),
-            origin=int(ranked.origin[at]),
-            reason=int(_reason(int(ranked.origin[at]), page)),
-            creative=creative,
-            creative_key=live.texts[row].creative_key(creative) if creative >= 0 else 0,
-            flags=place.flags | EXPLORING,
-            propensity=chance,
-            value=value,
-            base=value,
-            tag=(place.base - value) * place.shown,
-            rule=RULE["exploration"],
-        )
-    return (tuple(made) if lotteries else placements), tuple(lotteries)
+    spare_rows = [spare.row for spare in spares.values()]
+    columns, lotteries = explored(query, live, ranked, market, Columns.of(placements), spare_rows)
+    if not lotteries:
+        return placements, ()
+    reason = [
+        int(_reason(origin, page)) if one < 0 else one
+        for one, origin in zip(columns.reason, columns.origin, strict=True)
+    ]
+    return Placements(columns._replace(reason=reason)), lotteries
 
 
 def _met(page: Page, live: Live, market: Market, found: Candidates, drops: Drops) -> Met | None:

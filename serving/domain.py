@@ -181,6 +181,15 @@ class Lottery:
     drawn: int  # which of them
 
 
+class ArmDraw(NamedTuple):
+    """What was drawn of an adaptive experiment."""
+
+    experiment: str
+    arms: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    drawn: int
+
+
 class Met(NamedTuple):
     """What campaigns met on the way to a page; indices of the plan's campaigns."""
 
@@ -228,11 +237,12 @@ class Decision:
     cached: Rows | None = None  # what the rung `cached` was given: the rows of the page before
     prices: str | None = None  # version
     spares: Mapping[int, Placement] = field(default_factory=dict)  # uncapped stand-ins, by index in the page
-    lotteries: tuple[Lottery, ...] = ()
+    lotteries: Sequence[Lottery] = ()
     refused: tuple[Refused, ...] = ()  # what the ledger or a lease did not give
     met: Met | None = None
     arms: tuple[Assigned, ...] = ()  # of experiments, by layer
     draws: tuple[Lottery, ...] = ()  # of creatives, by the bandit: `keys` are key32s
+    arm_draws: tuple[ArmDraw, ...] = ()  # of adaptive experiments
     learned: str | None = None  # version of the bandit
     ghosts: tuple[Ghost, ...] = ()  # what campaigns held out from this customer would have got
 

@@ -120,6 +120,11 @@ class Experiment(TextModel):
     criterion: Code = Field("value", description="the one metric that decides")
     guardrails: Annotated[tuple[Guardrail, ...], Field(max_length=16)] = ()
     state: Literal["running", "paused"] = "running"
+    adaptive: bool = Field(
+        False,
+        description="arms by what they earn in clicks a page, per segment of customers and told each minute"
+        " (Thompson sampling), in place of fixed weights; who is in keeps an arm for an hour",
+    )
 
     @property
     def control(self) -> Arm:

@@ -90,6 +90,7 @@ class CompiledExperiments:
     testers: Mapping[str, Mapping[str, Assigned]] = field(default_factory=dict)  # subject -> layer -> arm
     audiences: CompiledAudiences = NO_AUDIENCES
     lookups: Lookups = NO_LOOKUPS
+    adaptive: Mapping[str, tuple[Assigned, ...]] = field(default_factory=dict)  # experiment -> its live arms
 
     def assigned(
         self, subject: str, device: str | None, customer: Customer, now: float, slots: int = EVERYWHERE
@@ -215,8 +216,7 @@ def compile_experiments(
         salt = salt_of(text.salt, "layer", layer.name)
         made = tuple(
             _compiled(plan, layer, one, slot_bits, campaign_slots, audiences.index, arms)
-            for one in layer.experiments
-            if one.state == "running"
+            for one in _running(layer)
         )
         layers.append(_Layer(layer.name, salt, ranges[layer.domain], 1.0 - layer.holdout, made))
     compiled = CompiledExperiments(
@@ -228,8 +228,18 @@ def compile_experiments(
         {},
         audiences,
         lookups,
+        {
+            one.name: tuple(arm.assigned for arm in made.arms if arm.live)
+            for layer, compiled_layer in zip(text.layers, layers, strict=True)
+            for one, made in zip(_running(layer), compiled_layer.experiments, strict=True)
+            if one.adaptive
+        },
     )
     return _with_testers(compiled, text.testers)
+
+
+def _running(layer: Layer) -> list[Experiment]:
+    return [one for one in layer.experiments if one.state == "running"]
 
 
 def _compiled(

@@ -119,6 +119,7 @@ def running_in(plan: Plan | None, now: float) -> list[Experiment]:
         for layer in layers
         for one in layer.experiments
         if one.state == "running"
+        and not one.adaptive  # its units go from arm to arm
         and one.ramp[0].at.timestamp() <= now
         and (one.until is None or now < one.until.timestamp())
         and one.control.state == "live"

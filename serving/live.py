@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from features.ids import key32
+from features.ids import LAYOUTS, key32
 from serving.arm_plans import AS_PLANNED, Tuning, combined
 from serving.audience_facts import lookups_of
 from serving.bandit import NOTHING_LEARNED, Learned
@@ -87,6 +87,7 @@ class Live:
     categories: NDArray[np.uint32]
     category_of: list[int]  # the same, and the kind's code, for loops: a list answers one row fastest
     kind_of: list[int]
+    kinds: NDArray[np.uint8]
     dense_categories: NDArray[np.int32]  # (n rows,) 1, 2 … by category; 0 none
     named_creatives: list[frozenset[int] | None]  # per offer of the table the only creatives it may use
     pipelines: Mapping[Effort, Pipeline]
@@ -110,7 +111,9 @@ class Live:
     variants: Mapping[frozenset[int], Live] = field(default_factory=dict)  # by numbers of arms with changes
     # Memos, the same on every replica: by layout and language, per row; and the slots of pages as columns.
     _picks: dict[tuple[int, bool], list[int]] = field(default_factory=dict, repr=False)
+    _tables: dict[bool, NDArray[np.int16]] = field(default_factory=dict, repr=False)
     _bare: dict[tuple[int, bool], list[int]] = field(default_factory=dict, repr=False)
+    lottery_slots: dict[tuple[int, ...], NDArray[np.float64]] = field(default_factory=dict, repr=False)
     shapes: dict[tuple[object, ...], Slots] = field(default_factory=dict, repr=False)
 
     def priced(self, prices: Prices) -> Live:
@@ -172,6 +175,13 @@ class Live:
         wanted = "en" if english else "zh"
         spoken = [index for index in shown if creatives[index].locale.startswith(wanted)]
         return next(iter(spoken or shown), None)
+
+    def pick_table(self, english: bool) -> NDArray[np.int16]:
+        """(layouts, rows) what exploration remembers of `creative`; ASK where it is to be asked."""
+        held = self._tables.get(english)
+        if held is None:
+            held = self._tables[english] = np.full((len(LAYOUTS), len(self)), _ASK, np.int16)
+        return held
 
     def picks(self, layout: int, english: bool) -> list[int]:
         """Per row what `creative` remembers of it; below OWN_TITLE where it has to be asked."""
@@ -239,6 +249,7 @@ def build_live(
         categories=np.ascontiguousarray(table["category"]),
         category_of=table["category"].tolist(),
         kind_of=stock.kinds.tolist(),
+        kinds=np.ascontiguousarray(stock.kinds, np.uint8),
         dense_categories=_dense(table["category"]),
         named_creatives=[campaigns.offer_creatives[offer] for offer in offers.offer.tolist()],
         pipelines=pipelines(

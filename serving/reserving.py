@@ -120,8 +120,12 @@ def settle(decision: Decision, refused: Mapping[int, str]) -> Decision:
     lost = tuple(
         Refused(index, decision.placements[index].campaign, why) for index, why in sorted(refused.items())
     )
-    lotteries = tuple(replace(one, place=moved[one.place]) for one in decision.lotteries)
-    return replace(decision, placements=tuple(placed), lotteries=lotteries, refused=lost)
+    stand = {index: at for index, at in moved.items() if index not in refused}  # a refused draw is none
+    lotteries, draws = (
+        tuple(replace(one, place=stand[one.place]) for one in some if one.place in stand)
+        for some in (decision.lotteries, decision.draws)
+    )
+    return replace(decision, placements=tuple(placed), lotteries=lotteries, draws=draws, refused=lost)
 
 
 def _seated(places: list[tuple[int, Placement]]) -> list[tuple[int, Placement]]:

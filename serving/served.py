@@ -68,8 +68,9 @@ def record(
         "refused": [list(one) for one in decision.refused],
         "lotteries": lotteries_of(decision.lotteries),
         "draws": lotteries_of(decision.draws),
+        "arm_draws": [list(one) for one in decision.arm_draws],
         "learned": decision.learned,
-        "cell": int(query.customer.get("segment")) if decision.draws else 0,
+        "cell": int(query.customer.get("segment")) if decision.draws or decision.arm_draws else 0,
         "stats": decision.bundle,  # item statistics travel with the bundle
         "features": live.features_version or "",
         "views": sorted(live.materialised),

@@ -14,8 +14,10 @@ from rich.table import Table as Printed
 from features.ids import key32, key64
 from serving.backing import backed
 from serving.bandit import Learned
+from serving.bandit_draws import group_of
 from serving.bandit_shelf import BanditShelf
 from serving.bundle import Bundle
+from serving.plan import Plan
 from serving.redis_control import RedisControl
 from serving.settings import Settings
 from training.desk import desk_of
@@ -32,7 +34,10 @@ def status(args: argparse.Namespace, settings: Settings) -> int:
             " `explore` above 0, and pages that were displayed"
         )
     learned = BanditShelf(settings.registry_url).fetch(version)
-    told = document(learned, desk_of(settings).bundle, args.item)
+    desk = desk_of(settings)
+    release = desk.governance.refresh().release
+    plan = None if release is None else desk.governance.shelf.fetch(release.plan)
+    told = document(learned, desk.bundle, plan, args.item)
     if args.json:
         print(json.dumps({"version": version, "items": told}, ensure_ascii=False))
         return 0
@@ -64,13 +69,17 @@ def _live(settings: Settings) -> str | None:
         return asyncio.run(asked(complete.control_url or ""))
 
 
-def document(learned: Learned, bundle: Bundle | None, only: str | None = None) -> list[dict[str, Any]]:
-    """Items by how much is known of them; each segment, the last one `all`: weighed by displays."""
+def document(
+    learned: Learned, bundle: Bundle | None, plan: Plan | None = None, only: str | None = None
+) -> list[dict[str, Any]]:
+    """Items and adaptive experiments, best known first; each segment, then `all` by their displays."""
     names, creatives = _names(learned, bundle)
+    layers = plan.experiments.layers if plan is not None and plan.experiments is not None else ()
+    names |= {group_of(one.name): one.name for layer in layers for one in layer.experiments if one.adaptive}
     found = []
     for key, table in learned.tables.items():
         item = names.get(key, f"{key:016x}")
-        if only is not None and key != key64(only):
+        if only is not None and only != item and key != key64(only):
             continue
         seen = learned.seen[key].of(table.arms)
         rows = [*table.cells]
@@ -88,7 +97,7 @@ def document(learned: Learned, bundle: Bundle | None, only: str | None = None) -
                 displays, clicks = (float(one[rows][parts > 0].sum()) for one in met)
                 told.append(
                     {
-                        "creative": creatives.get(int(name, 16), name),
+                        "creative": creatives.get(name, name),
                         "displays": displays,
                         "clicks": clicks,
                         "mean": float(share @ table.mean[:-1, at]) if rows else float(table.mean[-1, at]),
@@ -103,13 +112,14 @@ def document(learned: Learned, bundle: Bundle | None, only: str | None = None) -
     return sorted(found, key=lambda one: -float(one["displays"]))
 
 
-def _names(learned: Learned, bundle: Bundle | None) -> tuple[dict[int, str], dict[int, str]]:
-    """Ids of items and of creatives by their keys, as far as the bundle in service knows them."""
+def _names(learned: Learned, bundle: Bundle | None) -> tuple[dict[int, str], dict[str, str]]:
+    """Ids of items by their keys, and of creatives by theirs in hex, as far as the bundle knows them."""
     if bundle is None:
         return {}, {}
-    items, creatives = {}, {}
+    items: dict[int, str] = {}
+    creatives: dict[str, str] = {}
     for text in bundle.compiled.texts:
         if (key := key64(text.id)) in learned.tables:
             items[key] = text.id
-            creatives.update({key32(one.id): one.id for one in text.creatives})
+            creatives.update({f"{key32(one.id):08x}": one.id for one in text.creatives})
     return items, creatives

@@ -139,6 +139,8 @@ class GateRules(_Typed):
     `slice_margin`: the same of a segment against popularity; `group_ratio`: a group's metric over
     everybody's; both only of `fewest_slice` customers or more. `concentration`: the share of places that a
     hundredth of the items may take; `drift`: the stability index against the live bundle.
+    `off_policy_margin`: how much less it may earn on logged pages with lotteries, relative to what was earned
+    there; of at most `off_policy_pages` (0: not asked).
     """
 
     metric: str = "recall@20"
@@ -150,6 +152,8 @@ class GateRules(_Typed):
     fewest_slice: int = Field(100, ge=1)
     concentration: float = Field(1.0, gt=0, le=1)
     drift: float = Field(2.0, gt=0)
+    off_policy_margin: float = Field(0.05, ge=0, le=1)
+    off_policy_pages: int = Field(5_000, ge=0)
 
     @field_validator("metric")
     @classmethod

@@ -116,15 +116,24 @@ def desk_of(settings: Settings) -> Desk:
     return Desk(settings, os.environ, booking_of(settings))
 
 
-def booking_of(settings: Settings) -> Booking:
-    """What forecasts a plan; imported when there is a replay sample to forecast by."""
+def booking_of(settings: Settings, env: Mapping[str, str] = os.environ) -> Booking:
+    """What forecasts a plan, and asks logged traffic for it; imported when there is something to ask."""
 
     def made(plan: Plan) -> Mapping[str, Any]:
-        if not (settings.home / SAMPLE).exists():
-            return NO_SAMPLE
-        from training.booked import book
+        said = dict(_booked(settings, plan))
+        if (settings.home / "lake").exists():
+            from training.ope.plan_release import off_policy
 
-        with backed(settings) as complete:
-            return book(complete, plan)
+            said["off_policy"] = off_policy(settings, plan, env)
+        return said
 
     return made
+
+
+def _booked(settings: Settings, plan: Plan) -> Mapping[str, Any]:
+    if not (settings.home / SAMPLE).exists():
+        return NO_SAMPLE
+    from training.booked import book
+
+    with backed(settings) as complete:
+        return book(complete, plan)

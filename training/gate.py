@@ -43,6 +43,7 @@ class Verdict:
 
     refusals: tuple[Refusal, ...]
     forced: bool = False
+    off_policy: Mapping[str, Any] | None = None  # what logged traffic says of it, where it was asked
 
     @property
     def passed(self) -> bool:
@@ -57,6 +58,7 @@ class Verdict:
             "passed": self.passed,
             "forced": self.forced and not self.passed,
             "refusals": [{"code": one.code, "text": one.text} for one in self.refusals],
+            **({} if self.off_policy is None else {"off_policy": dict(self.off_policy)}),
         }
 
 

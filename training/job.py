@@ -21,8 +21,10 @@ from features.keyspace import ViewBatch
 from features.log import EventLog
 from features.tags import TagDictionary
 from serving.blend import Blend
+from serving.bundle import Bundle
 from serving.control import Control
-from serving.plan import Plan
+from serving.live import build_live
+from serving.plan import Plan, default_plan
 from serving.ranker import FILE as RANKER_FILE
 from serving.ranker import Ranker
 from serving.registry import Registry
@@ -45,6 +47,7 @@ from training.materialize import (
     write_features,
 )
 from training.model_card import model_card
+from training.ope.release import Release, released
 from training.overlay import take_over_items
 from training.progress import StepRecord, Telling
 from training.publish import Parts, manifest, put_and_promote, write_and_judge
@@ -322,7 +325,9 @@ class _Run(RunState):
             )
             folder = self.work.fresh("bundle")
             comparisons = tuple(_comparison(one) for one in evaluation["comparisons"])
-            verdict, version = write_and_judge(parts, folder, self.plan, comparisons, force=force)
+            verdict, version = write_and_judge(
+                parts, folder, self.plan, comparisons, force=force, release=self._release
+            )
             promoted = False
             if version is not None and not force and self.registry.taken_back(version):
                 said = f"{version} was rolled back; train on newer data, or promote it with --force"
@@ -347,6 +352,15 @@ class _Run(RunState):
             features=features,
             numbers=self.work.done("dataset", self.inputs) or {},
         )
+
+    def _release(self, bundle: Bundle) -> Release | None:
+        """What logged pages say of the bundle under the plan in force; None: none held a lottery."""
+        pages = self.config.gate.off_policy_pages
+        if not pages or not self.lake.manifest().files["served"]:
+            return None
+        plan = self.plan or default_plan(bundle.kind_counts())
+        candidate = build_live(bundle, (), plan, strict=False)
+        return released(self.lake, candidate, self.dataset.now + 1.0, seed=self.config.seed, most=pages)
 
     def _report(
         self, parts: Parts, verdict: Verdict, version: str | None, before: str | None, *, promoted: bool

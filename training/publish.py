@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from training.golden import check_golden, make_golden
 from training.index import IndexReport
 from training.learn import Fitted, Prepared
 from training.neighbours import build_neighbours, cooccurrence, owned
+from training.ope.release import Release, told
 from training.ranker_fit import RankerVerdict
 from training.uplift import Learned
 from training.watch import refusals
@@ -127,8 +128,11 @@ def write_and_judge(
     comparisons: tuple[Comparison, ...],
     *,
     force: bool,
+    release: Callable[[Bundle], Release | None] | None = None,
 ) -> tuple[Verdict, str | None]:
-    """Save the bundle into a new folder, load it back with every digest checked, and gate it.
+    """`release`: what logged traffic says of the bundle; None: it is not asked.
+
+    Save the bundle into a new folder, load it back with every digest checked, and gate it.
 
     Returns the verdict and the version: the day the data ends and a digest of every file, so that equal
     content has an equal version. None where no bundle could be made at all, which cannot be forced. The
@@ -141,14 +145,20 @@ def write_and_judge(
     except (PlanError, BundleError) as error:
         return Verdict((Refusal("cannot_be_served", str(error)),)), None
     golden = check_golden(loaded, plan or default_plan(loaded.kind_counts()))
+    rules = parts.prepared.config.gate
+    found = None if release is None else release(loaded)
+    stopped = [] if found is None else found.stopped(rules.off_policy_margin)
+    worse = [Refusal("worse_on_logged_traffic", text) for text in stopped]
     verdict = judge(
-        parts.prepared.config.gate,
+        rules,
         comparisons=comparisons,
-        problems=[*inspect(loaded), *_watched(parts)],
+        problems=[*inspect(loaded), *_watched(parts), *worse],
         golden=golden,
         index_recall=_recalls(parts),
         force=force,
     )
+    if found is not None:
+        verdict = replace(verdict, off_policy=told(found, rules.off_policy_margin))
     said = {**read_manifest(folder), "gate": verdict.to_json()}
     version = f"{_day(parts):%Y%m%d}-{digest_of(said['files'])[:10]}"
     if verdict.forced and not verdict.passed:

@@ -151,6 +151,7 @@ def differing(record: Record, decision: Decision, live: Live) -> list[str]:
     }
     if "draws" in record:  # records from before there was a bandit drew nothing
         made["draws"] = lotteries_of(decision.draws)
+        made["arm_draws"] = [list(one) for one in decision.arm_draws]
     wrong = [name for name, value in made.items() if _plain(record[name]) != _plain(value)]
     shell = {*EFFORTS, *BY_SHELL}
     said = [name for name in record["degraded"] if name in decision.degraded or name not in shell]
@@ -186,6 +187,10 @@ def _slots(record: Record, live: Live) -> tuple[SlotRequest, ...]:
     known = {slot.name: slot for slot in found[0]}
     excluded: dict[str, list[str]] = record["context"].get("exclude", {})
     return tuple(
-        SlotRequest(known[name], count, frozenset(key64(item) for item in excluded.get(name, ())))
+        SlotRequest(
+            known[name],
+            min(count, known[name].size),
+            frozenset(key64(item) for item in excluded.get(name, ())),
+        )
         for name, count in zip(record["slots"], record["sizes"], strict=True)
     )

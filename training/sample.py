@@ -221,6 +221,7 @@ def as_of(record: Mapping[str, Any], live: Live) -> dict[str, Any]:
         "content": live.content,
         "kills": [list(kill) for kill in live.thrown],
         "prices": str(live.prices.version) if live.prices.version else None,
+        "learned": live.learned.version or None,
         "spent": [],
         "capped": True,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from features.ids import key32, key64
 from features.log import Entry, MemoryLog
 from features.token import PLACES
+from fenliu import main
 from serving.bandit import (
     CELLS,
     FLOOR,
@@ -25,13 +27,14 @@ from serving.bandit import (
     table_of,
     version_of,
 )
-from serving.bandit_draws import chances_of
+from serving.bandit_draws import chances_of, group_of
 from serving.bandit_lead import LEARNER, RIPE_S, Harvest, Learner, base_of
 from serving.bandit_shelf import BanditShelf
 from serving.control import MemoryControl
 from serving.decide import decide
 from serving.kept import learned_of
 from serving.live import Live
+from tests.shell import run, running
 from tests.worlds import (
     NOW,
     SLOTS,
@@ -262,3 +265,108 @@ class TestLearning:
         kept = learned_of(one.version, zlib.compress(one.encode(whole=False)))
         assert kept.version == one.version and kept.seen == {} and CELLS == 32
         assert chances_of(kept, 7, 1, KEYS, 0.5) == chances_of(one, 7, 1, KEYS, 0.5)
+
+
+LEVERS: dict[str, Any] = {
+    "layers": [
+        {
+            "name": "levers",
+            "experiments": [
+                {
+                    "name": "push",
+                    "adaptive": True,
+                    "ramp": [{"at": "2026-01-01T00:00:00Z", "enrolled": 1}],
+                    "arms": [
+                        {"name": "plain"},
+                        {"name": "up", "changes": {"levers": {"c1": 5.0}}},
+                        {"name": "without", "changes": {"paused": ["c1"]}},
+                    ],
+                }
+            ],
+        }
+    ]
+}
+
+
+def adaptive_live() -> Live:
+    plan = tiny_plan(experiments=LEVERS, campaigns=[sold(1, "i2", values={"click": 2.0})])
+    return tiny_live(tiny_bundle(), plan)
+
+
+class TestArms:
+    """Campaigns and levers: arms of an experiment whose shares follow what they earn."""
+
+    def test_untold_arms_are_even_and_an_hour_keeps_its_arm(self) -> None:
+        live = adaptive_live()
+        counts: dict[str, int] = {}
+        for number in range(150):
+            asked = query(live, customer(segment=2), subject=f"u:u{number}")
+            page = decide(asked, live)
+            (one,) = page.arm_draws
+            assert page.arms[0].name == f"push/{one.arms[one.drawn]}" and sum(one.probabilities) == 1
+            counts[one.arms[one.drawn]] = counts.get(one.arms[one.drawn], 0) + 1
+            if number < 5:
+                again = decide(replace(asked, decision_id="another", now=asked.now + 1), live)
+                assert again.arms == page.arms
+        assert set(counts) == {"plain", "up", "without"} and min(counts.values()) > 25
+
+    def test_the_segment_that_likes_an_arm_gets_it(self) -> None:
+        live, told = adaptive_live(), Seen.none(("plain", "up", "without"))
+        told.shown[:, [2, 3]] = 4_000
+        told.reward[:, 2], told.reward[:, 3] = (400, 900, 300), (400, 300, 900)
+        told.squares[:] = told.reward
+        live = live.taught(learned({group_of("push"): told}, lambda _: 0.1, made_at=NOW, until=NOW))
+        for segment, arm in ((2, "up"), (3, "without")):
+            found = [
+                decide(query(live, customer(segment=segment), subject=f"u:v{n}"), live).arms[0].name
+                for n in range(20)
+            ]
+            assert found.count(f"push/{arm}") >= 19
+
+    def test_it_learns_from_clicks_a_page(self) -> None:
+        rows = []
+        for number in range(40):
+            base = {"subject": f"u:{number}", "decision_id": "d"}
+            draws = [["push", ["plain", "up"], [0.5, 0.5], number % 2]]
+            row = {"t": "served", **base, "id": "d", "at": NOW, "cell": 3, "items": b"", "draws": []}
+            place = np.zeros(1, PLACES).tobytes()
+            rows += [row | {"arm_draws": draws}, {"t": "displayed", **base, "places": place}]
+            rows += [{"t": "clicked", **base, "places": place}] * (number % 4 == 1)
+        harvest = Harvest(0.0)
+        harvest.take(msgpack.packb(row) for row in rows)
+        found = harvest.ripe(NOW + 1, {})[group_of("push")]
+        assert found.shown[:, 3].tolist() == [20, 20] and found.reward[:, 3].tolist() == [0, 10]
+
+
+def test_replicas_take_up_a_version_and_keep_the_last_good_one() -> None:
+    one = learned({7: seen({1: (0.1, 0.2, 0.1)})}, lambda _: 0.05, made_at=NOW, until=NOW)
+
+    async def story() -> None:
+        async with running(tiny_bundle()) as shell:
+            version = BanditShelf(shell.service.settings.registry_url).put(one)
+            await shell.control.set("bandit", version)
+            await shell.service.reloader.poll()
+            assert shell.service.holder.live.learned.version == version == one.version
+            await shell.control.set("bandit", "0123456789ab")
+            await shell.service.reloader.poll()
+            assert shell.service.holder.live.learned.version == version
+            await shell.control.set("bandit", None)
+            await shell.service.reloader.poll()
+            assert not shell.service.holder.live.learned.version
+
+    run(story)
+
+
+def test_operators_see_arms_posterior_and_share(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("FENLIU_HOME", str(tmp_path))
+    groups = {key64("a7"): seen({1: (0.1, 0.2, 0.1), 2: (0.1, 0.1, 0.1)})}
+    version = BanditShelf(str(tmp_path / "registry")).put(
+        learned(groups, lambda _: 0.05, made_at=NOW, until=NOW)
+    )
+    assert main(["bandit", "status", "--version", version, "--json", "--item", "a7"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["items"]
+    assert [one["segment"] for one in told["segments"]] == [1, 2, "all"] and told["displays"] == 12_000
+    best = max(told["segments"][0]["creatives"], key=lambda one: one["share"])
+    assert best["clicks"] == 400 and best["mean"] == pytest.approx(0.2, rel=0.05) and best["share"] > 0.9
+    assert main(["bandit", "status", "--version", version, "--segments"]) == 0
+    assert "±" in capsys.readouterr().out

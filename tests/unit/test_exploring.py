@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from features.events import WHAT
+from features.events import RESERVED, WHAT
 from serving.decide import decide
 from serving.domain import EXPLORING
-from serving.exploring import RUNNERS, _pick, affordable, bits_of
+from serving.exploring import RUNNERS, bits_of
+from serving.exploring_kernel import hold
 from serving.page import RULE
+from serving.reserving import settle
+from tests.plain_lotteries import plain_hold, random_page
 from tests.worlds import SLOTS, customer, market_live, query, sold, stranger
 
 EXPLORE = 0.4
@@ -67,13 +71,36 @@ def test_the_same_decision_draws_the_same_and_another_its_own():
     assert decide(other, LIVE).rows.tolist() != drawn(3).rows.tolist() or drawn(3).lotteries
 
 
+def test_the_loop_is_the_plain_one():
+    """Runners-up, chances and draws, on random pages; the hash is that of experiments."""
+    rng = np.random.default_rng(5)
+    drawn_of_all = []
+    for _ in range(60):
+        given = random_page(rng)
+        n = len(given["places"])
+        out = np.empty((n, 2), np.int32), np.empty(n), np.empty(n, np.int8)
+        held = hold(*given.values(), *out)
+        runner, each, drawn = plain_hold(**given)
+        assert out[0].tolist() == runner and out[1].tolist() == pytest.approx(each)
+        assert out[2].tolist() == drawn and held == sum(one > 0 for one in each)
+        drawn_of_all += drawn
+    assert {0, 1, 2} == set(drawn_of_all)
+
+
 def test_draws_follow_the_chances():
-    asked = query(LIVE)
-    counts = [0, 0, 0]
-    for number in range(3000):
-        counts[_pick((0.6, 0.3, 0.1), bits_of(replace(asked, decision_id=f"d{number}")), 4)] += 1
-    assert counts == pytest.approx([1800, 900, 300], rel=0.15)
-    assert _pick((0.0, 0.0), bits_of(asked), 0) == 0  # rounding leaves the winner
+    rng = np.random.default_rng(6)
+    given = random_page(rng)
+    out = np.empty((len(given["places"]), 2), np.int32), np.empty(len(given["places"]))
+    drawn = np.empty(len(out[1]), np.int8)
+    counts = np.zeros((len(drawn), 3))
+    for number in range(4_000):
+        given["bits"] = np.uint64(bits_of(replace(query(LIVE), decision_id=f"d{number}")))
+        hold(*given.values(), *out, drawn)
+        counts[np.arange(len(drawn)), drawn] += 1
+    for at in np.flatnonzero(out[1]):
+        both = 1 + (out[0][at, 1] >= 0)
+        expected = 4_000 * np.array([1 - both * out[1][at], out[1][at], out[1][at] * (both == 2)])
+        assert ((counts[at] - expected) ** 2 / np.maximum(expected, 1)).sum() < 18
 
 
 def test_nobody_is_explored_upon_without_profiling_or_on_a_lower_rung():
@@ -144,9 +171,6 @@ def test_tags_of_exploration_add_up_to_the_value_of_deciding_again_without_it(di
 
 
 def test_a_budget_explores_less_where_the_runners_up_are_poor():
-    assert affordable(0.3, 1.0, 2.0, [0.1]) == 0.3  # no budget
-    assert affordable(0.3, 0.05, 2.0, [1.0, 1.0]) == pytest.approx(0.1)  # costs 0.1 × 1.0 of 2.0
-    assert affordable(0.3, 0.05, 2.0, [1.9]) == 0.3 == affordable(0.3, 0.0, 1.0, [1.5])
     slots = [slot | {"explore": 0.4, "explore_budget": 0.02} for slot in SLOTS]
     live = market_live(slots=slots)
     explored = 0
@@ -155,8 +179,26 @@ def test_a_budget_explores_less_where_the_runners_up_are_poor():
         for one in page.lotteries:
             part = 1 - one.probabilities[0]
             assert sum(one.probabilities) == pytest.approx(1) and part <= 0.4 + 1e-9
-            explored += 1
+            explored += part < 0.39
     assert explored
+
+
+def test_a_capped_slot_explores_and_a_refused_draw_is_none():
+    """Pop-ups are limited by a rule of the slot: whatever is drawn needs the reservation."""
+    rules = [{"id": "calm", "most": 1, "window": "day", "scope": "slot", "of": ["home.popup"]}]
+    slots = [slot | {"explore": EXPLORE} for slot in SLOTS]
+    live = market_live(slots=slots, contact_rules=rules)
+    seen = set()
+    for number in range(12):
+        page = drawn(number, live)
+        (one,) = (one for one in page.lotteries if page.placements[one.place].slot == 3)
+        place = page.placements[one.place]
+        assert place.capped and place.flags & RESERVED and place.key == one.keys[one.drawn]
+        seen.add(one.drawn > 0)
+        refused = settle(page, {one.place: "cap"})
+        assert len(refused.lotteries) == len(page.lotteries) - 1
+        assert all(two.keys[two.drawn] == refused.placements[two.place].key for two in refused.lotteries)
+    assert seen == {True, False}
 
 
 def test_a_slot_that_does_not_explore_takes_no_runner_up_from_one_that_does():

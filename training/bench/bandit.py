@@ -42,16 +42,17 @@ Ints = NDArray[np.int64]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--views", type=int, help="of a seed (100,000; quick 100,000)")
-    parser.add_argument("--seeds", type=int, help="worlds (5; quick 3)")
+    parser.add_argument("--views", type=int, help="of a seed (100,000; quick 50,000)")
+    parser.add_argument("--seeds", type=int, help="worlds (5; quick 2)")
     parser.add_argument("--customers", type=int, help="of the bank (20,000; quick 8,000)")
-    parser.add_argument("--batch", type=int, default=250, help="views between two versions")
+    parser.add_argument("--batch", type=int, default=500, help="views between two versions")
+    parser.add_argument("--runs", type=int, default=3, help="of each policy in a world: regret is their mean")
     parser.add_argument("--out", type=Path, default=Path(".fenliu/bench"), help="folder of plot and JSON")
 
 
 def run(args: argparse.Namespace) -> Result:
     tally, console = Tally(), wide_console()
-    views, seeds = args.views or 100_000, args.seeds or (3 if args.quick else 5)
+    views, seeds = args.views or (50_000 if args.quick else 100_000), args.seeds or (2 if args.quick else 5)
     customers = args.customers or (8_000 if args.quick else 20_000)
     curves: dict[str, list[list[float]]] = {name: [] for name in _POLICIES}
     with counting(console, f"{seeds} worlds of {views:,} views") as tick:
@@ -59,8 +60,10 @@ def run(args: argparse.Namespace) -> Result:
             cells, click = _world(seed, customers, views)
             best = click.mean(axis=0).argmax()
             for number, (name, policy) in enumerate(_POLICIES.items()):
-                chosen = policy(np.random.default_rng([seed, number]), cells, click, args.batch)
-                regret = (click[:, best] - click[np.arange(views), chosen]).cumsum()
+                regret = np.zeros(views)
+                for again in range(args.runs):
+                    chosen = policy(np.random.default_rng([seed, number, again]), cells, click, args.batch)
+                    regret += (click[:, best] - click[np.arange(views), chosen]).cumsum() / args.runs
                 kept = regret[:: max(1, views // CURVE)].tolist()
                 curves[name].append([*kept, float(regret[-1])])
                 tick((seed - 1) * len(_POLICIES) + number + 1, seeds * len(_POLICIES))

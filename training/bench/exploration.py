@@ -125,5 +125,6 @@ def _cost(tally: Tally, plain: Live, live: Live, seed: int, pages: int = 64) -> 
             best[name] = min(best[name], (process_time() - start) / pages)
             lotteries = len(made.lotteries)
     tally.put("page_us", best["plain"] * 1e6, "µs", "processor time of a page without")
-    note = f"more with {lotteries} lotteries; the budget of a page has 10"
-    tally.put("explore_us", (best["exploring"] - best["plain"]) * 1e6, "µs", note)
+    more = best["exploring"] - best["plain"]
+    tally.put("explore_us", more * 1e6, "µs", f"more with {lotteries} lotteries; the budget of a page has 10")
+    tally.put("explore_part", more / best["plain"], "", "of a page without", ("<=", 0.35))

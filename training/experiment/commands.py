@@ -73,6 +73,8 @@ def who(args: argparse.Namespace, settings: Settings) -> int:
 def report(args: argparse.Namespace, settings: Settings) -> int:
     plan, console = _plan(args, settings), wide_console()
     _, one = _named(plan, args.name)
+    if one.adaptive:
+        raise UsageError(f"{one.name} adapts, so its units go from arm to arm: see fenliu bandit status")
     guardrails = {each.metric: each.tolerance for each in one.guardrails}
     criterion = named([one.criterion])[0]
     metrics = named([one.criterion, *guardrails, *(args.metrics or DEFAULT_METRICS)])

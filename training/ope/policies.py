@@ -88,7 +88,9 @@ def rounds_of(
     *,
     most: int = 100_000,
     progress: Progress | None = None,
+    watch: Callable[[Record, Decision], None] | None = None,
 ) -> Replayed:
+    """`watch` is told of every page that was decided again."""
     rounds: list[Round] = []
     pages = left_out = same = 0
     for record in logged:
@@ -101,6 +103,8 @@ def rounds_of(
         except (ReplayError, KeyError):
             left_out += 1
             continue
+        if watch is not None:
+            watch(record, decision)
         target, slots = chances(decision), _places(record)
         for place, keys, probabilities, drawn in record["lotteries"]:
             slot, position = slots[place]
