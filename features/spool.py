@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -207,6 +208,7 @@ class _Segment:
     at: int = len(HEADER)
     first: float | None = None
     damaged: bool = False
+    met: int = 0  # damage up to here was counted
 
 
 @dataclass(eq=False)
@@ -284,6 +286,7 @@ class FileSpool:
 
     def syncing(self) -> Callable[[], None]:
         folders = {segment.path.parent for segment in self._unsynced}
+        folders |= {self.root, self.root.parent} if folders else set()
         files = [os.dup(segment.file) for segment in self._unsynced]
         self._unsynced.clear()
 
@@ -327,23 +330,28 @@ class FileSpool:
                 return self.head(count)
 
     def _met(self, segment: _Segment, gap: Gap) -> None:
-        """Damage, told once: the file is kept where it is not a torn tail."""
-        if not gap.torn:
+        """Damage, told once however often it is read: the file is kept where it is not a torn tail."""
+        if not gap.torn and segment.at + gap.start >= segment.met:
             segment.damaged = True
+            segment.met = segment.at + gap.end
             self.damaged += gap.end - gap.start
 
     def drop(self, count: int) -> None:
+        if not count:  # `head` met nothing but damage
+            return
         segment = self._segments[0]
         for record, _ in self._headed[:count]:
             self.entries -= 1
             if record.entry is not None:
                 self._waiting.remove(record.entry)
-        segment.at = self._headed[count - 1][1] if count else segment.at
+        segment.at = self._headed[count - 1][1]
         if count < len(self._headed):
             segment.first = self._headed[count][0].at or segment.first
         self._headed = []
         if segment.at >= segment.size:
             self._finished(segment)
+        elif not self.entries:  # what is left is a torn tail: it must not look like something that waits
+            self.head(1)
 
     def _finished(self, segment: _Segment) -> None:
         self._segments.popleft()
@@ -385,6 +393,8 @@ class FileSpool:
         own = [one for one in self._segments if one.folder is self._own]
         others = [one for one in self._segments if one.folder is not self._own]
         self._segments = deque([*others, *(one for orphan in orphans for one in orphan.segments), *own])
+        if not self.entries:  # nothing but torn tails
+            self.head(1)
         return count
 
     def _open_segment(self) -> _Segment:
@@ -423,9 +433,11 @@ class FileSpool:
 
 
 def _own_folder(root: Path) -> _Folder:
-    """Seen by others under its name only when it is locked."""
+    """Seen by others under its name only when it is locked. Names sort by when they were made: of several
+    that ended, the one that began first is drained first.
+    """
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = root / f"{os.getpid()}-{secrets.token_hex(4)}"
+    path = root / f"{time.time_ns():020}-{os.getpid()}-{secrets.token_hex(4)}"
     hidden = root / f".{path.name}"
     hidden.mkdir(mode=0o700)
     lock = _locked(hidden)

@@ -40,6 +40,7 @@ FILLED: Final = 0.9999
 SETTLE_S: Final = 10.0
 MOST_PLACES: Final = 40
 OVERLOAD: Final = 2.0
+OVERLOADS: Final = {"local": "2 x overload", "ray": "Ray: 2 x overload"}
 RAY_ROW_S: Final = 24.0  # HAProxy may be away for ten
 
 
@@ -77,13 +78,14 @@ def run(args: argparse.Namespace) -> Result:
         town(Path(folder), customers=args.customers, items=args.items, seed=args.seed) as made,
     ):
         for kind, faults, row_s in (("local", local, seconds), ("ray", ray, max(seconds, RAY_ROW_S))):
-            if not faults or (kind == "ray" and args.no_ray):
+            overload = OVERLOADS[kind] if not args.quick and (args.only or "") in OVERLOADS[kind] else None
+            if not (faults or overload) or (kind == "ray" and args.no_ray):
                 continue
             took = made.start(kind)
             console.print(f"{kind}: ready after {took:.1f} s", highlight=False)
             told += asyncio.run(_rows(made, faults, args.rate, row_s, args.seed, console))
-            if not args.quick and not args.only:
-                told.append(asyncio.run(_overload(made, seconds, args.seed, console, kind)))
+            if overload is not None:
+                told.append(asyncio.run(_overload(made, seconds, args.seed, console, overload)))
             made.end()
         _settled(made, told, tally)
     _table(told, console)
@@ -176,11 +178,11 @@ def _complaint(fault: Fault, row: Row, broken: float = 0.0) -> str:
     return ""
 
 
-async def _overload(made: Town, seconds: float, seed: int, console: Console, kind: str) -> Told:
+async def _overload(made: Town, seconds: float, seed: int, console: Console, name: str) -> Told:
     """Twice what a closed loop gets: pages or 503 with Retry-After, nothing else."""
     from training.bench.chaos_client import Client
 
-    client = Client(made.url, made.customers, seed + 1)
+    client = Client(made.url, made.customers, seed + 1, tells=False)  # it needs the processor as well
     try:
         rate = OVERLOAD * await client.closed(16, 3.0) / 3.0
         await client.settle(SETTLE_S)
@@ -188,7 +190,6 @@ async def _overload(made: Town, seconds: float, seed: int, console: Console, kin
         row = await client.settle(SETTLE_S)
     finally:
         await client.close()
-    name = "2 x overload" if kind == "local" else "Ray: 2 x overload"
     told = Told(name, row, 0.0, not row.failed, [f"{rate:.0f} pages a second"])
     said(console, told)
     return told

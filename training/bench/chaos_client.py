@@ -63,7 +63,7 @@ def recovered_s(row: Row, mended: float) -> float:
 
 class Client:
     """`retries`: how often a page that was not answered is asked for again, under its id. `first`: number of
-    the first of its `customers`.
+    the first of its `customers`. `tells`: whether events follow a page.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Client:
         *,
         retries: int = 0,
         first: int = 0,
+        tells: bool = True,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._url, self._customers, self._rng, self._retries = url, customers, random.Random(seed), retries
@@ -81,7 +82,7 @@ class Client:
         self._http = httpx.AsyncClient(
             base_url=url, timeout=TIMEOUT_S, limits=limits, trust_env=False, transport=transport
         )
-        self._first = first
+        self._first, self._tells = first, tells
         self.row = Row()
         self._next, self._busy = 0, set[int]()
         self._open: set[asyncio.Task[None]] = set()
@@ -120,6 +121,10 @@ class Client:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
         row, self.row = self.row, Row()
+        open_ = row.sent - row.answered - row.refused - sum(row.failed.values())
+        if open_ > 0:  # neither answered nor refused by now
+            row.failed["unanswered"] += open_
+            row.failed_at.append(time.monotonic())
         return row
 
     async def close(self) -> None:
@@ -164,7 +169,8 @@ class Client:
             page = await self._asked(row, body, last=turn == self._retries)
             if page is not None:
                 row.latencies.append(time.monotonic() - began)
-                await self._events(row, page)
+                if self._tells:
+                    await self._events(row, page)
                 return
             await asyncio.sleep(AGAIN_S)
 
