@@ -2,9 +2,10 @@
 what makes things worse.
 
 Every replica has one; control elects the leader, as it does the pacer. The leader reads the event log from an
-hour ago on, sums what units of each arm met and did (`guard_counts`), tests it (`guard_test`), and has an arm
-that breaches switched off by a revision of the plan, written and audited as the system. It only ever takes
-away: a winner is promoted by people. While nobody leads nothing changes, and pages are decided as before.
+hour ago on, sums what units of each arm met and did (`guard_counts`), tests it (`guard_statistics`), and has
+an arm that breaches switched off by a revision of the plan, written and audited as the system. It only ever
+takes away: a winner is promoted by people. While nobody leads nothing changes, and pages are decided as
+before.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from serving.control import Control, ControlError
 from serving.errors import Problem
 from serving.experiment import Arm, Experiment
 from serving.guard_counts import GuardCounts
-from serving.guard_test import ALPHA, Look, Watched, guards_of
+from serving.guard_statistics import ALPHA, Look, Watched, guards_of
 from serving.log_tail import Tail
 from serving.office import Office
 from serving.plan_text import Plan

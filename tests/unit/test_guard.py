@@ -14,7 +14,7 @@ from serving.control import MemoryControl
 from serving.experiment import Guardrail
 from serving.guard import Guard, Ward, breaches, running_in
 from serving.guard_counts import GuardCounts
-from serving.guard_test import ALPHA, AT, COLUMNS, Sums, Watched, boundary, guards_of
+from serving.guard_statistics import ALPHA, AT, COLUMNS, Sums, Watched, boundary, guards_of
 from serving.office import Office
 from serving.principals import PrincipalError, Principals, local_identity
 from tests.exposed import RUNNING, acted, clicked, fill, page

@@ -24,7 +24,7 @@ from features.log import Entry, MemoryLog
 from serving.control import MemoryControl
 from serving.governance import Governance
 from serving.guard import Guard
-from serving.guard_test import ALPHA, AT, COLUMNS, Floats, Sums, Watched, guards_of
+from serving.guard_statistics import ALPHA, AT, COLUMNS, Floats, Sums, Watched, guards_of
 from serving.office import Office
 from serving.principals import local_identity
 from serving.proposals import FRAME
