@@ -19,8 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter
-
 from features.log import EventLog
 from features.store import StoreUnavailable
 from serving.control import Control, ControlError
@@ -29,6 +27,7 @@ from serving.experiment import Arm, Experiment
 from serving.guard_counts import GuardCounts
 from serving.guard_statistics import ALPHA, Look, Watched, guards_of
 from serving.log_tail import Tail
+from serving.observe import Metrics
 from serving.office import Office
 from serving.plan_text import Plan
 from serving.principals import THE_SYSTEM
@@ -150,7 +149,7 @@ class Guard:
         log: EventLog,
         office: Office,
         plan: Callable[[], Plan | None],
-        registry: CollectorRegistry,
+        metrics: Metrics,
         candidate: str,
         *,
         every_s: float = EVERY_S,
@@ -161,13 +160,8 @@ class Guard:
         self._fence: int | None = None
         self._ward: Ward | None = None
         self._task: asyncio.Task[None] | None = None
+        self._metrics = metrics
         self._stuck: set[str] = set()  # arms that cannot be switched off from here: said once
-        self._steps = Counter(
-            "fenliu_guard_steps_total", "steps of the guard, by outcome", ("result",), registry=registry
-        )
-        self._offs = Counter(
-            "fenliu_guard_switched_off_total", "arms that the guard switched off", registry=registry
-        )
 
     @property
     def leads(self) -> bool:
@@ -206,7 +200,7 @@ class Guard:
         except Exception:  # watching must go on: the next step may read what can be read
             LOG.exception("a step of the guard failed")
             result, gone, self._ward = "failed", [], None
-        self._steps.labels(result).inc()
+        self._metrics.guard_steps.labels(result).inc()
         return gone
 
     async def _step(self) -> tuple[str, list[Breach]]:
@@ -238,7 +232,7 @@ class Guard:
             return False
         self._stuck.discard(name)
         LOG.warning("%s is switched off: %s", name, breach.reason)
-        self._offs.inc()
+        self._metrics.guard_offs.inc()
         return True
 
 
