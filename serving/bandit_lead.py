@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter
 
 from features.events import unpack
 from features.ids import key64
@@ -40,6 +39,7 @@ from serving.bandit_shelf import BanditShelf
 from serving.control import Control, ControlError
 from serving.live import Live
 from serving.log_tail import Tail
+from serving.observe import Metrics
 
 LOG: Final = logging.getLogger("fenliu.bandit")
 LEARNER: Final = "bandit"  # what control elects
@@ -131,7 +131,7 @@ class Learner:
         log: EventLog,
         registry_url: str,
         live: Callable[[], Live | None],
-        registry: CollectorRegistry,
+        metrics: Metrics,
         candidate: str,
         *,
         every_s: float = EVERY_S,
@@ -145,10 +145,7 @@ class Learner:
         self._last = NOTHING_LEARNED
         self._versions: list[str] = []
         self._task: asyncio.Task[None] | None = None
-        self._steps = Counter(
-            "fenliu_bandit_steps_total", "steps of the bandit's learner, by outcome", ("result",),
-            registry=registry,
-        )  # fmt: skip
+        self._metrics = metrics
 
     @property
     def leads(self) -> bool:
@@ -187,7 +184,7 @@ class Learner:
         except Exception:  # learning must go on: the next step may read what can be read
             LOG.exception("a step of the bandit's learner failed")
             result, self._fence = "failed", None
-        self._steps.labels(result).inc()
+        self._metrics.bandit_steps.labels(result).inc()
         return result
 
     async def _step(self) -> str:

@@ -2,9 +2,10 @@
 what makes things worse.
 
 Every replica has one; control elects the leader, as it does the pacer. The leader reads the event log from an
-hour ago on, sums what units of each arm met and did (`guard_counts`), tests it (`guard_test`), and has an arm
-that breaches switched off by a revision of the plan, written and audited as the system. It only ever takes
-away: a winner is promoted by people. While nobody leads nothing changes, and pages are decided as before.
+hour ago on, sums what units of each arm met and did (`guard_counts`), tests it (`guard_statistics`), and has
+an arm that breaches switched off by a revision of the plan, written and audited as the system. It only ever
+takes away: a winner is promoted by people. While nobody leads nothing changes, and pages are decided as
+before.
 """
 
 from __future__ import annotations
@@ -18,16 +19,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter
-
 from features.log import EventLog
 from features.store import StoreUnavailable
 from serving.control import Control, ControlError
 from serving.errors import Problem
 from serving.experiment import Arm, Experiment
 from serving.guard_counts import GuardCounts
-from serving.guard_test import ALPHA, Look, Watched, guards_of
+from serving.guard_statistics import ALPHA, Look, Watched, guards_of
 from serving.log_tail import Tail
+from serving.observe import Metrics
 from serving.office import Office
 from serving.plan_text import Plan
 from serving.principals import THE_SYSTEM
@@ -149,7 +149,7 @@ class Guard:
         log: EventLog,
         office: Office,
         plan: Callable[[], Plan | None],
-        registry: CollectorRegistry,
+        metrics: Metrics,
         candidate: str,
         *,
         every_s: float = EVERY_S,
@@ -160,13 +160,8 @@ class Guard:
         self._fence: int | None = None
         self._ward: Ward | None = None
         self._task: asyncio.Task[None] | None = None
+        self._metrics = metrics
         self._stuck: set[str] = set()  # arms that cannot be switched off from here: said once
-        self._steps = Counter(
-            "fenliu_guard_steps_total", "steps of the guard, by outcome", ("result",), registry=registry
-        )
-        self._offs = Counter(
-            "fenliu_guard_switched_off_total", "arms that the guard switched off", registry=registry
-        )
 
     @property
     def leads(self) -> bool:
@@ -205,7 +200,7 @@ class Guard:
         except Exception:  # watching must go on: the next step may read what can be read
             LOG.exception("a step of the guard failed")
             result, gone, self._ward = "failed", [], None
-        self._steps.labels(result).inc()
+        self._metrics.guard_steps.labels(result).inc()
         return gone
 
     async def _step(self) -> tuple[str, list[Breach]]:
@@ -237,7 +232,7 @@ class Guard:
             return False
         self._stuck.discard(name)
         LOG.warning("%s is switched off: %s", name, breach.reason)
-        self._offs.inc()
+        self._metrics.guard_offs.inc()
         return True
 
 

@@ -16,7 +16,7 @@ from features.events import unpack
 from features.ids import key64
 from serving.domain import EFFORTS
 from serving.experiment_checks import HOLDOUT
-from serving.guard_test import AT, COLUMNS, Floats, Sums
+from serving.guard_statistics import AT, COLUMNS, Floats, Sums
 
 MOST_UNITS: Final = 100_000  # of an experiment: 13 numbers and two places in a dict each, about 25 MB
 MOST_MS: Final = 2_000.0  # a page that took longer counts as this: one stalled page is no arm's fault

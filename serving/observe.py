@@ -68,6 +68,13 @@ class Metrics:
             "fenliu_pacer_step_seconds", "time of one step of the pacer that leads",
             registry=self.registry, buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
         )  # fmt: skip
+        self.guard_steps = counter(
+            "guard_steps_total", "steps of the guard of experiments, by outcome", "result"
+        )
+        self.guard_offs = counter("guard_switched_off_total", "arms that the guard switched off")
+        self.bandit_steps = counter(
+            "bandit_steps_total", "steps of the bandit's learner, by outcome", "result"
+        )
         self._leads = gauge("pacer_leads", "1 while this process leads the pacing")
         self._ledger = counter("ledger_total", "places and units asked of the ledger, by outcome", "result")
         self._polled = gauge("control_age_seconds", "time since control last answered")

@@ -175,10 +175,10 @@ class Service:
         )  # fmt: skip
         office = Office(governance_of(settings, self.holder, clock=self._clock), control)
         guard = Guard(
-            control, stores.log, office, self._plan, metrics.registry, secrets.token_hex(6), clock=self._clock
+            control, stores.log, office, self._plan, metrics, secrets.token_hex(6), clock=self._clock
         )
         learner = Learner(
-            control, stores.log, settings.registry_url, lambda: self.holder.current, metrics.registry,
+            control, stores.log, settings.registry_url, lambda: self.holder.current, metrics,
             secrets.token_hex(6), clock=self._clock,
         )  # fmt: skip
         metrics.registry.register(CampaignCollector(tallying.campaigns, tallying.tags, self.holder))

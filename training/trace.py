@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from features import compiled
 from features.ids import key64
 from serving.decide import page_of
-from serving.domain import Candidates, Decision, Drops
+from serving.domain import ArmDraw, Candidates, Decision, Drops, Lottery
 from serving.headroom import Headroom
 from serving.live import Live
 from serving.market import Market
@@ -102,12 +102,24 @@ def trace_of(one: Traced, *, items: Sequence[str] = (), most: int = MOST) -> dic
             }
             for lottery in decision.lotteries
         ],
+        "bandit": {
+            "version": decision.learned,
+            "creatives": [_drawn(draw.keys, draw.probabilities, draw) for draw in decision.draws],
+            "arms": [_drawn(draw.arms, draw.probabilities, draw) for draw in decision.arm_draws],
+        },
         "campaigns": _campaigns(one),
         "candidates": _candidates(one, most),
     }
     if items:
         document["why_not"] = [why_not(one, item) for item in items]
     return document
+
+
+def _drawn(names: Sequence[int | str], chances: Sequence[float], draw: Lottery | ArmDraw) -> dict[str, Any]:
+    """Creatives by their key32 in hex."""
+    told = [one if isinstance(one, str) else f"{one:08x}" for one in names]
+    where = {"place": draw.place} if isinstance(draw, Lottery) else {"experiment": draw.experiment}
+    return {**where, "drawn": told[draw.drawn], "among": dict(zip(told, chances, strict=True))}
 
 
 _VIEWS: Final = ("profile", "membership", "recent", "contact", "overlay")

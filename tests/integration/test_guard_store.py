@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from features.redis_address import parse_address
 from features.redis_log import RedisLog
@@ -16,6 +15,7 @@ from features.redis_resp import RespLink
 from fenliu import main
 from serving.governance import Governance
 from serving.guard import GUARD, Guard
+from serving.observe import Metrics
 from serving.office import Office
 from serving.principals import local_identity
 from serving.redis_control import RedisControl
@@ -44,7 +44,7 @@ def test_the_pointer_moves_and_the_audit_log_holds(valkey_url, tmp_path, monkeyp
             office = Office(governance, control)
             await office.point()
             plan = governance.shelf.fetch((await control.poll()).plan or "")
-            guard = Guard(control, log, office, lambda: plan, CollectorRegistry(), "r1")
+            guard = Guard(control, log, office, lambda: plan, Metrics(), "r1")
             rows = fill(900, 0.4, at=now)
             await log.append(rows)
             gone = [f"{one.experiment}/{one.arm}" for one in await guard.step()]

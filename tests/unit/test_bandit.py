@@ -10,7 +10,6 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
 
 from features.ids import key32, key64
 from features.log import Entry, MemoryLog
@@ -34,6 +33,7 @@ from serving.control import MemoryControl
 from serving.decide import decide
 from serving.kept import learned_of
 from serving.live import Live
+from serving.observe import Metrics
 from tests.shell import run, running
 from tests.worlds import (
     NOW,
@@ -226,9 +226,7 @@ class TestLearning:
         live, now = live_of(), [NOW]
 
         def learner(name: str) -> Learner:
-            return Learner(
-                control, log, str(tmp_path), lambda: live, CollectorRegistry(), name, clock=lambda: now[0]
-            )
+            return Learner(control, log, str(tmp_path), lambda: live, Metrics(), name, clock=lambda: now[0])
 
         async def story() -> tuple[Learned, Learned]:
             first, second = learner("r1"), learner("r2")
@@ -249,7 +247,7 @@ class TestLearning:
     def test_nothing_explores_nothing_is_learned(self, tmp_path) -> None:
         control = MemoryControl(lambda: NOW)
         live = live_of(0.0)
-        one = Learner(control, MemoryLog(lambda: NOW), str(tmp_path), lambda: live, CollectorRegistry(), "r")
+        one = Learner(control, MemoryLog(lambda: NOW), str(tmp_path), lambda: live, Metrics(), "r")
         assert asyncio.run(one.step()) == "idle" and not one.leads
         assert asyncio.run(control.lead(LEARNER, "other", 5.0)) is not None
 

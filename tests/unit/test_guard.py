@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
 
 from features.log import MemoryLog
 from serving.control import MemoryControl
 from serving.experiment import Guardrail
 from serving.guard import Guard, Ward, breaches, running_in
 from serving.guard_counts import GuardCounts
-from serving.guard_test import ALPHA, AT, COLUMNS, Sums, Watched, boundary, guards_of
+from serving.guard_statistics import ALPHA, AT, COLUMNS, Sums, Watched, boundary, guards_of
+from serving.observe import Metrics
 from serving.office import Office
 from serving.principals import PrincipalError, Principals, local_identity
 from tests.exposed import RUNNING, acted, clicked, fill, page
@@ -117,7 +117,7 @@ def harmful(log: MemoryLog, n: int = 1_500, errors: float = 0.3) -> None:
 
 def guard_of(bank: Any, control: MemoryControl, log: MemoryLog, name: str = "r1") -> Guard:
     office = Office(bank.governance, control, monotonic=lambda: 0.0)
-    return Guard(control, log, office, lambda: plan(bank), CollectorRegistry(), name, clock=lambda: NOW)
+    return Guard(control, log, office, lambda: plan(bank), Metrics(), name, clock=lambda: NOW)
 
 
 class TestTheGuard:

@@ -4,6 +4,7 @@ intent-to-treat.
 Each campaign has a flight of two weeks, an audience of which about 20 % come by and would be shown it at
 some moment, and a true effect on what those buy afterwards. Who is held out is told by the hash that serves;
 the estimates are those of `fenliu experiment lift`. Intent-to-treat compares everybody in the audience.
+Then the same on pages that `decide()` makes: `ghosts_pages`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from serving.ghosts import held_out
 from serving.splitting import salt_of
+from training.bench.ghosts_pages import lifts_of_pages
 from training.bench.harness import Result
 from training.bench.tally import Tally
 from training.experiment.statistics import Difference, Moments, adjusted, difference
@@ -30,6 +32,8 @@ Z: Final = 1.959964
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--campaigns", type=int, help="simulated (300; quick 300)")
     parser.add_argument("--audience", type=int, help="customers of each (200,000; quick 50,000)")
+    parser.add_argument("--customers", type=int, help="of pages by decide() (20,000; quick 5,000; 0 none)")
+    parser.add_argument("--rounds", type=int, default=60, help="of what customers do after these pages")
     parser.add_argument("--seed", type=int, default=5)
 
 
@@ -66,6 +70,9 @@ def run(args: argparse.Namespace) -> Result:
         tally.put(name, float(np.median(widths[name])), "", note, bar)  # type: ignore[arg-type]
     tally.put("cuped", float(np.mean(gains)), "", "part of the variance that the time before took away")
     tally.put("intent_covers", intent_covered / campaigns, "", "of intent-to-treat, scaled up by the reach")
+    if customers := args.customers if args.customers is not None else (5_000 if args.quick else 20_000):
+        with counting(console, f"{customers:,} pages with campaigns") as tick:
+            lifts_of_pages(tally, 12, customers, args.rounds, args.seed, tick)
     return tally.result()
 
 

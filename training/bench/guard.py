@@ -18,13 +18,13 @@ from typing import Any, Final
 
 import msgpack
 import numpy as np
-from prometheus_client import CollectorRegistry
 
 from features.log import Entry, MemoryLog
 from serving.control import MemoryControl
 from serving.governance import Governance
 from serving.guard import Guard
-from serving.guard_test import ALPHA, AT, COLUMNS, Floats, Sums, Watched, guards_of
+from serving.guard_statistics import ALPHA, AT, COLUMNS, Floats, Sums, Watched, guards_of
+from serving.observe import Metrics
 from serving.office import Office
 from serving.principals import local_identity
 from serving.proposals import FRAME
@@ -126,7 +126,7 @@ def _whole_way(rng: Rng) -> tuple[float, int]:
         plan = governance.shelf.fetch(governance.refresh().release.plan)  # type: ignore[union-attr]
         asyncio.run(log.append(entries))
         guard = Guard(
-            control, log, Office(governance, control), lambda: plan, CollectorRegistry(), "bench",
+            control, log, Office(governance, control), lambda: plan, Metrics(), "bench",
             clock=lambda: now,
         )  # fmt: skip
         began = time.perf_counter()

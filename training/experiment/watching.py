@@ -14,7 +14,7 @@ from rich.table import Table
 from features.redis_log import RedisLog
 from serving.backing import backed
 from serving.guard import Breach, Ward, breaches, running_in
-from serving.guard_test import ALPHA, Look
+from serving.guard_statistics import ALPHA, Look
 from serving.settings import Settings
 from training.commands import live_plan
 from training.desk import desk_of
