@@ -27,7 +27,7 @@ BENCHES = (
     *("loop", "serve", "decide", "race", "benefit", "pacing", "tags", "booking", "page", "audiences"),
     *("solver", "budget", "offline", "faults", "soak", "flame", "replay", "rights", "chaos", "fuzz"),
     *("assignment", "experiments", "ope", "ghosts", "exploration", "coldstart", "ranker"),
-    *("lifecycle",),
+    *("lifecycle", "uplift"),
 )
 
 
