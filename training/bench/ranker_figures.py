@@ -14,8 +14,15 @@ from training.ranker_fit import Floats, log_loss, platt
 from training.world import HOME
 
 CAMPAIGNS: Final = 40  # made up: sets of items, as campaigns are
+DECIDES: Final = 4_300  # clicks taught: of fewer, 1.96 / sqrt(clicks) is more than 3 %
 FEWEST: Final = 200  # positives of a campaign, or expected ones of a slot and kind, that count
 NAMES: Final = tuple(slot.name for slot in HOME.slots)
+
+
+def cell_of(slot: NDArray[np.int64], kind: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A number for each slot and kind."""
+    found: NDArray[np.int64] = slot * (len(KINDS) + 1) + kind
+    return found
 
 
 def attained(p: Floats, truth: Floats, constant: float) -> float:
@@ -32,10 +39,10 @@ def ratios(p: Floats, good: Floats, group: NDArray[np.int64], fewest: float) -> 
 
 def click_figures(
     p: Floats, truth: Floats, clicked: Floats, slot: NDArray[np.int64], kind: NDArray[np.int64],
-    item: NDArray[np.int32], constant: float,
+    item: NDArray[np.int32], constant: float, taught: NDArray[np.float64],
 ) -> dict[str, float]:  # fmt: skip
     """Of displays on held-out days. Sums are over the truth, which is what clicks come to without chance; the
-    sum over the clicks that were drawn is beside it.
+    sum over the clicks that were drawn is beside it. `taught`: clicks that each cell (`cell_of`) learnt from.
     """
     found = {
         "constant_over_truth": log_loss(np.full(len(truth), constant), truth) / log_loss(truth, truth),
@@ -43,7 +50,11 @@ def click_figures(
         "sum_over_clicks": float(p.sum() / clicked.sum()),
         "sum_over_truth": float(p.sum() / truth.sum()),
     }
-    cells = ratios(p, truth, slot * len(KINDS) + kind, FEWEST)
+    every = ratios(p, truth, cell_of(slot, kind), FEWEST)
+    cells = {one: ratio for one, ratio in every.items() if one < len(taught) and taught[one] >= DECIDES}
+    found["cells_undecided"] = float(len(every) - len(cells))
+    found["fewest_taught"] = float(min((taught[one] for one in cells), default=0.0))
+    cells = cells or {0: float("nan")}  # nothing that could be held to a bar: it is missed
     found["cell_lowest"], found["cell_highest"] = min(cells.values()), max(cells.values())
     worst = max(cells, key=lambda one: abs(cells[one] - 1))
     raw = np.log(p / (1 - p))

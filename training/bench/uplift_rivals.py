@@ -50,16 +50,16 @@ def areas(bank: CouponBank, study: Study) -> dict[str, float]:
     columns = bank.profiles(LEARNED)[asked.customers]
     every = np.tile(np.arange(len(study.keys)), (len(asked.at), 1))
     truth = bank.truth(asked, every, bank.respondent).gain
-    best = _area(truth, truth)
+    best = area(truth, truth)
     found: dict[str, float] = {}
-    for name, method in (("ours", _ours), ("two_models", _two_models), ("transformed", _transformed)):
+    for name, method in (("ours", served), ("two_models", _two_models), ("transformed", _transformed)):
         score = method(early)
-        found[f"qini_{name}"] = _area(score(late.columns), _logged(late)) * 1000
-        found[f"auuc_{name}"] = _area(score(columns), truth) / best
+        found[f"qini_{name}"] = area(score(late.columns), logged(late)) * 1000
+        found[f"auuc_{name}"] = area(score(columns), truth) / best
     return found
 
 
-def _area(score: Floats, gain: Floats) -> float:
+def area(score: Floats, gain: Floats) -> float:
     """Mean over k of what the k best pairs gain beyond k average ones, per pair."""
     order = np.argsort(-score.ravel(), kind="stable")
     summed = np.cumsum(gain.ravel()[order])
@@ -67,7 +67,7 @@ def _area(score: Floats, gain: Floats) -> float:
     return float((summed - fair).mean() / len(order))
 
 
-def _logged(study: Study) -> Floats:
+def logged(study: Study) -> Floats:
     """(n, I) unbiased for the gain of each coupon on each page."""
     assert study.chance is not None
     bought = study.bought[:, study.group].astype(np.float64)
@@ -77,7 +77,7 @@ def _logged(study: Study) -> Floats:
     return gain
 
 
-def _ours(study: Study) -> Callable[[NDArray[np.float32]], Floats]:
+def served(study: Study) -> Callable[[NDArray[np.float32]], Floats]:
     learned = fit_uplift(study)
     if learned is None:
         raise RuntimeError("too few coupons were used to learn from: ask for more customers")
@@ -116,7 +116,7 @@ def _two_models(study: Study) -> Callable[[NDArray[np.float32]], Floats]:
 def _transformed(study: Study) -> Callable[[NDArray[np.float32]], Floats]:
     kept = _kept(study, with_telling_tags(study).tags)
     centre, scale, x = _standard(study.columns[:, kept])
-    gain = _logged(study)
+    gain = logged(study)
     bias = gain.mean(axis=0)
     ridge = np.full(x.shape[1], RIDGE * 100)
     curve = x.T @ x + np.diag(ridge)
