@@ -115,6 +115,8 @@ def fuzzed(
         for path, method in SLOW_METHODS.items():
             schema = schema.exclude(path=path, method=method)
     for event in engine.from_schema(schema).execute():
+        if type(event).__name__ == "Interrupted":  # the engine caught Ctrl-C, and would go on with the next
+            raise KeyboardInterrupt
         seen.take(event)
         tell(seen.requests)
 
