@@ -96,6 +96,7 @@ class Service:
         self._bundles = bundles or FromRegistry(settings)
         self._clock, self._decide = clock, decide
         self._parts: _Parts | None = None
+        self._spool_said: SpoolMetrics | None = None
         self.limits: Limits | None = None
         self.traces: Traces | None = None
 
@@ -148,7 +149,10 @@ class Service:
         )  # fmt: skip
         delivered = Delivered(stores.ledger, stores.meters, granting, self.holder, publisher, metrics)
         spool = spool_of(settings)
-        said = SpoolMetrics(metrics.registry, spool, settings.spool_mb << 20, self._clock)
+        if self._spool_said is None:
+            self._spool_said = SpoolMetrics(metrics.registry, spool, settings.spool_mb << 20, self._clock)
+        said = self._spool_said
+        said.spool = spool
         durable = Durable(stores.log, spool, settings.durability, said, clock=self._clock)
         intake = Intake(
             durable,

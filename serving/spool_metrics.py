@@ -9,9 +9,12 @@ from features.store import Clock
 
 
 class SpoolMetrics:
-    """Registered once in a process's registry. `most`: bytes that the spool may hold."""
+    """Registered once in a service's registry, however often that starts. `most`: bytes that the spool may
+    hold; `spool`: the one that is told of, if there is one."""
 
     def __init__(self, registry: CollectorRegistry, spool: Spool | None, most: int, clock: Clock) -> None:
+        self.spool = spool
+
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"fenliu_spool_{name}", text, labels, registry=registry)
 
@@ -19,17 +22,17 @@ class SpoolMetrics:
             return Gauge(f"fenliu_spool_{name}", text, registry=registry)
 
         def lag() -> float:
-            oldest = None if spool is None else spool.oldest
+            oldest = None if self.spool is None else self.spool.oldest
             return 0.0 if oldest is None else max(clock() - oldest, 0.0)
 
         entries = gauge("entries", "acknowledged events that wait on this replica for the log")
-        entries.set_function(lambda: 0 if spool is None else spool.entries)
+        entries.set_function(lambda: 0 if self.spool is None else self.spool.entries)
         size = gauge("bytes", "bytes that they take")
-        size.set_function(lambda: 0 if spool is None else spool.size)
+        size.set_function(lambda: 0 if self.spool is None else self.spool.size)
         gauge("lag_seconds", "time since the oldest of them was spooled").set_function(lag)
         gauge("most_bytes", "bytes that they may take before events are refused").set(most)
         damaged = gauge("damaged_bytes", "bytes met that were no record; their files are set aside")
-        damaged.set_function(lambda: 0 if spool is None else spool.damaged)
+        damaged.set_function(lambda: 0 if self.spool is None else self.spool.damaged)
         self._spooled = counter("spooled_total", "events acknowledged by the spool")
         self._drained = counter("drained_total", "events drained to the log: new there, or not", "result")
         self._refused = counter("refused_total", "events answered with 503: no room or a failing disk")
