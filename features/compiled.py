@@ -1,4 +1,7 @@
-"""`jit`: loops over arrays compiled to machine code, with types that survive strict checking.
+"""`jit` and `unlocked`: loops over arrays compiled to machine code, with types that survive strict checking.
+
+A page calls two dozen of them, a few microseconds each, in a process with many threads: to let go of the
+interpreter's lock each time cost a replica 8 % of its pages. Only what runs for long lets go of it.
 
 No fastmath and no parallelism: a kernel gives the same bits on every run. The compiled code is kept in a
 folder of its own, so that a process pays for loading it, not for compiling; the folder's name is a digest of
@@ -63,6 +66,11 @@ setattr(numba.config, "CACHE_DIR", str(_folder() / digest()))  # noqa: B010 - ma
 
 def jit(kernel: F) -> F:
     """Compile at the first call with these argument types. `kernel.py_func` is the plain function."""
+    return cast(F, numba.njit(cache=True)(kernel))
+
+
+def unlocked(kernel: F) -> F:
+    """As `jit`, for a kernel that runs for long, and in several threads: it runs without Python's lock."""
     return cast(F, numba.njit(cache=True, nogil=True)(kernel))
 
 
@@ -71,5 +79,5 @@ def loops(kernel: F) -> F:
 
     Counting took a fifth of a page's time. A kernel that does make an array is refused by the compiler.
     """
-    options: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False}  # no public name for the last
+    options: dict[str, Any] = {"cache": True, "_nrt": False}  # no public name for the last
     return cast(F, numba.njit(**options)(kernel))

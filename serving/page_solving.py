@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from features.compiled import jit, loops
+from features.compiled import jit, loops, unlocked
 from serving.page_fill import allowed, allowed_alone, factor, fits, lift, put, shrunk
 from serving.page_state import (
     BASE,
@@ -123,7 +123,7 @@ def _columns(pi: I8, pf: F8, mix: I8, ti: I8, tf: F8, whole: I4, parts: F4, seen
     return at
 
 
-@jit
+@unlocked
 def solve_each(given: Input, bounds: I8, tags: bool) -> tuple[I8, I4, F4, F8]:
     """Pages whose columns stand one after another.
 

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from features.compiled import jit
+from features.compiled import unlocked
 from serving.page import RULE
 
 F8 = NDArray[np.float64]
@@ -113,7 +113,7 @@ def counted(
     _counted(pages, *running, starts, column, permitted, spare_ok, weight, out)
 
 
-@jit
+@unlocked
 def _runs(
     j: int,
     c: int,
@@ -137,14 +137,14 @@ def _runs(
     return 1
 
 
-@jit
+@unlocked
 def _may(j: int, at: int, permitted: U1, spare_ok: B1) -> bool:
     if at < 0:
         return bool(spare_ok[-1 - at])
     return bool((permitted[j, at >> 3] >> (at & 7)) & 1)
 
 
-@jit
+@unlocked
 def _bounded(
     pages: I8, hour: I4, opened: B1, place: I4, here: B1, audience: I4, member: B1, earlier: I4, limits: F8,
     starts: I8, out: I8,
@@ -156,7 +156,7 @@ def _bounded(
                 out[b, 1] += 1
 
 
-@jit
+@unlocked
 def _counted(
     pages: I8, hour: I4, opened: B1, place: I4, here: B1, audience: I4, member: B1, earlier: I4, limits: F8,
     starts: I8, column: I4, permitted: U1, spare_ok: B1, weight: F8, out: F8,
@@ -177,7 +177,7 @@ def _counted(
                 out[1, c] += weight[j]
 
 
-@jit
+@unlocked
 def _filled(
     pages: I8, hour: I4, opened: B1, place: I4, here: B1, audience: I4, member: B1, earlier: I4, limits: F8,
     starts: I8, column: I4, permitted: U1, p: F4, spare_ok: B1, spare_p: F4, offer_row: I4, offer_slots: U8,
@@ -240,7 +240,7 @@ def _filled(
         to_option[b + 1], to_offer[b + 1], to_left[b + 1] = n, m, k
 
 
-@jit
+@unlocked
 def _option(
     n: int, r: int, p: float, organic: Any, row: I4, members: U8, value: F4, gain: F4, loss: F4
 ) -> int:

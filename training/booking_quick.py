@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from features.compiled import jit
+from features.compiled import unlocked
 from serving.page import HOUSE, MANDATORY, Batch
 
 F8 = NDArray[np.float64]
@@ -63,7 +63,7 @@ def quick_sums(
     return sums
 
 
-@jit
+@unlocked
 def _fill(
     order: I4, bit: U8, count: I4, rates: F4, diminish: F4, cross: F4, interruption: F4, per_category: I4,
     per_kind: I4,
@@ -215,7 +215,7 @@ def _fill(
         worth[b] = total
 
 
-@jit
+@unlocked
 def _room(o: int, room: I4, left: I4) -> bool:
     full = False
     for r in range(room.shape[1]):
@@ -223,12 +223,12 @@ def _room(o: int, room: I4, left: I4) -> bool:
     return not full
 
 
-@jit
+@unlocked
 def _option_room(i: int, room: I4, left: I4) -> bool:
     return not ((room[i, 0] >= 0 and left[room[i, 0]] <= 0) or (room[i, 1] >= 0 and left[room[i, 1]] <= 0))
 
 
-@jit
+@unlocked
 def _use(o: int, room: I4, left: I4) -> None:
     for r in range(room.shape[1]):
         if room[o, r] >= 0:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from features.compiled import jit
+from features.compiled import unlocked
 
 Floats = NDArray[np.float32]
 
 
-@jit
+@unlocked
 def improve_rows(
     rows: Floats,
     other: Floats,

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from features.compiled import jit
+from features.compiled import unlocked
 from serving.page import Batch
 
 F8 = NDArray[np.float64]
@@ -39,7 +39,7 @@ def page_bounds(batch: Batch) -> F8:
     return out
 
 
-@jit
+@unlocked
 def _bounds(
     bit: U8, count: I4, rates: F4, members: U8, value: F4, option_at: I8, candidate: I4, offer_slots: U8,
     offer_value: F4, offer_at: I8, out: F8,
@@ -80,7 +80,7 @@ def _bounds(
         out[b] = _dual(count, rates, worth, lists, many, price, n)
 
 
-@jit
+@unlocked
 def _auction(count: I4, rates: F4, worth: F8, lists: I4, many: I4, price: F8, holder: I4, queue: I4) -> None:
     """Moves `price` until every place holds what it likes best, or nothing is worth its price."""
     slots, depth = rates.shape
@@ -120,7 +120,7 @@ def _auction(count: I4, rates: F4, worth: F8, lists: I4, many: I4, price: F8, ho
         holder[won] = place
 
 
-@jit
+@unlocked
 def _dual(count: I4, rates: F4, worth: F8, lists: I4, many: I4, price: F8, n: int) -> float:
     total = 0.0
     for i in range(n):

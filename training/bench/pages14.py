@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from features.compiled import jit
+from features.compiled import unlocked
 from serving.curves import Floats
 from serving.page import Batch, Offers, Options
 from training.bench.traffic14 import TABLE, Market
@@ -84,7 +84,7 @@ def drawn(
     return Drawn(batch, p, item)
 
 
-@jit
+@unlocked
 def _fill(
     customers: I4, salts: I8, starts: I8, candidates: I4, probability: F4, offer_starts: I8, offer_to: I4,
     offer_of: I4, context: F4, gain: F4, member: U8, kinds: U1, campaign_slots: U8, display: Floats,
