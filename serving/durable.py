@@ -20,8 +20,9 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+from features.file_spool import FileSpool
 from features.log import CannotSync, Entry, EventLog, LogFull
-from features.spool import FileSpool, MemorySpool, Spool, SpoolFull
+from features.spool import MemorySpool, Spool, SpoolFull
 from features.spool_records import Spooled
 from features.store import Clock, StoreUnavailable
 from serving.intake import REPAIR_S, Kept, in_time

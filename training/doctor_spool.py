@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from features.redis_address import Refused
 from features.redis_plain import opened
-from features.spool import inspected
+from features.spool_look import inspected
 from features.store import StoreUnavailable
 from serving.settings import MEMORY_LEVEL, SYNCED_LEVEL, Settings
 

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from features.ids import user_subject, visitor_subject
 from features.redis_address import Refused
 from features.redis_erase import Whose, erase_entries, erase_keys, note_gone, remaining, rewrite
-from features.spool import erased as erased_from_spool
+from features.spool_look import erased as erased_from_spool
 from serving.settings import Settings
 from training.lake import Lake, digest
 from training.sample_columns import SampleError, load, save

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from features.events import unpack
+from features.file_spool import FileSpool
 from features.log import Entry
-from features.spool import FileSpool, Inspected, inspected
+from features.spool_look import Inspected, inspected
 from features.store import StoreUnavailable
 from serving.backing import backed
 from serving.settings import Settings

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.file_spool import DAMAGED, FileSpool
 from features.log import Entry
-from features.spool import DAMAGED, FileSpool, MemorySpool, Spool, SpoolFull, erased, inspected
+from features.spool import MemorySpool, Spool, SpoolFull
+from features.spool_look import erased, inspected
 from features.spool_records import HEADER, Found, Gap, name_parts, packed, scanned
 
 Make = Callable[..., Spool]

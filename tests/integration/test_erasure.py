@@ -16,13 +16,13 @@ from prometheus_client import CollectorRegistry
 
 import fenliu
 from features.external import ENTRY, external_key, pack
+from features.file_spool import FileSpool
 from features.ids import key64
 from features.keyspace import KeySpace, ViewBatch, ViewSpace
 from features.log import Entry
 from features.redis_erase import Whose
 from features.redis_log import RedisLog
 from features.redis_plain import opened
-from features.spool import FileSpool
 from features.store import feature_key
 from features.stores import Stores, StoreUrls
 from features.views import MEMBERSHIP, PROFILE

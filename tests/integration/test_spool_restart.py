@@ -30,7 +30,7 @@ from features.redis_log import RedisLog
 from features.redis_plain import opened
 from serving.settings import Settings
 from training.doctor_spool import spool as examined
-from features.spool import FileSpool
+from features.file_spool import FileSpool
 from serving.durable import Durable
 from serving.spool_metrics import SpoolMetrics
 

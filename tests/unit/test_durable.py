@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from features.file_spool import FileSpool
 from features.log import CannotSync, Entry, LogFull, MemoryLog
-from features.spool import FileSpool, MemorySpool, SpoolFull
+from features.spool import MemorySpool, SpoolFull
 from features.store import StoreUnavailable
 from serving.durable import Durable
 from serving.settings import LEVELS, SettingsError

@@ -10,8 +10,8 @@ import pytest
 
 import fenliu
 from features.events import input_to_log
+from features.file_spool import FileSpool
 from features.log import Entry
-from features.spool import FileSpool
 from serving.settings import Settings, SettingsError
 from training.doctor_spool import spool as examined
 
