@@ -35,11 +35,12 @@ MODULES = (
 
 @cache
 def _interpreted() -> ModuleType:
-    """`serving.page` and its loops, imported a second time with `jit` and `loops` doing nothing."""
+    """`serving.page` and its loops, imported a second time with the compiler's decorators doing nothing."""
     names = [f"serving.{name}" for name in MODULES]
     held = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-    kept = features.compiled.jit, features.compiled.loops
-    features.compiled.jit = features.compiled.loops = _as_it_is
+    kept = {name: getattr(features.compiled, name) for name in ("jit", "loops", "unlocked")}
+    for name in kept:
+        setattr(features.compiled, name, _as_it_is)
     try:
         for name in names:
             spec = importlib.util.spec_from_file_location(
@@ -51,7 +52,8 @@ def _interpreted() -> ModuleType:
             spec.loader.exec_module(module)
         return sys.modules["serving.page"]
     finally:
-        features.compiled.jit, features.compiled.loops = kept
+        for name, decorator in kept.items():
+            setattr(features.compiled, name, decorator)
         for name in names:
             sys.modules.pop(name, None)
         sys.modules.update(held)
