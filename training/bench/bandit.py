@@ -44,6 +44,7 @@ Ints = NDArray[np.int64]
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--views", type=int, help="of a seed (100,000; quick 50,000)")
     parser.add_argument("--seeds", type=int, help="worlds (5; quick 2)")
+    parser.add_argument("--first-seed", type=int, default=1, help="the worlds are those from this one on")
     parser.add_argument("--customers", type=int, help="of the bank (20,000; quick 8,000)")
     parser.add_argument("--batch", type=int, default=500, help="views between two versions")
     parser.add_argument("--runs", type=int, default=3, help="of each policy in a world: regret is their mean")
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> Result:
     customers = args.customers or (8_000 if args.quick else 20_000)
     curves: dict[str, list[list[float]]] = {name: [] for name in _POLICIES}
     with counting(console, f"{seeds} worlds of {views:,} views") as tick:
-        for seed in range(1, seeds + 1):
+        for turn, seed in enumerate(range(args.first_seed, args.first_seed + seeds)):
             cells, click = _world(seed, customers, views)
             best = click.mean(axis=0).argmax()
             for number, (name, policy) in enumerate(_POLICIES.items()):
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> Result:
                     regret += (click[:, best] - click[np.arange(views), chosen]).cumsum() / args.runs
                 kept = regret[:: max(1, views // CURVE)].tolist()
                 curves[name].append([*kept, float(regret[-1])])
-                tick((seed - 1) * len(_POLICIES) + number + 1, seeds * len(_POLICIES))
+                tick(turn * len(_POLICIES) + number + 1, seeds * len(_POLICIES))
     final = {name: [one[-1] for one in some] for name, some in curves.items()}
     for name, some in final.items():
         tally.put(f"regret_{name}", float(np.mean(some)), "clicks", f"mean of {seeds} worlds")
