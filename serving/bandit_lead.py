@@ -10,9 +10,7 @@ pointed at it, and replicas take it up with their next poll; while nobody leads,
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -40,6 +38,7 @@ from serving.control import Control, ControlError
 from serving.live import Live
 from serving.log_tail import Tail
 from serving.observe import Metrics
+from serving.turns import Turns, resign
 
 LOG: Final = logging.getLogger("fenliu.bandit")
 LEARNER: Final = "bandit"  # what control elects
@@ -138,13 +137,13 @@ class Learner:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._control, self._log, self._live, self._candidate = control, log, live, candidate
-        self._shelf, self._every_s, self._clock = BanditShelf(registry_url), every_s, clock
+        self._shelf, self._clock = BanditShelf(registry_url), clock
         self._fence: int | None = None
         self._tail: Tail | None = None
         self._harvest = Harvest(0.0)
         self._last = NOTHING_LEARNED
         self._versions: list[str] = []
-        self._task: asyncio.Task[None] | None = None
+        self._turns = Turns(self.step, every_s, "fenliu-bandit")
         self._metrics = metrics
 
     @property
@@ -152,26 +151,14 @@ class Learner:
         return self._fence is not None
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="fenliu-bandit")
+        self._turns.start()
 
     async def stop(self) -> None:
         """Resigns, so that another leads at once."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        await self._turns.stop()
         if self._fence is not None:
             self._fence = None
-            with contextlib.suppress(StoreUnavailable, TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await self._control.resign(LEARNER, self._candidate)
-
-    async def _run(self) -> None:
-        jitter = random.Random()
-        while True:
-            await asyncio.sleep(self._every_s * jitter.uniform(0.8, 1.2))
-            await self.step()
+            await resign(self._control, LEARNER, self._candidate)
 
     async def step(self) -> str:
         """`written` when there is another version."""

@@ -11,9 +11,7 @@ before.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +29,7 @@ from serving.observe import Metrics
 from serving.office import Office
 from serving.plan_text import Plan
 from serving.principals import THE_SYSTEM
+from serving.turns import Turns, resign
 
 LOG: Final = logging.getLogger("fenliu.guard")
 GUARD: Final = "guard"  # what control elects
@@ -156,10 +155,10 @@ class Guard:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._control, self._log, self._office, self._plan = control, log, office, plan
-        self._candidate, self._every_s, self._clock = candidate, every_s, clock
+        self._candidate, self._clock = candidate, clock
         self._fence: int | None = None
         self._ward: Ward | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._turns = Turns(self.step, every_s, "fenliu-guard")
         self._metrics = metrics
         self._stuck: set[str] = set()  # arms that cannot be switched off from here: said once
 
@@ -168,26 +167,14 @@ class Guard:
         return self._fence is not None
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="fenliu-guard")
+        self._turns.start()
 
     async def stop(self) -> None:
         """Resigns, so that another leads at once."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        await self._turns.stop()
         if self._fence is not None:
             self._fence = None
-            with contextlib.suppress(StoreUnavailable, TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await self._control.resign(GUARD, self._candidate)
-
-    async def _run(self) -> None:
-        jitter = random.Random()
-        while True:
-            await asyncio.sleep(self._every_s * jitter.uniform(0.8, 1.2))
-            await self.step()
+            await resign(self._control, GUARD, self._candidate)
 
     async def step(self) -> list[Breach]:
         """Lead if nobody else does, look, and switch off what breaches: those are returned."""

@@ -8,9 +8,7 @@ seconds. The controller's state lies beside the prices, so that the next leader 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import random
 import time
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -22,6 +20,7 @@ from serving.pace_inputs import Pools
 from serving.pace_lead import Lead
 from serving.pace_plan import PacePlan
 from serving.prices import Prices, PricesError
+from serving.turns import Turns, resign
 
 LOG: Final = logging.getLogger("fenliu.pacer")
 EVERY_S: Final = 1.0
@@ -57,38 +56,25 @@ class Pacer:
         holidays: frozenset[int] = frozenset(),
     ) -> None:
         self._control, self._meters, self._pools, self._plan = control, meters, pools, plan
-        self._metrics, self._candidate, self._every_s, self._clock = metrics, candidate, every_s, clock
+        self._metrics, self._candidate, self._clock = metrics, candidate, clock
         self._stopped, self._zone_s, self._holidays = stopped, zone_s, holidays
         self._lead: Lead | None = None
         self._work: asyncio.Future[Prices] | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._turns = Turns(self.step, every_s, "fenliu-pacer", first=(0.0, 1.0), spread=(0.9, 1.1))
 
     @property
     def leads(self) -> bool:
         return self._lead is not None
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="fenliu-pacer")
+        self._turns.start()
 
     async def stop(self) -> None:
         """Resigns, so that another leads at once."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        await self._turns.stop()
         if self._lead is not None:
             self._lead = None
-            with contextlib.suppress(StoreUnavailable, TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await self._control.resign(PACER, self._candidate)
-
-    async def _run(self) -> None:
-        jitter = random.Random()  # so that replicas do not stand for election all at once
-        await asyncio.sleep(self._every_s * jitter.random())
-        while True:
-            await self.step()
-            await asyncio.sleep(self._every_s * jitter.uniform(0.9, 1.1))
+            await resign(self._control, PACER, self._candidate)
 
     async def step(self) -> bool:
         """Lead if nobody else does, and write prices; True when prices were written. Raises nothing."""

@@ -9,9 +9,7 @@ newer are refused and counted, and the last good ones hold.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +38,7 @@ from serving.plans import PlanShelf
 from serving.prices import PricesError, newer
 from serving.registry import Registry, RegistryError
 from serving.settings import Settings
+from serving.turns import Turns
 
 LOG: Final = logging.getLogger("fenliu.reload")
 POLL_TIMEOUT_S: Final = 2.0
@@ -135,25 +134,15 @@ class Reloader:
         self._lists: tuple[tuple[str, int], ...] | None = None
         self._looked = float("-inf")
         self._lock = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self._turns = Turns(self.poll, settings.poll_s, "fenliu-reload")
 
     async def start(self) -> None:
         """Loads what is live, if the stores answer, and follows from then on."""
         await self.poll()
-        self._task = asyncio.create_task(self._follow(), name="fenliu-reload")
+        self._turns.start()
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
-
-    async def _follow(self) -> None:
-        jitter = random.Random()  # so that replicas do not ask all at once
-        while True:
-            await asyncio.sleep(self._settings.poll_s * jitter.uniform(0.8, 1.2))
-            await self.poll()
+        await self._turns.stop()
 
     async def poll(self) -> bool:
         """Ask control once and follow it; True when something was swapped in. Raises nothing."""
