@@ -85,7 +85,7 @@ def _plain(look: Look) -> dict[str, Any]:
 def _table(looks: Looks, plan: str) -> Table:
     table = Table(title=f"guardrails of plan {plan}: an arm goes off where z is beyond what is needed")
     for column in ("arm", "units", "metric", "control", "arm's", "tolerated", "z", "needed", ""):
-        table.add_column(column)
+        table.add_column(column, no_wrap=not column)  # the verdict stays one word on a narrow terminal
     for (name, arm), some in looks.items():
         for one in some:
             said = "BREACHED" if one.breached else "too early" if isnan(one.z) else ""
