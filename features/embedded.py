@@ -29,6 +29,7 @@ from types import TracebackType
 from typing import Final, Literal, Self, TextIO
 from urllib.parse import quote
 
+from features.ports import free_port
 from features.redis_address import parse_address
 from features.redis_plain import opened
 from features.store import StoreUnavailable
@@ -187,7 +188,7 @@ class EmbeddedValkey:
             path = _socket_path(self.folder)
             Path(path).unlink(missing_ok=True)
             return f'port 0\nunixsocket "{path}"\nunixsocketperm 700', f"unix://{quote(path)}"
-        port = self._port or _free_port()
+        port = self._port or free_port()
         secret = secrets.token_urlsafe(24)  # a loopback port is open to every user of the machine
         return f"port {port}\nbind 127.0.0.1\nrequirepass {secret}", f"redis://:{secret}@127.0.0.1:{port}/0"
 
@@ -242,15 +243,6 @@ def _socket_path(folder: Path) -> str:
     if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o077:
         raise EmbeddedError(f"{short} is not a folder of ours alone: remove it, or set REDIS_URL")
     return str(short / "valkey.sock")
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _take(lock: TextIO) -> bool:

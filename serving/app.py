@@ -22,12 +22,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from features.ports import free_port
 from serving.asgi import Receive, Scope, Send
 from serving.backing import backed
 from serving.front import Front
 from serving.json_log import set_up
 from serving.keys import check_plan_file
-from serving.local import free_port
 from serving.security import check_binding, token_keys
 from serving.settings import Settings
 from serving.web import REQUEST_ID_KEY

@@ -30,8 +30,7 @@ class StartError(RuntimeError):
 
 @contextmanager
 def serve_local(settings: Settings) -> Iterator[str]:
-    """Serves until the block ends; the value is the base URL. Port 0 is not a setting: ask `free_port` for
-    one.
+    """Serves until the block ends; the value is the base URL. `features.ports` finds a free port.
 
     Raises SettingsError before anything starts, StartError when the service does not come up.
     """
@@ -49,13 +48,6 @@ def serve_local(settings: Settings) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join(STOP_S)
-
-
-def free_port() -> int:
-    """A loopback port that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _listen(settings: Settings) -> socket.socket:

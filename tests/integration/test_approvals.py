@@ -13,10 +13,11 @@ import httpx
 import pytest
 
 import fenliu
+from features.ports import free_port
 from serving.books import Books
 from serving.bundle import save
 from serving.keys import Keys
-from serving.local import free_port, serve_local
+from serving.local import serve_local
 from serving.principals import local_identity
 from serving.registry import Registry
 from serving.settings import Settings, SettingsError

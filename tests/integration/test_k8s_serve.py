@@ -11,9 +11,9 @@ import httpx
 import pytest
 import yaml
 
+from features.ports import free_port
 from serving.backing import backed
 from serving.bundle import save
-from serving.local import free_port
 from serving.registry import Registry
 from serving.settings import Settings
 from tests.shell import CONTEXT

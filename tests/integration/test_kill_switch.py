@@ -20,8 +20,8 @@ from typing import Any
 import httpx
 import pytest
 
+from features.ports import free_port
 from serving.bundle import save
-from serving.local import free_port
 from serving.registry import Registry
 from serving.settings import Settings
 from tests.shell import CONTEXT, ids

@@ -12,8 +12,9 @@ import httpx
 import pytest
 
 import fenliu
+from features.ports import free_port
 from serving.bundle import save
-from serving.local import free_port, serve_local
+from serving.local import serve_local
 from serving.registry import Registry
 from serving.settings import Settings
 from tests.shell import CONTEXT

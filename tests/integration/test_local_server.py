@@ -15,11 +15,12 @@ import pytest
 
 from features.embedded import EmbeddedError, EmbeddedValkey
 from features.log import START
+from features.ports import free_port
 from features.redis_log import RedisLog
 from features.store import StoreUnavailable
 from serving.bundle import save
 from serving.control import Kill
-from serving.local import free_port, serve_local
+from serving.local import serve_local
 from serving.redis_control import RedisControl
 from serving.registry import Registry
 from serving.settings import Settings, SettingsError

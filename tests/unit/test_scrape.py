@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from serving.local import free_port
+from features.ports import free_port
 from serving.observe import Metrics
 from serving.scrape import Scraped
 from serving.settings import Settings, SettingsError

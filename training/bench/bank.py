@@ -20,8 +20,8 @@ import orjson
 from numpy.typing import NDArray
 from rich.console import Console
 
+from features.ports import free_port
 from serving.backing import backed
-from serving.local import free_port
 from serving.settings import Settings
 from training.bench import load
 from training.commands import lake_of, train

@@ -24,9 +24,9 @@ import numpy as np
 from features.embedded import EmbeddedValkey
 from features.keyspace import ViewBatch
 from features.materialise import materialise
+from features.ports import free_port
 from features.views import MEMBERSHIP, PROFILE
 from serving.bundle import Bundle, save
-from serving.local import free_port
 from serving.plan import Plan, check_plan
 from serving.plans import PlanShelf
 from serving.registry import Registry

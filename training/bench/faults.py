@@ -148,7 +148,7 @@ class Delayed:
     """
 
     def __init__(self, served: Served) -> None:
-        from serving.local import free_port
+        from features.ports import free_port
 
         self._target = served.settings.live_url or ""
         self._port = free_port()

@@ -25,11 +25,11 @@ from rich.console import Console
 from features.events import WHAT, action_code
 from features.ids import CHANNEL_CODE, key32
 from features.keyspace import ViewBatch
+from features.ports import free_port
 from features.redis_fill import Logs, filling
 from features.views import CONTACT, MEMBERSHIP, PROFILE, RECENT
 from serving.backing import backed
 from serving.bundle import save
-from serving.local import free_port
 from serving.registry import Registry
 from serving.settings import Settings
 from training.bench import load
