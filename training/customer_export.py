@@ -15,6 +15,7 @@ from features.ids import key64, user_subject
 from features.keyspace import KeySpace, parse_keyspace
 from features.live_store import live_keys
 from features.redis_plain import opened
+from features.spool_look import inspected
 from features.store import feature_key
 from features.views import MEMBERSHIP, PROFILE, PROFILE_COLUMNS
 from serving.lists import ListShelf
@@ -56,6 +57,7 @@ def exported(places: Places, user_id: str, *, now: float) -> dict[str, Any]:
     subject = user_subject(user_id)
     for table in NAMED_BY:
         document[table] = _rows(places, table, user_id, subject)
+    document["spool"] = _spooled(places, subject)
     users = places.lake.read_users()
     if users is not None:
         rows = users.filter(_equal(users["user_id"], user_id)).to_pylist()
@@ -134,6 +136,23 @@ def _rows(places: Places, table: str, user_id: str, subject: str) -> list[dict[s
             row["items"] = unpack(record)["item_ids"]
         told.append({name: _plain(value) for name, value in row.items() if value is not None})
     return told
+
+
+def _spooled(places: Places, subject: str) -> list[dict[str, Any]]:
+    """Events that wait on this machine until the log is back."""
+    told: list[dict[str, Any]] = []
+    for segment in inspected(places.settings.spool_folder):
+        for at, entry in segment.records:
+            if entry is not None and entry.subject == subject:
+                told.append({"spooled_at": _time(at), "event_id": entry.event_id, **_event(entry.payload)})
+    return told[:_MOST_RECORDS]
+
+
+def _event(payload: bytes) -> dict[str, Any]:
+    try:
+        return {"event": {name: _plain(value) for name, value in unpack(payload).items()}}
+    except ValueError as bad:
+        return {"unreadable": str(bad), "bytes": payload.hex()}
 
 
 def _equal(column: Any, value: str) -> Any:
