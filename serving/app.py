@@ -15,6 +15,7 @@ import secrets
 import shlex
 import sys
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -30,7 +31,7 @@ from serving.json_log import set_up
 from serving.keys import check_plan_file
 from serving.security import check_binding, token_keys
 from serving.settings import Settings
-from serving.web import REQUEST_ID_KEY
+from serving.web import ARRIVED_KEY, REQUEST_ID_KEY
 
 T = TypeVar("T")
 NAME: Final = "pages"
@@ -70,7 +71,11 @@ PORTS: Final = (
 
 
 class ClientRequestId:
-    """Ray makes up an x-request-id where the client sent none; only the client's own makes a retry."""
+    """The outermost of a replica: what Ray's own layers change or delay is noted before they do.
+
+    They make up an x-request-id where the client sent none, and only the client's own makes a retry; and each
+    of their steps waits for whatever else the loop has to do, which under overload is seconds.
+    """
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -78,6 +83,7 @@ class ClientRequestId:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sent = (value for name, value in scope.get("headers", ()) if name == b"x-request-id")
         scope[REQUEST_ID_KEY] = next(sent, None)
+        scope[ARRIVED_KEY] = time.monotonic()
         await self._app(scope, receive, send)
 
 

@@ -52,12 +52,13 @@ class Ladder:
             self._cost[effort] *= 0.98
         return "fallback"
 
-    def admits(self, waiting: int, deadline_s: float) -> bool:
-        """Whether a page that comes behind `waiting` others can be answered in time on the last rung.
+    def admits(self, waiting: int, left_s: float) -> bool:
+        """Whether a page that comes behind `waiting` others can be answered within `left_s`, what is left of
+        its deadline, on the last rung. One that nobody is before is always answered.
 
         Who is refused teaches nothing, so each refusal forgives a little: costs that were wrong do not stay.
         """
-        if waiting * (self._cost["fallback"] + self._around) <= PATIENCE * deadline_s:
+        if not waiting or waiting * (self._cost["fallback"] + self._around) <= PATIENCE * left_s:
             return True
         self._cost["fallback"] *= 0.9
         self._around *= 0.9

@@ -126,7 +126,7 @@ class Recommender:
         deadline_s = (ask.options.deadline_ms or self._settings.deadline_ms) / 1000
         asked = _Ask(live, ask, who, surface, slots, owner, self._clock(), arrived + deadline_s)
         full = self._in_flight >= self._settings.max_in_flight
-        if full or not self._ladder.admits(self._waiting, deadline_s):
+        if full or not self._ladder.admits(self._waiting, asked.due - self._monotonic()):
             self._metrics.shed.inc()
             raise Problem(
                 "overloaded", f"{self._in_flight} page requests are being answered; try again shortly"

@@ -44,6 +44,10 @@ REQUEST_ID_KEY: Final = "fenliu.request_id"
 """A server that makes up request ids puts the client's own one (or None) here: only that one makes a
 retry.
 """
+ARRIVED_KEY: Final = "fenliu.arrived"
+"""When a request reached a server whose own layers come before the application, monotonic: waiting there is
+the service's time, not the client's.
+"""
 RING_S: Final = 1.0  # a revoked key is refused within this
 RING_WAIT_S: Final = 2.0  # at the start; until somebody has answered, it is taken that there are principals
 ASKING: Final = ("app", "engineer", "admin")  # who may ask for pages and send events
@@ -125,13 +129,14 @@ class App:
                 return
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        arrived = time.monotonic()
+        begun = time.monotonic()
+        arrived: float = min(begun, scope.get(ARRIVED_KEY, begun))
         name = "unknown"
         headers: tuple[Header, ...] = ()
         try:
             route, identity = self._route(scope)
             name = route.name
-            answer: Answer | Streamed = await self._handle(route, identity, scope, receive)
+            answer: Answer | Streamed = await self._handle(route, identity, scope, receive, begun - arrived)
         except Problem as problem:
             answer, headers = Answer(problem.status, problem.body(), PROBLEM_JSON), problem.headers
         except Disconnected:
@@ -159,7 +164,9 @@ class App:
                 return below, parts[at]
         raise Problem("not_found", f"there is nothing at {path[:200]!r}; see /openapi.json")
 
-    async def _handle(self, route: Route, identity: str, scope: Scope, receive: Receive) -> Answer | Streamed:
+    async def _handle(
+        self, route: Route, identity: str, scope: Scope, receive: Receive, waited_s: float
+    ) -> Answer | Streamed:
         headers = headers_of(scope)
         who = self._who(scope["path"], headers)
         if (limits := self.service.limits) is not None and who is not NOBODY:
@@ -176,8 +183,9 @@ class App:
         if scope["method"] in ("POST", "PUT"):
             check_type(headers.get(b"content-type"), headers.get(b"content-encoding"))
             body = await body_in_time(headers.get(b"content-length"), receive, route.limit)
-        # A deadline counts from here: how long the client took to send its body is not the service's time.
-        arrived = time.monotonic()
+        # A deadline counts from here: how long the client took to send its body is not the service's time,
+        # but how long the request stood in line is.
+        arrived = time.monotonic() - waited_s
         request = Request(
             identity,
             query_of(scope),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -20,7 +20,8 @@ from training.bench.chaos_ray import RAY_FAULTS, RAY_QUICK
 def page(filled: int = SLOTS, degraded: tuple[str, ...] = ()) -> httpx.Response:
     items: list[dict[str, Any]] = [{"index": index, "campaign_id": None} for index in range(filled)]
     slots = [{"slot": "home.feed", "items": items}, {"slot": "home.popup", "items": [{"campaign_id": None}]}]
-    return httpx.Response(200, json={"page_token": "t", "degraded": list(degraded), "slots": slots})
+    said = {"page_token": "t", "degraded": list(degraded), "slots": slots, "bundle": "chaos-1"}
+    return httpx.Response(200, json=said)
 
 
 def asked(answer: Callable[[httpx.Request], httpx.Response], pages: int = 6, **options: Any) -> Row:
@@ -112,6 +113,40 @@ def test_a_front_that_was_killed_has_its_seconds() -> None:
     assert not _complaint(front, Row(failed=Counter({"404": 3}), failed_at=[101.0, 109.0]), 100.0)
     assert "11.0 s" in _complaint(front, Row(failed=Counter({"404": 3}), failed_at=[111.0]), 100.0)
     assert "500" in _complaint(front, Row(failed=Counter({"500": 1}), failed_at=[101.0]), 100.0)
+
+
+def test_what_is_to_be_refused_has_to_be_met_and_never_served() -> None:
+    class Town:
+        refused = 3.0
+
+        def counted(self, metric: str) -> float:
+            return self.refused if metric == 'fenliu_swaps_total{result="refused"}' else 0.0
+
+    by_name = {one.name: one for one in FAULTS}
+    for name in ("corrupt bundle", "bundle of other items", "plan with NaN"):
+        town, proof = Town(), by_name[name].proof
+        assert proof is not None
+        missing = proof(cast(Any, town))
+        assert "did not rise" in missing()
+        town.refused += 1
+        assert missing() == ""
+    judge = by_name["corrupt bundle"].judge
+    assert judge(Row(bundles=[(1.0, "chaos-1")]), 0.0, 2.0) == ""
+    assert "1 pages" in judge(Row(bundles=[(1.0, "corrupt-9")]), 0.0, 2.0)
+
+
+def test_a_bundle_that_was_published_has_to_be_served() -> None:
+    judge = next(one.judge for one in RAY_FAULTS if "new bundle" in one.name)
+    assert judge(Row(bundles=[(1.0, "chaos-1"), (9.0, "next-1")]), 5.0, 8.0) == ""
+    assert judge(Row(bundles=[(1.0, "next-0"), (9.0, "chaos-1")]), 5.0, 8.0)
+
+
+def test_a_service_that_was_killed_fails_only_until_it_is_back() -> None:
+    fault = next(one for one in FAULTS if "service killed" in one.name)
+    dead = Row(failed=Counter({"ConnectError": 2}), failed_at=[11.0, 19.0])
+    assert not _complaint(fault, dead) and fault.judge(dead, 10.0, 20.0) == ""
+    assert "500" in _complaint(fault, Row(failed=Counter({"500": 1})))
+    assert fault.judge(Row(failed_at=[21.0]), 10.0, 20.0)
 
 
 def test_an_empty_ledger_shows_nothing_capped_and_did_before() -> None:

@@ -61,6 +61,9 @@ def test_who_cannot_be_answered_in_time_on_any_rung_is_refused_at_once() -> None
         ladder.took("fallback", 0.0001)
         ladder.answered(0.0002)
     assert ladder.admits(60, 0.08) and not ladder.admits(100, 0.08) and ladder.admits(100, 0.2)
+    assert not ladder.admits(1, -0.01) and ladder.admits(
+        0, -0.01
+    )  # late already: where nobody waits, answered
     refused = [ladder.admits(1_000, 0.08) for _ in range(60)]
     assert not refused[0] and refused[-1]  # wrong costs do not stay for ever
     for _ in range(300):

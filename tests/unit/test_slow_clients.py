@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import orjson
 import pytest
 
+from serving.web import ARRIVED_KEY
 from tests.shell import Shell, run, running
 
 BODY = orjson.dumps({"user_id": "u1", "options": {"deadline_ms": 60, "explain": True}})
 
 
-async def asked(shell: Shell, *parts: tuple[float, bytes], end: bool = True) -> tuple[int, dict[str, Any]]:
-    """A POST whose body comes in parts, each after so many seconds."""
+async def asked(
+    shell: Shell, *parts: tuple[float, bytes], end: bool = True, **more: Any
+) -> tuple[int, dict[str, Any]]:
+    """A POST whose body comes in parts, each after so many seconds; `more` of its scope."""
     sent: list[dict[str, Any]] = []
     waiting = list(parts)
 
@@ -29,6 +33,7 @@ async def asked(shell: Shell, *parts: tuple[float, bytes], end: bool = True) -> 
         sent.append(dict(message))
 
     scope = {"type": "http", "method": "POST", "path": "/v1/recommend", "headers": [], "query_string": b""}
+    scope |= more
     await shell.app(scope, receive, send)
     return sent[0]["status"], {**orjson.loads(sent[1]["body"]), "headers": dict(sent[0]["headers"])}
 
@@ -53,6 +58,22 @@ def test_the_time_a_client_takes_to_send_is_not_the_services() -> None:
             await shell.page("u1")
             status, page = await asked(shell, (0.0, BODY[:9]), (0.1, BODY[9:]))
             assert status == 200 and page["effort"] in ("full", "light")
+
+    run(story)
+
+
+def test_the_time_a_request_stood_in_line_before_the_application_is_the_services() -> None:
+    """Ray's layers note when it came; a page that is late already is the poorest one."""
+
+    async def story() -> None:
+        async with running() as shell:
+            await shell.page("u1")
+            status, page = await asked(shell, (0.0, BODY), **{ARRIVED_KEY: time.monotonic() - 0.001})
+            assert status == 200 and page["effort"] == "full"
+            status, page = await asked(shell, (0.0, BODY), **{ARRIVED_KEY: time.monotonic() - 1.0})
+            assert status == 200 and page["effort"] == "fallback"  # nobody waits: it costs nobody anything
+            status, page = await asked(shell, (0.0, BODY), **{ARRIVED_KEY: time.monotonic() + 9.0})
+            assert status == 200 and page["effort"] == "full"  # a clock that is ahead gives no time
 
     run(story)
 

@@ -43,6 +43,7 @@ class Row:
     held_back: int = 0  # too many were open
     failed_at: list[float] = field(default_factory=list)  # of those failures; monotonic
     capped: list[tuple[float, bool]] = field(default_factory=list)  # page asked for when; with CAPPED on it?
+    bundles: list[tuple[float, str]] = field(default_factory=list)  # page asked for when; its bundle
     spooled: int = 0  # answers that said that the log was away
     acknowledged: set[str] = field(default_factory=set)
     unsure: set[str] = field(default_factory=set)  # sent, and never acknowledged
@@ -195,6 +196,7 @@ class Client:
         row.degraded += bool(page["degraded"])
         shown = any(one["campaign_id"] == CAPPED for slot in page["slots"] for one in slot["items"])
         row.capped.append((began, shown))
+        row.bundles.append((began, page["bundle"]))
         row.told.append((time.monotonic(), not page["degraded"]))
         return page
 

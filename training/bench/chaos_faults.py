@@ -16,6 +16,7 @@ Step = Callable[["Town"], object]
 
 
 Judge = Callable[["Row", float, float], str]
+Proof = Callable[["Town"], Callable[[], str]]
 
 
 def no_complaint(_row: Row, _broken: float, _mended: float) -> str:
@@ -29,7 +30,8 @@ class Fault:
     `pages`: whether every page has to be answered; `within_s`: else for how long after the break one may
     fail, with only the failures in `kinds`, while a client that retries gets every page. `fresh`: asked by
     customers of its own. `by_itself`: it recovers without `mend`, so its time counts from the break. `judge`:
-    row, when broken, when mending began (monotonic) -> what is not allowed, or "".
+    row, when broken, when mending began (monotonic) -> what is not allowed, or "". `proof`: called before the
+    break, and what it gave before `mend`: "" where the service has met the fault, else what is missing.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Fault:
     fresh: bool = False
     by_itself: bool = False
     judge: Judge = no_complaint
+    proof: Proof | None = None
 
 
 def nothing(_: Town) -> None:
@@ -52,10 +55,44 @@ def _stopped(role: str) -> Fault:
     return Fault(f"{role} stopped", lambda town: town.stop(role), lambda town: town.go_on(role))
 
 
+def _slowed(role: str) -> Fault:
+    return Fault(f"{role} slowed", lambda town: town.slow(role), lambda town: town.at_speed(role))
+
+
 def _killed(role: str) -> Fault:
     return Fault(
         f"{role} killed, from its AOF", lambda town: town.kill(role), lambda town: town.restart(role)
     )
+
+
+def _counted(metric: str) -> Proof:
+    """The service's counter rises: it has met what was put in its way, and said no."""
+
+    def before(town: Town) -> Callable[[], str]:
+        was = town.counted(metric)
+        return lambda: "" if town.counted(metric) > was else f"{metric} did not rise: nothing was refused"
+
+    return before
+
+
+def taken(row: Row, broken: float, _mended: float) -> str:
+    """Some page after the break was made by the bundle that was published then."""
+    took = any(bundle.startswith(NEXT) for at, bundle in row.bundles if at > broken)
+    return "" if took else "no page was of the new bundle"
+
+
+def _never_taken(name: str) -> Judge:
+    def judge(row: Row, _broken: float, _mended: float) -> str:
+        shown = sum(bundle.startswith(name) for _, bundle in row.bundles)
+        return f"{shown} pages were of the bundle that is not to be served" if shown else ""
+
+    return judge
+
+
+def _until_back(row: Row, broken: float, mended: float) -> str:
+    """A service of one process answers nothing while it is dead, and everything once it is ready."""
+    late = [at for at in row.failed_at if not broken <= at <= mended]
+    return f"{len(late)} pages failed while the service was there" if late else ""
 
 
 def _flush(town: Town) -> None:
@@ -105,7 +142,7 @@ def _room_again(town: Town) -> str:
 
 
 def _corrupt(town: Town) -> None:
-    version = f"corrupt-{time.time_ns()}"
+    version = f"{CORRUPT}{time.time_ns()}"
     made = replace(town.bundle, version=version, manifest={**town.bundle.manifest, "version": version})
     from serving.bundle import save
     from training.materialize import point_at
@@ -123,7 +160,7 @@ def _other_items(town: Town) -> None:
     from training.bench.decide_world import world_of
 
     other, _ = world_of(40, 1, 6, 1)
-    town.publish(f"other-{time.time_ns()}", other)
+    town.publish(f"{OTHER}{time.time_ns()}", other)
 
 
 def _former_bundle(town: Town) -> None:
@@ -148,7 +185,7 @@ def _former_plan(town: Town) -> None:
 
 
 def new_bundle(town: Town) -> None:
-    town.publish(f"next-{time.time_ns()}", town.bundle)
+    town.publish(f"{NEXT}{time.time_ns()}", town.bundle)
 
 
 def _log_and_service(town: Town) -> None:
@@ -162,6 +199,7 @@ def _both_back(town: Town) -> str:
     """The service first: its spool must wait for the log."""
     town.end()
     town.start()
+    town.marked = time.monotonic()
     time.sleep(1.0)
     town.go_on("log")
     return "killed with events in its spool"
@@ -224,23 +262,35 @@ def _garbage_prices(town: Town) -> None:
         store.set("control:prices", b'{"version": 1e999, "prices": {"c1": [NaN]}}')
 
 
+CORRUPT, OTHER, NEXT = "corrupt-", "other-", "next-"  # how versions of bundles begin
+_REFUSED: Final = _counted('fenliu_swaps_total{result="refused"}')
+_NO_PRICES: Final = _counted('fenliu_price_sets_total{result="refused"}')
+DOWN: Final = frozenset({"ConnectError", "ReadError", "WriteError", "RemoteProtocolError"})
 BASE: Final = Fault("nothing", nothing, nothing)
 FAULTS: Final = (
     BASE,
     *(_stopped(role) for role in ("features", "live", "log", "control")),
+    *(_slowed(role) for role in ("features", "live", "log", "control")),
     *(_killed(role) for role in ("features", "live", "log", "control")),
     Fault("features flushed, materialised", _flush, _materialise),
     Fault("log out of memory", _memory_of("log", "1mb"), _memory_of("log", "0")),
     Fault("log's disk full", _full_disk, _room_again),
-    Fault("corrupt bundle", _corrupt, _former_bundle),
-    Fault("bundle of other items", _other_items, _former_bundle),
-    Fault("plan with NaN", _nan_plan, _former_plan),
-    Fault("garbage for prices", _garbage_prices, nothing),
-    Fault("new bundle under load", new_bundle, nothing),
+    Fault("corrupt bundle", _corrupt, _former_bundle, judge=_never_taken(CORRUPT), proof=_REFUSED),
+    Fault("bundle of other items", _other_items, _former_bundle, judge=_never_taken(OTHER), proof=_REFUSED),
+    Fault("plan with NaN", _nan_plan, _former_plan, proof=_REFUSED),
+    Fault("garbage for prices", _garbage_prices, nothing, proof=_NO_PRICES),
+    Fault("new bundle under load", new_bundle, nothing, judge=taken),
     Fault("clock an hour ahead", _clock(3600), _clock(0)),
     Fault("clock 4 minutes behind", _clock(-240), _clock(0)),
-    Fault("log away, service killed, both back", _log_and_service, _both_back, pages=False),
+    Fault(
+        "log away, service killed, both back",
+        _log_and_service,
+        _both_back,
+        pages=False,
+        kinds=DOWN,
+        judge=_until_back,
+    ),
     Fault("flush of live and log", _flushes_refused, nothing),
-    Fault("ledger emptied, rebuilt", _empty_ledger, _rebuilt, fill=False, fresh=True, judge=_nothing_capped),
+    Fault("ledger emptied, rebuilt", _empty_ledger, _rebuilt, fresh=True, judge=_nothing_capped),
 )
 QUICK: Final = frozenset({"nothing", "features killed, from its AOF", "log stopped", "plan with NaN"})

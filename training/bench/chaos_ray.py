@@ -7,7 +7,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Final
 
-from training.bench.chaos_faults import Fault, Step, new_bundle, nothing
+from training.bench.chaos_faults import Fault, Step, new_bundle, nothing, taken
 
 if TYPE_CHECKING:
     from training.bench.chaos_world import Town
@@ -60,7 +60,7 @@ RAY_FAULTS: Final = (
     Fault("Ray: replica killed, of two", _killed(REPLICA), _all_back(REPLICA, 2), by_itself=True),
     Fault("Ray: HAProxy killed", _killed("haproxy.cfg"), nothing, pages=False, within_s=FRONT_S, kinds=AWAY),
     Fault("Ray: controller killed", _killed(CONTROLLER), _all_back(CONTROLLER, 1), by_itself=True),
-    Fault("Ray: new bundle rolled out", new_bundle, nothing),
+    Fault("Ray: new bundle rolled out", new_bundle, nothing, judge=taken),
     Fault("Ray: new code rolled out", _update, nothing),
 )
 RAY_QUICK: Final = frozenset({"Ray: replica killed, of two", "Ray: HAProxy killed"})

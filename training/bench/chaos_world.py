@@ -10,6 +10,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from features.embedded import EmbeddedValkey
 from features.keyspace import ViewBatch
 from features.materialise import materialise
 from features.ports import free_port
+from features.redis_plain import opened
 from features.views import MEMBERSHIP, PROFILE
 from serving.bundle import Bundle, save
 from serving.plan import Plan, check_plan
@@ -39,6 +41,7 @@ ROOT: Final = Path(__file__).parents[2]
 ROLES: Final = ("features", "live", "log", "control")
 START_S: Final = 120.0
 RAY_START_S: Final = 400.0  # beside other work Ray takes minutes
+SLOW_MS: Final = 100  # what is asked of a slow store waits for at most so long
 FRESH: Final = 150  # customers whom only the row of the emptied ledger meets: before, in and after it
 PATIENT: Final = 800  # and of clients that retry
 
@@ -56,6 +59,7 @@ class Town:
     process: subprocess.Popen[bytes] | None = None
     marked: float | None = None  # when a step began to mend in earnest, monotonic
     secret: str = field(default_factory=lambda: secrets.token_hex(16))
+    brakes: dict[str, threading.Event] = field(default_factory=dict)  # of stores that are slow
 
     @property
     def url(self) -> str:
@@ -154,6 +158,20 @@ class Town:
     def go_on(self, role: str) -> None:
         os.kill(self._pid(role), signal.SIGCONT)
 
+    def slow(self, role: str) -> None:
+        """The store answers, but what is asked of it waits for up to SLOW_MS."""
+        off = self.brakes[role] = threading.Event()
+        threading.Thread(target=_braked, args=(self.stores[role].url, off), daemon=True).start()
+
+    def at_speed(self, role: str) -> None:
+        self.brakes.pop(role).set()
+
+    def counted(self, metric: str) -> float:
+        """A counter of the service's exposition, by name and labels; 0 where it has never counted."""
+        text = httpx.get(f"{self.url}/metrics", timeout=10, trust_env=False).raise_for_status().text
+        values = [line.rpartition(" ")[2] for line in text.splitlines() if line.startswith(f"{metric} ")]
+        return float(values[0]) if values else 0.0
+
     def kill(self, role: str) -> None:
         os.kill(self._pid(role), signal.SIGKILL)
 
@@ -184,6 +202,13 @@ def _table() -> Iterator[tuple[int, int, str]]:
                 yield int(path.name), parent, said
 
 
+def _braked(url: str, off: threading.Event) -> None:
+    with opened(url) as store:
+        while not off.is_set():
+            store.execute_command("CLIENT", "PAUSE", SLOW_MS, "ALL")  # type: ignore[no-untyped-call]
+            time.sleep(1.2 * SLOW_MS / 1000)
+
+
 @contextmanager
 def town(home: Path, *, customers: int, items: int, seed: int) -> Iterator[Town]:
     """Everything but the service, which `start` starts; all of it ends with the block."""
@@ -199,6 +224,8 @@ def town(home: Path, *, customers: int, items: int, seed: int) -> Iterator[Town]
         yield made
     finally:
         made.end()
+        for off in made.brakes.values():
+            off.set()
         for store in made.stores.values():
             if store.pid is not None:
                 os.kill(store.pid, signal.SIGCONT)
