@@ -2,7 +2,7 @@
 
 Places come in page order; each takes the two best candidates left of its winner's kind that its slot may
 hold freely, so what one place takes is nobody else's. Ties go to the lower row. The draw is by 53 bits of a
-hash of the decision's bits and the place: `serving.splitting.part_of`, bit for bit.
+hash of the decision's bits and the place, the one that divides units of experiments.
 
 Written without branches on what differs from page to page: a wrongly predicted one costs more than a dozen
 sums. All places of a slot and kind ask the same of a candidate, so whoever may stand there is found once, as
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from features.compiled import jit
 from serving.seats import BASE, CAMPAIGN, CAPPED, RESERVES, ROW, RULED, VALUE
+from serving.splitting_kernel import part as part_of
 
 RUNNERS: Final = 2  # of a place
 NOTHING: Final = -2  # instead of a creative: nothing of the row can ever be rendered in the layout
@@ -149,11 +150,7 @@ def hold(
         if chance < LEAST:
             continue
         lots[FIRST, at], lots[SECOND, at], chances[CHANCE, at] = one, two, chance
-        x = bits ^ salts[at]
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        x = x ^ (x >> np.uint64(31))
-        u = float(x >> np.uint64(11)) * 2.0**-53 - (1.0 - chance * count)
+        u = part_of(bits ^ salts[at]) - (1.0 - chance * count)
         held += 1
         asked |= picks[layout, rows[one]] == ASK or (two >= 0 and picks[layout, rows[two]] == ASK)
         turn = int(u >= 0) + int((u >= chance) & (count > 1))
