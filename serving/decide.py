@@ -244,12 +244,17 @@ _BACKFILL: Final = 1 << BIT["backfill"]
 
 def _reason(origin: int, page: Page) -> Reason:
     """The first that is true: without a profile nobody is "like you", without a segment no group."""
+    return _first_reason(origin, page.taste is not None and page.taste.informed, bool(page.segment))
+
+
+@lru_cache(maxsize=4096)
+def _first_reason(origin: int, informed: bool, grouped: bool) -> Reason:
     for bit, reason in _BY_BIT:
         if not origin & bit:
             continue
-        if reason is Reason.SIMILAR_PEOPLE and (page.taste is None or not page.taste.informed):
+        if reason is Reason.SIMILAR_PEOPLE and not informed:
             continue
-        if reason is Reason.POPULAR_SEGMENT and not page.segment:
+        if reason is Reason.POPULAR_SEGMENT and not grouped:
             return Reason.POPULAR
         return reason
     return Reason.FALLBACK if origin & _BACKFILL else Reason.POPULAR
