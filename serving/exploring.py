@@ -20,7 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.domain import EXPLORING, Candidates, Lottery, Query
-from serving.exploring_kernel import ASK, CHANCE, FIRST, NOTHING, PROPENSITY, RUNNERS, SECOND, TURN, hold
+from serving.exploring_kernel import (
+    ASK,
+    CHANCE,
+    FIRST,
+    NOTHING,
+    NOW_SCORE,
+    PLACE,
+    PROPENSITY,
+    RUNNERS,
+    SECOND,
+    TURN,
+    hold,
+)
 from serving.live import OWN_TITLE, Live, LotterySlots
 from serving.market import Market
 from serving.page import RULE
@@ -45,7 +57,7 @@ class Lotteries(Sequence[Lottery]):
     def __init__(
         self,
         held: int,
-        lots: NDArray[np.int32],
+        lots: NDArray[np.int64],
         chances: NDArray[np.float64],
         winner: NDArray[np.int64],
         rows: NDArray[np.int32],
@@ -116,8 +128,7 @@ def explored(
     english, bits = query.context.locale.startswith("en"), np.uint64(bits_of(query))
     picks = live.pick_table(english)
     banned = _bans(query, live, rows)
-    lots, chances = np.empty((3, p), np.int32), np.empty((2, p))
-    drawn, worth = np.empty((p, 4), np.int64), np.empty((p, 3))
+    lots, chances = np.empty((7, p), np.int64), np.empty((5, p))
     standing = _NO_SPARES
     if seats.spares:
         standing = np.array([spare.row for spare in seats.spares.values()], np.int32)
@@ -125,7 +136,7 @@ def explored(
         held, turned = hold(
             rows, market.value, market.option_capped, market.option_room, candidates.score, candidates.origin,
             live.kinds, live.plan.members, picks, *grid, standing, *slots, banned, bits, _SALTS,
-            lots, chances, drawn, worth,
+            lots, chances,
         )  # fmt: skip
         if not held:
             return None
@@ -137,7 +148,7 @@ def explored(
             held = -held
             break
     if turned:
-        seats = _turned(query, live, seats, drawn[:turned], worth[:turned], english)
+        seats = _turned(query, live, seats, lots[PLACE:, :turned], chances[NOW_SCORE:, :turned], english)
     made = Lotteries(held, lots, chances, grid.whole[ROW], rows, live.keys)
     return Explored(seats, chances[PROPENSITY].tolist(), made)
 
@@ -166,8 +177,12 @@ def _slots(query: Query, live: Live, market: Market) -> LotterySlots | None:
 
 def _bans(query: Query, live: Live, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
     """(slots, n): the anchor, and what the app left out. (0, 0): nothing."""
-    if query.anchor_row is None and not any(asked.exclude for asked in query.slots):
-        return _NO_BANS
+    if query.anchor_row is None:
+        for asked in query.slots:
+            if asked.exclude:
+                break
+        else:
+            return _NO_BANS
     banned = np.zeros((len(query.slots), len(rows)), np.bool_)
     if query.anchor_row is not None:
         banned[:, rows == query.anchor_row] = True
@@ -182,7 +197,7 @@ def _may_stand(
     live: Live,
     rows: NDArray[np.int32],
     grid: Grid,
-    lots: NDArray[np.int32],
+    lots: NDArray[np.int64],
     picks: NDArray[np.int16],
     banned: NDArray[np.bool_],
     english: bool,
@@ -215,10 +230,10 @@ def _turned(
     worth: NDArray[np.float64],
     english: bool,
 ) -> Seats:
-    """The page with the runners-up that were drawn; `drawn` and `worth` as `hold` fills them."""
+    """The page with the runners-up that were drawn: by PLACE … and by NOW_SCORE … of the kernel."""
     row, score, origin, creative = seats.row[:], seats.score[:], seats.origin[:], seats.creative[:]
     flags, value, base, tag, rule = seats.flags[:], seats.value[:], seats.base[:], seats.tag[:], seats.rule[:]
-    for (at, now, source, picked), (chance, each, less) in zip(drawn.tolist(), worth.tolist(), strict=True):
+    for at, now, source, picked, chance, each, less in zip(*drawn.tolist(), *worth.tolist(), strict=True):
         if picked < OWN_TITLE:
             layout = query.slots[seats.slot[at]].spec.layout_code
             asked = live.creative(now, layout, english, query.now)

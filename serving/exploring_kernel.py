@@ -26,10 +26,12 @@ ASK: Final = -3  # not known yet, or not the same at all times
 LEAST: Final = 1e-3  # a chance below this is not worth a lottery: its weight would be a thousand
 
 BIT, EXPLORE, BUDGET, LAYOUT, RESERVED_WHOLE = range(5)  # of a slot
-FIRST, SECOND, TURN = range(3)  # of a place: its runners-up among the candidates, −1 none; which was drawn
-CHANCE, PROPENSITY = range(2)  # of a place: of each runner-up, 0 without a lottery; of what stands there
-PLACE, NOW_ROW, NOW_ORIGIN, NOW_CREATIVE = range(4)  # of a drawn place
-NOW_SCORE, NOW_VALUE, NOW_TAG = range(3)
+# Of a place: its runners-up among the candidates, −1 none; which was drawn. Then of the drawn places, one
+# after another: the place, and the row, origin and creative that now stand there.
+FIRST, SECOND, TURN, PLACE, NOW_ROW, NOW_ORIGIN, NOW_CREATIVE = range(7)
+# Of a place: the chance of each runner-up, 0 without a lottery; that of what stands there. Then of the drawn
+# places: score, value and tag of what now stands there.
+CHANCE, PROPENSITY, NOW_SCORE, NOW_VALUE, NOW_TAG = range(5)
 _LOW: Final = 0xFFFFFFFF
 
 
@@ -54,10 +56,8 @@ def hold(
     banned: NDArray[np.bool_],
     bits: np.uint64,
     salts: NDArray[np.uint64],
-    lots: NDArray[np.int32],
+    lots: NDArray[np.int64],
     chances: NDArray[np.float64],
-    drawn: NDArray[np.int64],
-    worth: NDArray[np.float64],
 ) -> tuple[int, int]:
     """How many lotteries are held and how many of them drew a runner-up; the first is less than 0 where of a
     runner-up it is to be asked first whether it can be rendered.
@@ -68,8 +68,7 @@ def hold(
     or not); `shown` (s, k) P(displayed | slot, position). `banned` (s, n): what a slot may not hold; (0, 0):
     nothing.
 
-    Fills by place `lots` (3, p) by FIRST … and `chances` (2, p) by CHANCE …; and of the drawn places, one
-    after another, `drawn` (p, 4) by PLACE … and `worth` (p, 3) by NOW_SCORE …
+    Fills `lots` (7, p) by FIRST … and `chances` (5, p) by CHANCE …
     """
     n, p = len(rows), len(slot_of)
     left = np.empty(n, np.bool_)
@@ -157,9 +156,9 @@ def hold(
         lots[TURN, at] = turn
         chances[PROPENSITY, at] = chance if turn else 1.0 - chance * count
         now = two if turn == 2 else one
-        drawn[turned, PLACE], drawn[turned, NOW_ROW] = at, rows[now]
-        drawn[turned, NOW_ORIGIN], drawn[turned, NOW_CREATIVE] = origin[now], picks[layout, rows[now]]
-        worth[turned, NOW_SCORE], worth[turned, NOW_VALUE] = score[now], value[now]
-        worth[turned, NOW_TAG] = (parts[BASE, at] - np.float64(value[now])) * shown[slot, position]
+        lots[PLACE, turned], lots[NOW_ROW, turned] = at, rows[now]
+        lots[NOW_ORIGIN, turned], lots[NOW_CREATIVE, turned] = origin[now], picks[layout, rows[now]]
+        chances[NOW_SCORE, turned], chances[NOW_VALUE, turned] = score[now], value[now]
+        chances[NOW_TAG, turned] = (parts[BASE, at] - np.float64(value[now])) * shown[slot, position]
         turned += turn > 0
     return (-held if asked else held), turned

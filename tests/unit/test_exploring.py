@@ -75,7 +75,7 @@ def test_the_same_decision_draws_the_same_and_another_its_own():
 
 def outputs(given):
     p = len(given["slot_of"])
-    return np.empty((3, p), np.int32), np.empty((2, p)), np.empty((p, 4), np.int64), np.empty((p, 3))
+    return np.empty((7, p), np.int64), np.empty((5, p))
 
 
 def test_the_loop_is_the_plain_one():
@@ -84,13 +84,13 @@ def test_the_loop_is_the_plain_one():
     drawn_of_all = []
     for _ in range(60):
         given = random_page(rng)
-        lots, chances, drawn, worth = outputs(given)
-        held, turned = hold(*given.values(), lots, chances, drawn, worth)
+        lots, chances = outputs(given)
+        held, turned = hold(*given.values(), lots, chances)
         plain = plain_hold(**given)
         assert lots[:2].T.tolist() == plain.runners and lots[2].tolist() == plain.turns
-        assert chances.tolist() == [plain.chances, plain.propensity]
+        assert chances[:2].tolist() == [plain.chances, plain.propensity]
         assert held == sum(one > 0 for one in plain.chances)
-        told = [tuple(one) for one in np.hstack([drawn[:turned], worth[:turned]]).tolist()]
+        told = list(zip(*lots[3:, :turned].tolist(), *chances[2:, :turned].tolist(), strict=True))
         assert told == plain.drawn and turned == sum(one > 0 for one in plain.turns)
         drawn_of_all += plain.turns
     assert {0, 1, 2} == set(drawn_of_all)
@@ -99,11 +99,11 @@ def test_the_loop_is_the_plain_one():
 def test_draws_follow_the_chances():
     rng = np.random.default_rng(6)
     given = random_page(rng)
-    lots, chances, drawn, worth = outputs(given)
+    lots, chances = outputs(given)
     counts = np.zeros((len(given["slot_of"]), 3))
     for number in range(4_000):
         given["bits"] = np.uint64(bits_of(replace(query(LIVE), decision_id=f"d{number}")))
-        hold(*given.values(), lots, chances, drawn, worth)
+        hold(*given.values(), lots, chances)
         counts[np.arange(len(counts)), lots[2]] += 1
     for at in np.flatnonzero(chances[0]):
         both = 1 + (lots[1, at] >= 0)
