@@ -21,7 +21,7 @@ from serving.market import Market
 from serving.page import ORGANIC, RULE, Offers, Options, Problem, Slots, Solution, solve
 from serving.page_slots import page_slots
 from serving.pipeline import Page
-from serving.seats import NOTHING_TO_SHOW, Named, Seats, gathered
+from serving.seats import NOTHING_TO_SHOW, Grid, Named, Seats, gathered
 from serving.stability import held_places
 from serving.standins import Rules, Stand, agreeing
 from serving.surfaces import RECIPES
@@ -227,6 +227,7 @@ class Allocation:
             *(slots, solution.position.tolist(), rows[own], scores[own], origins[own], creatives, flags),
             *(campaigns[own], values[own], bases[own], solution.tag.tolist(), rules, by, capped, pins),
             spares=spares,
+            grid=Grid(solution.slot, solution.candidate, whole, parts),
         ), bare
 
     def _named(self) -> Named:

@@ -19,6 +19,7 @@ from features.ids import key64
 from serving.bandit import Learned, Table, cell_of, untold
 from serving.domain import ArmDraw, Lottery
 from serving.exploring import bits_of
+from serving.placed import Columns, Placements
 from serving.splitting import part_of, salt_of
 
 if TYPE_CHECKING:
@@ -39,30 +40,37 @@ def drawn_creatives(
 
     Nothing where the customer is not to be profiled, and on lower rungs.
     """
-    slots = [asked.spec for asked in query.slots]
-    if effort != "full" or not query.profiling or not any(spec.explore for spec in slots):
+    if effort != "full" or not query.profiling:
         return placements, ()
-    made: list[Placement] | None = None
+    columns = Columns.of(placements)
+    if max(columns.creative, default=-1) < 0:  # titles of their own everywhere: nothing to choose from
+        return placements, ()
+    slots = [asked.spec for asked in query.slots]
+    if not any(spec.explore for spec in slots):
+        return placements, ()
+    shown, keyed = list(columns.creative), list(columns.creative_key)
     lotteries: list[Lottery] = []
     cell, bits = cell_of(int(query.customer.get("segment"))), 0
-    for index, place in enumerate(placements):
-        spec = slots[place.slot]
-        if place.creative < 0 or not spec.explore or place.capped:
+    for index, creative in enumerate(columns.creative):
+        spec = slots[columns.slot[index]]
+        if creative < 0 or not spec.explore or columns.capped[index]:
             continue
-        choices = _choices(query, live, place, spec.layout_code)
+        row = columns.row[index]
+        choices = _choices(query, live, row, creative, columns.campaign[index], spec.layout_code)
         if len(choices) < 2:
             continue
-        creatives = live.texts[place.row].creatives
+        creatives = live.texts[row].creatives
         keys = tuple([creatives[choice].key for choice in choices])
-        chances = chances_of(live.learned, place.key, cell, keys, spec.explore_budget)
-        if made is None:
-            made, bits = list(placements), bits_of(query)
+        chances = chances_of(live.learned, columns.key[index], cell, keys, spec.explore_budget)
+        if not lotteries:
+            bits = bits_of(query)
         salt = _SALTS[index] if index < len(_SALTS) else salt_of("creative", str(index))
         drawn = pick(chances, part_of(bits, salt))
         lotteries.append(Lottery(index, keys, chances, drawn))
-        if drawn:
-            made[index] = place._replace(creative=choices[drawn], creative_key=keys[drawn])
-    return (placements if made is None else tuple(made)), tuple(lotteries)
+        shown[index], keyed[index] = choices[drawn], keys[drawn]
+    if not lotteries:
+        return placements, ()
+    return Placements(columns._replace(creative=shown, creative_key=keyed)), tuple(lotteries)
 
 
 def drawn_arms(
@@ -98,22 +106,22 @@ def group_of(experiment: str) -> int:
     return key64(f"experiment:{experiment}")
 
 
-def _choices(query: Query, live: Live, place: Placement, layout: int) -> tuple[int, ...]:
+def _choices(query: Query, live: Live, row: int, shown: int, campaign: int, layout: int) -> tuple[int, ...]:
     """Indices of the creatives that may stand there, the page's own first."""
-    text = live.texts[place.row]
+    text = live.texts[row]
     creatives = text.creatives
     if len(creatives) < 2:
         return ()
     named = None
-    if place.campaign >= 0:
-        named = live.plan.campaigns.specs[place.campaign].creatives.get(text.id)
-    own = creatives[place.creative]
+    if campaign >= 0:
+        named = live.plan.campaigns.specs[campaign].creatives.get(text.id)
+    own = creatives[shown]
     return (
-        place.creative,
+        shown,
         *(
             at
             for at, one in enumerate(creatives)
-            if at != place.creative
+            if at != shown
             and one.locale == own.locale
             and one.key not in live.kills.creatives
             and (named is None or one.id in named)
@@ -168,7 +176,3 @@ def pick(chances: tuple[float, ...], left: float) -> int:
         if left < 0:
             return at
     return 0
-
-
-def _lottery(place: int, keys: tuple[int, ...], chances: tuple[float, ...], drawn: int) -> Lottery:
-    return Lottery(place, keys, chances, drawn)

@@ -6,7 +6,7 @@ customer's records) stands in the query; which rung to run is the shell's choice
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Final
@@ -23,7 +23,6 @@ from serving.domain import (
     Drops,
     Effort,
     Explained,
-    Lottery,
     Met,
     Placement,
     Query,
@@ -31,7 +30,7 @@ from serving.domain import (
     SlotRequest,
 )
 from serving.experiments import Assigned
-from serving.exploring import explored
+from serving.exploring import Explored, explored
 from serving.ghosts import unseen, without
 from serving.live import Live
 from serving.market import Market
@@ -76,9 +75,9 @@ def decide(
     trace.note("allocate", len(ranked), start)
     lost = tuple(trace.failed) + (("killed",) if live.kills.everything else ())
     start = trace.start()
-    decided, spares = _placements(page, live, chosen)
-    placements, lotteries = _explored(page, live, effort, ranked, market, decided, spares)
-    placements, draws = drawn_creatives(query, live, effort, placements)
+    drawn = explored(query, live, ranked, market, chosen) if effort == "full" and query.profiling else None
+    decided, spares = _placements(page, live, chosen, drawn)
+    placements, draws = drawn_creatives(query, live, effort, decided)
     decision = Decision(
         query=query,
         bundle=live.bundle.version,
@@ -92,7 +91,7 @@ def decide(
         cached=cached if effort == "cached" else None,
         prices=str(live.prices.version) if live.prices.version else None,
         spares=spares,
-        lotteries=lotteries,
+        lotteries=drawn.lotteries if drawn is not None else (),
         met=_met(page, live, market, found, drops),
         arms=arms,
         draws=draws,
@@ -143,9 +142,14 @@ def page_of(query: Query, live: Live, effort: Effort = "full", cached: Rows | No
     return page
 
 
-def _placements(page: Page, live: Live, seats: Seats) -> tuple[Placements, Mapping[int, Placement]]:
+def _placements(
+    page: Page, live: Live, seats: Seats, drawn: Explored | None
+) -> tuple[Placements, Mapping[int, Placement]]:
     """The page, and the stand-ins of its capped places by index: made when one is needed, as few are."""
-    placements = Placements(_columns(page, live, seats))
+    if drawn is None:
+        placements = Placements(_columns(page, live, seats))
+    else:
+        placements = Placements(_columns(page, live, drawn.seats, drawn.propensity))
     if not seats.spares:
         return placements, {}
     return placements, Spares(partial(_standing, page, live, seats))
@@ -160,7 +164,7 @@ def _standing(page: Page, live: Live, seats: Seats) -> dict[int, Placement]:
     return dict(zip(at, Placements(_columns(page, live, standing)).made, strict=True))
 
 
-def _columns(page: Page, live: Live, seats: Seats) -> Columns:
+def _columns(page: Page, live: Live, seats: Seats, propensity: list[float] | None = None) -> Columns:
     """Made column by column: forty objects of twenty fields, one by one, would cost as much as ranking."""
     row, origin, score = seats.row, seats.origin, seats.score
     why = {one: int(_reason(one, page)) for one in set(origin)}
@@ -188,7 +192,7 @@ def _columns(page: Page, live: Live, seats: Seats) -> Columns:
         creative=seats.creative,
         creative_key=creative_key,
         flags=seats.flags,
-        propensity=[1.0] * len(row),
+        propensity=[1.0] * len(row) if propensity is None else propensity,
         campaign=seats.campaign,
         campaign_key=campaign_key,
         value=seats.value,
@@ -200,30 +204,6 @@ def _columns(page: Page, live: Live, seats: Seats) -> Columns:
         shown=shown,
         units=units,
     )
-
-
-def _explored(
-    page: Page,
-    live: Live,
-    effort: Effort,
-    ranked: Candidates,
-    market: Market,
-    placements: Sequence[Placement],
-    spares: Mapping[int, Placement],
-) -> tuple[Sequence[Placement], Sequence[Lottery]]:
-    """The page after its lotteries; off where the customer is not to be profiled, and on lower rungs."""
-    query = page.query
-    if effort != "full" or not query.profiling or not any(asked.spec.explore for asked in query.slots):
-        return placements, ()
-    spare_rows = [spare.row for spare in spares.values()]
-    columns, lotteries = explored(query, live, ranked, market, Columns.of(placements), spare_rows)
-    if not lotteries:
-        return placements, ()
-    reason = [
-        int(_reason(origin, page)) if one < 0 else one
-        for one, origin in zip(columns.reason, columns.origin, strict=True)
-    ]
-    return Placements(columns._replace(reason=reason)), lotteries
 
 
 def _met(page: Page, live: Live, market: Market, found: Candidates, drops: Drops) -> Met | None:
@@ -264,12 +244,17 @@ _BACKFILL: Final = 1 << BIT["backfill"]
 
 def _reason(origin: int, page: Page) -> Reason:
     """The first that is true: without a profile nobody is "like you", without a segment no group."""
+    return _first_reason(origin, page.taste is not None and page.taste.informed, bool(page.segment))
+
+
+@lru_cache(maxsize=4096)
+def _first_reason(origin: int, informed: bool, grouped: bool) -> Reason:
     for bit, reason in _BY_BIT:
         if not origin & bit:
             continue
-        if reason is Reason.SIMILAR_PEOPLE and (page.taste is None or not page.taste.informed):
+        if reason is Reason.SIMILAR_PEOPLE and not informed:
             continue
-        if reason is Reason.POPULAR_SEGMENT and not page.segment:
+        if reason is Reason.POPULAR_SEGMENT and not grouped:
             return Reason.POPULAR
         return reason
     return Reason.FALLBACK if origin & _BACKFILL else Reason.POPULAR

@@ -9,8 +9,9 @@ the arms could have treated differently is not in its figures.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from math import inf
 from typing import Final, NamedTuple
 
@@ -26,9 +27,10 @@ from serving.audience_rules import AllOf, AnyOf, Named, Not, Rule
 from serving.experiment import Experiment, Layer
 from serving.experiment_checks import GLOBAL, HOLDOUT, parameters
 from serving.plan_text import Plan
-from serving.splitting import part_of, parts_of, salt_of
+from serving.splitting import parts_of, salt_of
 
 EVERYWHERE: Final = (1 << 64) - 1
+_GLOBAL, _DOMAIN = 0, 1  # places of these salts among those of the plan
 
 
 class Assigned(NamedTuple):
@@ -58,6 +60,7 @@ class _Experiment:
     by_device: bool
     enrol_salt: int
     arm_salt: int
+    at: int  # of both among the salts of the plan, the arm's the next one
     arms: tuple[_Arm, ...]
     slots: int  # bits of the slots where its arms can differ
 
@@ -73,6 +76,7 @@ class _Experiment:
 class _Layer:
     name: str
     salt: int
+    at: int  # of it among the salts of the plan
     domain: tuple[float, float] | None
     holdout: float  # where it begins; 1 none
     experiments: tuple[_Experiment, ...]
@@ -91,6 +95,7 @@ class CompiledExperiments:
     audiences: CompiledAudiences = NO_AUDIENCES
     lookups: Lookups = NO_LOOKUPS
     adaptive: Mapping[str, tuple[Assigned, ...]] = field(default_factory=dict)  # experiment -> its live arms
+    salts: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(2, np.uint64))  # by _GLOBAL …
 
     def assigned(
         self, subject: str, device: str | None, customer: Customer, now: float, slots: int = EVERYWHERE
@@ -102,8 +107,10 @@ class CompiledExperiments:
         if not self.layers or customer.unit is None:
             return ()
         key = key64(unit := customer.unit or subject)
+        parts = self._parts(key)
+        others: list[float] | None = None  # of the device, where the unit is a user
         forced = self.testers.get(subject) or (self.testers.get(device) if device else None)
-        if forced is None and self.global_holdout and part_of(key, self.global_salt) < self.global_holdout:
+        if forced is None and self.global_holdout and parts[_GLOBAL] < self.global_holdout:
             return (Assigned(GLOBAL, HOLDOUT),)
         found: list[Assigned] = []
         holds: NDArray[np.bool_] | None = None
@@ -117,39 +124,48 @@ class CompiledExperiments:
                 continue
             if layer.domain is not None:
                 if stands < 0:
-                    stands = part_of(key, self.domain_salt)
+                    stands = parts[_DOMAIN]
                 if not layer.domain[0] <= stands < layer.domain[1]:
                     continue
-            place = part_of(key, layer.salt)
-            if place >= layer.holdout:
+            if parts[layer.at] >= layer.holdout:
                 found.append(Assigned(layer.name, HOLDOUT))
                 continue
             for one in layer.experiments:
                 if not one.slots & slots:
                     continue
-                mine, there = key, place
+                mine = parts
                 if one.by_device:
                     owner = device or (unit if unit.startswith("v:") else None)
                     if owner is None:
                         continue
-                    mine = key if owner == unit else key64(owner)
-                    there = place if mine == key else part_of(mine, layer.salt)
-                if not one.low <= there < one.high:
+                    if owner != unit:
+                        others = self._parts(key64(owner)) if others is None else others
+                        mine = others
+                if not one.low <= mine[layer.at] < one.high:
                     continue
                 share = one.share(now)
-                if share <= 0 or (share < 1 and part_of(mine, one.enrol_salt) >= share):
+                if share <= 0 or (share < 1 and mine[one.at] >= share):
                     continue
                 if one.audience >= 0:
                     if holds is None:
                         holds = self.audiences.evaluate(customer, now, self.lookups)
                     if not holds[one.audience]:
                         continue
-                at = part_of(mine, one.arm_salt)
-                arm = next((arm for arm in one.arms if at < arm.below), one.arms[-1])
+                at = mine[one.at + 1]
+                for arm in one.arms:
+                    if at < arm.below:  # the last is below infinity
+                        break
                 if arm.live:
                     found.append(arm.assigned)
                 break
         return tuple(found)
+
+    def _parts(self, key: int) -> list[float]:
+        """Where a unit falls for each of the salts, all at once: one by one they would cost four times it."""
+        parts = np.empty(len(self.salts))
+        _splitter()(np.uint64(key), self.salts, parts)
+        told: list[float] = parts.tolist()
+        return told
 
     def many(self, keys: NDArray[np.uint64], now: float, layer: str) -> NDArray[np.int16]:
         """(n,) the arm of many units (key64) in a layer: its number in `names(layer)`, −1 none, −2 holdout.
@@ -188,6 +204,14 @@ class CompiledExperiments:
 NO_EXPERIMENTS: Final = CompiledExperiments()
 
 
+@cache
+def _splitter() -> Callable[[np.uint64, NDArray[np.uint64], NDArray[np.float64]], None]:
+    """The compiler is loaded by the first page, not by whoever compiles a plan."""
+    from serving.splitting_kernel import split
+
+    return split
+
+
 def compile_experiments(
     plan: Plan,
     slot_bits: Mapping[str, int],
@@ -207,24 +231,26 @@ def compile_experiments(
         audiences = compile_audiences(rules, lists=lists or {}, tags=tags, actions=plan.actions, strict=False)
     arms: list[str] = []
     layers, low = [], 0.0
+    salts = [salt_of(text.salt, "holdout"), salt_of(text.salt, "domain")]
     ranges: dict[str | None, tuple[float, float] | None] = {None: None}
     for domain in text.domains:
         ranges[domain.name] = (low, low + domain.share)
         low += domain.share
     campaign_slots = {one.id: sum(slot_bits.get(slot, 0) for slot in one.slots) for one in plan.campaigns}
     for layer in text.layers:
-        salt = salt_of(text.salt, "layer", layer.name)
+        salt, at = salt_of(text.salt, "layer", layer.name), len(salts)
+        salts.append(salt)
         made = tuple(
-            _compiled(plan, layer, one, slot_bits, campaign_slots, audiences.index, arms)
+            _compiled(plan, layer, one, slot_bits, campaign_slots, audiences.index, arms, salts)
             for one in _running(layer)
         )
-        layers.append(_Layer(layer.name, salt, ranges[layer.domain], 1.0 - layer.holdout, made))
+        layers.append(_Layer(layer.name, salt, at, ranges[layer.domain], 1.0 - layer.holdout, made))
     compiled = CompiledExperiments(
         tuple(layers),
         tuple(arms),
-        salt_of(text.salt, "holdout"),
+        salts[_GLOBAL],
         text.holdout,
-        salt_of(text.salt, "domain"),
+        salts[_DOMAIN],
         {},
         audiences,
         lookups,
@@ -234,6 +260,7 @@ def compile_experiments(
             for one, made in zip(_running(layer), compiled_layer.experiments, strict=True)
             if one.adaptive
         },
+        np.array(salts, np.uint64),
     )
     return _with_testers(compiled, text.testers)
 
@@ -250,7 +277,9 @@ def _compiled(
     campaign_slots: Mapping[str, int],
     audiences: Mapping[str, int],
     names: list[str],
+    salts: list[int],
 ) -> _Experiment:
+    """Its arms' names go to `names`, its salts to `salts`."""
     salt = plan.experiments.salt if plan.experiments is not None else ""
     total, below, slots = sum(arm.weight for arm in one.arms), 0.0, 0
     arms: list[_Arm] = []
@@ -263,6 +292,8 @@ def _compiled(
             slots |= _touched(arm.changes, slot_bits, campaign_slots)
         arms.append(_Arm(Assigned(layer.name, name, number), below, arm.state == "live"))
     arms[-1] = _Arm(arms[-1].assigned, inf, arms[-1].live)  # whatever the sum of the weights rounds to
+    enrolled, by_arm = salt_of(salt, "enrolled", one.name, one.salt), salt_of(salt, "arm", one.name, one.salt)
+    salts += [enrolled, by_arm]
     return _Experiment(
         *one.range,
         tuple(step.at.timestamp() for step in one.ramp),
@@ -270,8 +301,9 @@ def _compiled(
         one.until.timestamp() if one.until is not None else inf,
         audiences[one.audience] if one.audience is not None else -1,
         one.unit == "device",
-        salt_of(salt, "enrolled", one.name, one.salt),
-        salt_of(salt, "arm", one.name, one.salt),
+        enrolled,
+        by_arm,
+        len(salts) - 2,
         tuple(arms),
         slots or EVERYWHERE,  # nothing is changed: an A/A test, counted everywhere
     )

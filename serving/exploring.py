@@ -14,123 +14,175 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
-from typing import Final, overload
+from typing import Final, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.domain import EXPLORING, Candidates, Lottery, Query
-from serving.exploring_kernel import ASK, NOTHING, RUNNERS, hold
-from serving.live import Live
+from serving.exploring_kernel import (
+    ASK,
+    CHANCE,
+    FIRST,
+    NOTHING,
+    NOW_SCORE,
+    PLACE,
+    PROPENSITY,
+    RUNNERS,
+    SECOND,
+    TURN,
+    hold,
+)
+from serving.live import OWN_TITLE, Live, LotterySlots
 from serving.market import Market
 from serving.page import RULE
-from serving.placed import Columns
+from serving.seats import ROW, Grid, Seats
 from serving.splitting import salt_of
 
 __all__ = ["RUNNERS", "Explored", "Lotteries", "bits_of", "explored"]
 
 _SALTS: Final = np.array([salt_of("place", str(place)) for place in range(1_000)], np.uint64)
-_CHANGED: Final = (
-    *("row", "key", "score", "origin", "reason", "creative", "creative_key", "flags", "value", "base"),
-    *("tag", "rule"),
-)
 _RULE: Final = RULE["exploration"]
 _MOST: Final = 32_000  # of creatives, in 16 bits
+_SHAPES: Final = 256  # sets of slots remembered
+_NO_SPARES: Final = np.empty(0, np.int32)
+_NO_BANS: Final = np.empty((0, 0), np.bool_)
 
 
 class Lotteries(Sequence[Lottery]):
-    """The lotteries of a page as columns; each is made when somebody looks at it, off the request's path."""
+    """The lotteries of a page as arrays; objects when somebody looks at them, off the request's path."""
 
-    __slots__ = ("_all_keys", "_chance", "_drawn", "_rows", "_runner", "_where", "_winner")
+    __slots__ = ("_chances", "_held", "_keys", "_lots", "_made", "_rows", "_winner")
 
     def __init__(
         self,
-        where: list[int],
-        winner: list[int],
-        runner: list[list[int]],
-        chance: list[float],
-        drawn: list[int],
+        held: int,
+        lots: NDArray[np.int64],
+        chances: NDArray[np.float64],
+        winner: NDArray[np.int64],
         rows: NDArray[np.int32],
         keys: NDArray[np.uint64],
     ) -> None:
-        """Places that hold one, and by place of the page: key of the winner, runners-up among the candidates'
-        `rows` (−1 none), chance of each, which was drawn. `keys` are the catalogue's.
+        """How many; `lots` and `chances` by place as `hold` fills them; `winner`: the row that the page has
+        there without a lottery; `rows` are the candidates', `keys` the catalogue's.
         """
-        self._where, self._winner, self._runner = where, winner, runner
-        self._chance, self._drawn, self._rows, self._all_keys = chance, drawn, rows, keys
+        self._held, self._lots, self._chances = held, lots, chances
+        self._winner, self._rows, self._keys = winner, rows, keys
+        self._made: tuple[Lottery, ...] | None = None
+
+    @property
+    def made(self) -> tuple[Lottery, ...]:
+        if self._made is None:
+            self._made = tuple(map(self._of, self._chances[CHANCE].nonzero()[0].tolist()))
+        return self._made
+
+    def _of(self, place: int) -> Lottery:
+        runners = [one for one in self._lots[:TURN, place].tolist() if one >= 0]
+        rows = [self._winner[place], *(self._rows[one] for one in runners)]
+        each = float(self._chances[CHANCE, place])
+        return Lottery(
+            place,
+            tuple([int(self._keys[row]) for row in rows]),
+            (1.0 - each * len(runners), *([each] * len(runners))),
+            int(self._lots[TURN, place]),
+        )
 
     def __len__(self) -> int:
-        return len(self._where)
+        return self._held
 
     @overload
     def __getitem__(self, at: int) -> Lottery: ...
     @overload
     def __getitem__(self, at: slice) -> Sequence[Lottery]: ...
     def __getitem__(self, at: int | slice) -> Lottery | Sequence[Lottery]:
-        if isinstance(at, slice):
-            return [self[one] for one in range(*at.indices(len(self)))]
-        place = self._where[at]
-        keys = [int(self._all_keys[self._rows[one]]) for one in self._runner[place] if one >= 0]
-        each = self._chance[place]
-        chances = (1.0 - each * len(keys), *([each] * len(keys)))
-        return Lottery(place, (self._winner[place], *keys), chances, self._drawn[place])
+        return self.made[at]
 
     def __iter__(self) -> Iterator[Lottery]:
-        return (self[at] for at in range(len(self)))
+        return iter(self.made)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
+        return isinstance(other, Sequence) and self.made == tuple(other)
 
     def __hash__(self) -> int:
-        return hash(tuple(self))
+        return hash(self.made)
 
 
-Explored = tuple[Columns, Sequence[Lottery]]
+class Explored(NamedTuple):
+    """What stands after the lotteries, by place the chance of it, and the lotteries."""
+
+    seats: Seats
+    propensity: list[float]
+    lotteries: Sequence[Lottery]
 
 
 def explored(
-    query: Query,
-    live: Live,
-    candidates: Candidates,
-    market: Market,
-    places: Columns,
-    spares: Sequence[int],
-) -> Explored:
-    """The page after its lotteries. `spares`: rows that stand by. A drawn placement has no reason: −1."""
-    p, rows = len(places.slot), candidates.rows
-    read = (places.slot, places.row, places.value, places.campaign, places.capped, places.flags)
-    facts = np.ascontiguousarray(np.array(read, np.float64).T)
-    slots = _slots(query, live)
+    query: Query, live: Live, candidates: Candidates, market: Market, seats: Seats
+) -> Explored | None:
+    """The page after its lotteries; None where none is held."""
+    slots = _slots(query, live, market)
+    if slots is None:
+        return None
+    rows = candidates.rows
+    grid = seats.as_grid(rows)
+    p = len(grid.slot)
     english, bits = query.context.locale.startswith("en"), np.uint64(bits_of(query))
     picks = live.pick_table(english)
     banned = _bans(query, live, rows)
-    runner, each = np.empty((p, RUNNERS), np.int32), np.empty(p)
-    drawn = np.empty(p, np.int8)
-    reserved = np.array(market.slot_capped, np.bool_)
-    while held := hold(
-        rows, market.value, market.option_capped, market.option_room, live.kinds, live.plan.members, picks,
-        facts, np.array(spares, np.int32), slots, reserved, banned, bits, _SALTS, runner, each, drawn,
-    ):  # fmt: skip
-        if held > 0 or _may_stand(query, live, rows, facts, runner, picks, banned, english):
-            return _made(query, live, candidates, market, places, runner, each, drawn, english)
-    return places, ()
+    lots, chances = np.empty((7, p), np.int64), np.empty((5, p))
+    standing = _NO_SPARES
+    if seats.spares:
+        standing = np.array([spare.row for spare in seats.spares.values()], np.int32)
+    while True:
+        held, turned = hold(
+            rows, market.value, market.option_capped, market.option_room, candidates.score, candidates.origin,
+            live.kinds, live.plan.members, picks, *grid, standing, *slots, banned, bits, _SALTS,
+            lots, chances,
+        )  # fmt: skip
+        if not held:
+            return None
+        if held > 0:
+            break
+        if not len(banned):
+            banned = np.zeros((len(query.slots), len(rows)), np.bool_)
+        if _may_stand(query, live, rows, grid, lots, picks, banned, english):
+            held = -held
+            break
+    if turned:
+        seats = _turned(query, live, seats, lots[PLACE:, :turned], chances[NOW_SCORE:, :turned], english)
+    made = Lotteries(held, lots, chances, grid.whole[ROW], rows, live.keys)
+    return Explored(seats, chances[PROPENSITY].tolist(), made)
 
 
-def _slots(query: Query, live: Live) -> NDArray[np.float64]:
-    """(s, 4): the number of the slot's bit, explore, budget, layout; the same for pages of the same slots."""
-    asked = tuple([one.spec.index for one in query.slots])
-    held = live.lottery_slots.get(asked)
-    if held is None:
-        specs = [one.spec for one in query.slots]
+def _slots(query: Query, live: Live, market: Market) -> LotterySlots | None:
+    """The same for pages of the same slots; None: none of them explores."""
+    asked = tuple([one.spec.index for one in query.slots]), market.slot_capped
+    if asked in live.lottery_slots:
+        return live.lottery_slots[asked]
+    specs = [one.spec for one in query.slots]
+    held = None
+    if any(spec.explore for spec in specs):
         columns = [
-            (one.bit.bit_length() - 1, one.explore, one.explore_budget, one.layout_code) for one in specs
+            (spec.bit.bit_length() - 1, spec.explore, spec.explore_budget, spec.layout_code, capped)
+            for spec, capped in zip(specs, market.slot_capped, strict=True)
         ]
-        held = live.lottery_slots[asked] = np.array(columns, np.float64)
+        shown = np.zeros((len(specs), max(len(spec.shown) for spec in specs)))
+        for at, spec in enumerate(specs):
+            shown[at, : len(spec.shown)] = spec.shown
+        held = LotterySlots(np.array(columns, np.float64), shown)
+    if len(live.lottery_slots) >= _SHAPES:
+        live.lottery_slots.clear()
+    live.lottery_slots[asked] = held
     return held
 
 
 def _bans(query: Query, live: Live, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """(slots, n): the anchor, and what the app left out."""
+    """(slots, n): the anchor, and what the app left out. (0, 0): nothing."""
+    if query.anchor_row is None:
+        for asked in query.slots:
+            if asked.exclude:
+                break
+        else:
+            return _NO_BANS
     banned = np.zeros((len(query.slots), len(rows)), np.bool_)
     if query.anchor_row is not None:
         banned[:, rows == query.anchor_row] = True
@@ -144,82 +196,61 @@ def _may_stand(
     query: Query,
     live: Live,
     rows: NDArray[np.int32],
-    facts: NDArray[np.float64],
-    runner: NDArray[np.int32],
+    grid: Grid,
+    lots: NDArray[np.int64],
     picks: NDArray[np.int16],
     banned: NDArray[np.bool_],
     english: bool,
 ) -> bool:
     """Whether every runner-up, drawn or not, can be shown now; those that cannot are banned.
 
-    Chances may not depend on what is drawn, so the lotteries are held anew without them.
+    Chances may not depend on what is drawn, so the lotteries are held anew without them. What is learnt of
+    the others is remembered in `picks`.
     """
-    layout = np.array([asked.spec.layout_code for asked in query.slots])
-    slot = facts[:, 0].astype(np.intp)
-    unknown = (runner >= 0) & (picks[layout[slot][:, None], rows[runner]] == ASK)
-    if not unknown.any():
-        return True
     good = True
-    for at, turn in zip(*(one.tolist() for one in unknown.nonzero()), strict=True):
-        one, of = int(runner[at, turn]), int(slot[at])
-        row, code = int(rows[one]), int(layout[of])
-        if live.creative(row, code, english, query.now) is None:
-            banned[of, one], good = True, False
-        if live.texts[row].timeless:
-            picked = live.picks(code, english)[row]
-            picks[code, row] = NOTHING if picked < NOTHING + 1 else min(picked, _MOST)
+    for runner in lots[[FIRST, SECOND]]:
+        for at in (runner >= 0).nonzero()[0].tolist():
+            one, of = int(runner[at]), int(grid.slot[at])
+            row, code = int(rows[one]), query.slots[of].spec.layout_code
+            if picks[code, row] != ASK:
+                continue
+            if live.creative(row, code, english, query.now) is None:
+                banned[of, one], good = True, False
+            if live.texts[row].timeless:
+                picked = live.picks(code, english)[row]
+                picks[code, row] = NOTHING if picked < OWN_TITLE else picked if picked < _MOST else ASK
     return good
 
 
-def _made(
+def _turned(
     query: Query,
     live: Live,
-    candidates: Candidates,
-    market: Market,
-    places: Columns,
-    runner: NDArray[np.int32],
-    each: NDArray[np.float64],
-    drawn: NDArray[np.int8],
+    seats: Seats,
+    drawn: NDArray[np.int64],
+    worth: NDArray[np.float64],
     english: bool,
-) -> Explored:
-    chances, outcome, pairs = each.tolist(), drawn.tolist(), runner.tolist()
-    where = [at for at, chance in enumerate(chances) if chance]
-    if not where:
-        return places, ()
-    propensity = list(places.propensity)
-    for at in where:
-        held = 2 if pairs[at][1] >= 0 else 1
-        propensity[at] = chances[at] if outcome[at] else 1.0 - chances[at] * held
-    made = places._replace(propensity=propensity)
-    changed = {name: list(getattr(places, name)) for name in _CHANGED} if drawn.any() else {}
-    for at in drawn.nonzero()[0].tolist():
-        one = pairs[at][outcome[at] - 1]
-        row, value = int(candidates.rows[one]), float(market.value[one])
-        layout = query.slots[places.slot[at]].spec.layout_code
-        creative = live.creative(row, layout, english, query.now)
-        assert creative is not None  # looked at before
-        told = (
-            *(
-                row,
-                int(live.keys[row]),
-                float(candidates.score[one]),
-                int(candidates.origin[one]),
-                -1,
-                creative,
-            ),
-            live.texts[row].creative_key(creative) if creative >= 0 else 0,
-            *(
-                places.flags[at] | EXPLORING,
-                value,
-                value,
-                (places.base[at] - value) * places.shown[at],
-                _RULE,
-            ),
-        )
-        for name, said in zip(_CHANGED, told, strict=True):
-            changed[name][at] = said
-    return made._replace(**changed), Lotteries(
-        where, list(places.key), pairs, chances, outcome, candidates.rows, live.keys
+) -> Seats:
+    """The page with the runners-up that were drawn: by PLACE … and by NOW_SCORE … of the kernel."""
+    row, score, origin, creative = seats.row[:], seats.score[:], seats.origin[:], seats.creative[:]
+    flags, value, base, tag, rule = seats.flags[:], seats.value[:], seats.base[:], seats.tag[:], seats.rule[:]
+    for at, now, source, picked, chance, each, less in zip(*drawn.tolist(), *worth.tolist(), strict=True):
+        if picked < OWN_TITLE:
+            layout = query.slots[seats.slot[at]].spec.layout_code
+            asked = live.creative(now, layout, english, query.now)
+            assert asked is not None  # looked at before
+            picked = asked
+        row[at] = now
+        score[at] = chance
+        origin[at] = source
+        creative[at] = picked
+        value[at] = base[at] = each
+        tag[at] = less
+        flags[at] |= EXPLORING
+        rule[at] = _RULE
+    slot, position, _, _, _, _, _, campaign, _, _, _, _, by, capped, pin, spares, _ = seats
+    return Seats(
+        *(slot, position, row, score, origin, creative, flags, campaign, value, base, tag, rule, by, capped),
+        *(pin, spares),
     )
 
 

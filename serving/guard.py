@@ -23,6 +23,7 @@ from serving.control import Control, ControlError
 from serving.errors import Problem
 from serving.experiment import Arm, Experiment
 from serving.guard_counts import GuardCounts
+from serving.guard_failures import Fresh
 from serving.guard_statistics import ALPHA, Look, Watched, guards_of
 from serving.log_tail import Tail
 from serving.observe import Metrics
@@ -88,12 +89,13 @@ class Ward:
             self.counts.take(payloads, devices)
         found: dict[tuple[str, str], list[Look]] = {}
         for name, question in self._questions.items():
-            control = self.counts.sums(name, running[name].control.name)
+            usual, fresh = running[name].control.name, self.counts.fresh(name)
+            control = self.counts.sums(name, usual)
             for arm, watched in question.arms.items():
                 live = any(arm == one.name for one in live_arms(running[name]))
                 own = self.counts.sums(name, arm) if live else None
                 if own is not None and control is not None:
-                    found[name, arm] = watched.look(own, control)
+                    found[name, arm] = watched.look(own, control, pairs(fresh, arm, usual))
         return found
 
     def _ask(self, running: Mapping[str, Experiment]) -> None:
@@ -108,6 +110,13 @@ class Ward:
                 arms, guards = one.arms[1:], guards_of(one.guardrails)
                 watched = {arm.name: Watched(guards, ALPHA / len(arms)) for arm in arms}
                 self._questions[name] = _Question(asked, watched)
+
+
+def pairs(fresh: Mapping[str, Mapping[str, Fresh]], arm: str, control: str) -> dict[str, tuple[Fresh, Fresh]]:
+    """By metric, what a step brought in the arm and in the control."""
+    return {
+        metric: (by_arm.get(arm, Fresh()), by_arm.get(control, Fresh())) for metric, by_arm in fresh.items()
+    }
 
 
 def running_in(plan: Plan | None, now: float) -> list[Experiment]:

@@ -2,7 +2,7 @@
 
 A unit is in from its first page under an arm; its later events that name a page count with it. Rows are kept
 per unit, because a test needs the spread over units, up to `MOST_UNITS` of an experiment: who comes later is
-left out, the same in every arm.
+left out, the same in every arm. First failures are counted of everybody.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from features.events import unpack
 from features.ids import key64
 from serving.domain import EFFORTS
 from serving.experiment_checks import HOLDOUT
-from serving.guard_statistics import AT, COLUMNS, Floats, Sums
+from serving.guard_failures import Fresh
+from serving.guard_statistics import AT, COLUMNS, FIRSTS, RATES, Floats, Sums
 
 MOST_UNITS: Final = 100_000  # of an experiment: 13 numbers and two places in a dict each, about 25 MB
 MOST_MS: Final = 2_000.0  # a page that took longer counts as this: one stalled page is no arm's fault
@@ -39,6 +40,7 @@ _EVENTS: Final = {
     "displayed": "displays", "clicked": "clicks", "dismissed": "dismissals", "converted": "conversions"
 }  # fmt: skip
 _FIRST: Final = 256
+_FLAGS: Final = tuple([AT[RATES[name].top] for name in FIRSTS])  # columns of what can happen to a page
 
 
 class _Units:
@@ -68,18 +70,50 @@ class _Units:
         return at
 
 
+class _Firsts:
+    """Of one experiment and metric of FIRSTS: who failed, and what the step brought by arm.
+
+    Only who failed is kept, so units are not limited; who failed, to MOST_UNITS, far beyond what decides.
+    """
+
+    def __init__(self, column: int) -> None:
+        self._column = column
+        self._failed: set[int] = set()
+        self._met: set[int] = set()  # in this step
+        self._fresh: dict[str, list[int]] = {}
+
+    def add(self, unit: int, arm: str, page: Floats) -> None:
+        """A page of a unit (key64). One that has failed before is not looked at again."""
+        if unit in self._failed or len(self._failed) >= MOST_UNITS:
+            return
+        counted = self._fresh.setdefault(arm, [0, 0])
+        if unit not in self._met:
+            self._met.add(unit)
+            counted[0] += 1
+        if page[self._column] > 0:
+            self._failed.add(unit)
+            counted[1] += 1
+
+    def taken(self) -> dict[str, Fresh]:
+        """By arm, what came since the last call: a step of the guard."""
+        told = {arm: Fresh(*counted) for arm, counted in self._fresh.items()}
+        self._met, self._fresh = set(), {}
+        return told
+
+
 class GuardCounts:
     """`since`: POSIX seconds; what was decided before is not counted."""
 
     def __init__(self, since: float = 0.0) -> None:
         self._since = since
         self._held: dict[str, _Units] = {}
+        self._firsts: dict[str, list[_Firsts]] = {}
 
     def take(self, payloads: Iterable[bytes], watched: Mapping[str, bool]) -> int:
         """Log entries in order; `watched`: experiment -> whether its unit is the device. How many counted."""
         counted = 0
         for name in [name for name in self._held if name not in watched]:
-            del self._held[name]
+            self.forget(name)
         for payload in payloads:
             row = unpack(payload)
             kind = row["t"]
@@ -97,6 +131,11 @@ class GuardCounts:
             return None
         return Sums.of(held.rows[: held.n][held.arm[: held.n] == number])
 
+    def fresh(self, experiment: str) -> dict[str, dict[str, Fresh]]:
+        """By metric of FIRSTS and arm, what came since the last call: a step of the guard."""
+        firsts = self._firsts.get(experiment, ())
+        return {name: one.taken() for name, one in zip(FIRSTS, firsts, strict=False)}
+
     def units(self, experiment: str) -> int:
         held = self._held.get(experiment)
         return 0 if held is None else held.n
@@ -104,9 +143,11 @@ class GuardCounts:
     def forget(self, experiment: str) -> None:
         """Its question was changed: begin anew."""
         self._held.pop(experiment, None)
+        self._firsts.pop(experiment, None)
 
     def _page(self, row: Mapping[str, Any], watched: Mapping[str, bool]) -> int:
-        arms, found = row["arms"], None
+        arms = row["arms"]
+        page: Floats | None = None
         if not arms or row["at"] < self._since:
             return 0
         for layer, name in arms.items():
@@ -115,12 +156,15 @@ class GuardCounts:
                 continue
             subject = row["subject"]
             unit = (row.get("device") if watched[experiment] else row.get("unit")) or subject
+            page = _of_page(row) if page is None else page
+            key = key64(unit)
+            for one in self._firsts.setdefault(experiment, [_Firsts(column) for column in _FLAGS]):
+                one.add(key, arm, page)
             held = self._held.setdefault(experiment, _Units())
-            at = held.row(key64(unit), key64(subject), arm)
+            at = held.row(key, key64(subject), arm)
             if at >= 0:
-                found = _of_page(row) if found is None else found
-                held.rows[at] += found
-        return int(found is not None)
+                held.rows[at] += page
+        return int(page is not None)
 
     def _event(self, row: Mapping[str, Any], kind: str) -> int:
         complaint = kind == "acted" and row.get("action") == "complained"

@@ -1,16 +1,17 @@
-"""Guardrails' test: whether an arm makes a metric worse than is tolerated, looked at as often as one likes.
+"""Guardrails' tests: whether an arm makes a metric worse than is tolerated, looked at as often as one likes.
 
-Per guard and arm one contrast: the arm's rate less (1 + tolerance) times the control's, for a metric that is
-worse when higher. Sums of units are compared, so pages of one customer count as one observation; a ratio's
-error is by the delta method. The boundary is a normal mixture over the information gathered (Robbins 1970;
-asymptotic confidence sequences: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas 2021), one-sided: under a
-true null it is crossed at any look with probability at most α. Nothing is said before there is enough to be
-normal.
+What is rare and bad, a page that fails, is tested by units' first failures (`guard_failures`), exactly. Every
+metric is tested by sums: per guard and arm one contrast, the arm's rate less (1 + tolerance) times the
+control's, for a metric that is worse when higher. Sums of units are compared, so pages of one customer count
+as one observation; a ratio's error is by the delta method. The boundary is a normal mixture over the
+information gathered (Robbins 1970; asymptotic confidence sequences: Waudby-Smith, Arbour, Sinha, Kennedy and
+Ramdas 2021), one-sided: under a true null it is crossed at any look with probability at most α. Nothing is
+said before there is enough to be normal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import log, sqrt
 from typing import Final, NamedTuple
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.experiment import Guardrail
+from serving.guard_failures import FirstFailures, Fresh
 
 ALPHA: Final = 0.05  # of an experiment, all its arms, guards and looks together
 LEAST_UNITS: Final = 100  # of an arm
@@ -63,7 +65,9 @@ USUAL: Final = (
     Guardrail(metric="value", worse="lower", tolerance=0.25),
 )
 """What every experiment is watched for; one that declares a metric itself is held to its own tolerance."""
-HALF: Final = "errors"  # the metric that half of α is for: it has to be seen first
+FIRSTS: Final = ("errors", "lower_rungs")  # metrics of single pages, tested by first failures too
+MOST: Final = "errors"  # the metric whose first failures have most of α: it has to be seen first
+OF_MOST: Final = 0.7
 
 
 class Sums(NamedTuple):
@@ -95,7 +99,10 @@ class Sums(NamedTuple):
 
 
 class Look(NamedTuple):
-    """One guard of one arm now. `z` beyond `needed`: breached. nan: not enough to say anything."""
+    """One test of one arm now. `z` beyond `needed`: breached. nan: not enough to say anything.
+
+    `z` is in standard errors; of `first` failures it is the logarithm of a bet's worth.
+    """
 
     metric: str
     control: float
@@ -104,6 +111,7 @@ class Look(NamedTuple):
     needed: float
     tolerance: float
     units: float  # of the arm
+    first: bool = False
 
     @property
     def breached(self) -> bool:
@@ -112,9 +120,11 @@ class Look(NamedTuple):
     @property
     def told(self) -> str:
         change = (self.arm / self.control - 1) if self.control else float("inf")
+        scale = "log of a bet on first failures" if self.first else "z"
         return (
             f"{self.metric} {self.arm:.4g} against the control's {self.control:.4g} ({change:+.0%}; tolerated"
-            f" {self.tolerance:.0%}): z {self.z:.2f} above {self.needed:.2f} after {self.units:.0f} units"
+            f" {self.tolerance:.0%}): {scale} {self.z:.2f} above {self.needed:.2f}"
+            f" after {self.units:.0f} units"
         )
 
 
@@ -126,9 +136,28 @@ class Watched:
     alpha: float
     _rho: dict[str, float] = field(default_factory=dict)  # by metric, fixed at the first look
     _seen: dict[str, float] = field(default_factory=dict)  # the most information so far
+    _firsts: dict[str, FirstFailures] = field(default_factory=dict)
 
-    def look(self, arm: Sums, control: Sums) -> list[Look]:
-        return [self._look(one, arm, control) for one in self.guards if one.metric in RATES]
+    def look(self, arm: Sums, control: Sums, fresh: Mapping[str, tuple[Fresh, Fresh]] = {}) -> list[Look]:
+        """`fresh`: by metric of FIRSTS, what the step brought in the arm and in the control."""
+        for guard in self._by_firsts():
+            test = self._firsts.setdefault(guard.metric, FirstFailures(guard.tolerance))
+            if guard.metric in fresh:
+                test.take(*fresh[guard.metric])
+        firsts = [self._first(one, arm, control) for one in self._by_firsts()]
+        return firsts + [self._look(one, arm, control) for one in self._watched()]
+
+    def _watched(self) -> list[Guardrail]:
+        return [one for one in self.guards if one.metric in RATES]
+
+    def _by_firsts(self) -> list[Guardrail]:
+        return [one for one in self.guards if one.metric in FIRSTS and one.worse == "higher"]
+
+    def _first(self, guard: Guardrail, arm: Sums, control: Sums) -> Look:
+        name, test = guard.metric, self._firsts[guard.metric]
+        (own, _), (usual, _) = arm.rate(RATES[name]), control.rate(RATES[name])
+        told, needed = test.evidence if test.began else float("nan"), -log(self._share(name, True))
+        return Look(name, usual, own, told, needed, guard.tolerance, arm.units, True)
 
     def _look(self, guard: Guardrail, arm: Sums, control: Sums) -> Look:
         rate, name = RATES[guard.metric], guard.metric
@@ -142,18 +171,21 @@ class Watched:
             return none
         information = max(1.0 / spread, self._seen.get(name, 0.0))
         self._seen[name] = information
-        alpha = 2 * self._share(name)
+        alpha = 2 * self._share(name)  # of a two-sided mixture
         if name not in self._rho:
             each = information / (1 / (1 / arm.units + 1 / control.units))  # of a unit
             self._rho[name] = tuned(each * TUNED_TO / 2, alpha)
         needed = boundary(information, self._rho[name], alpha)
         return none._replace(z=sign * (own - factor * usual) / sqrt(spread), needed=needed)
 
-    def _share(self, metric: str) -> float:
-        live = [one.metric for one in self.guards if one.metric in RATES]
-        if HALF not in live or len(live) == 1:
-            return self.alpha / len(live)
-        return self.alpha / 2 if metric == HALF else self.alpha / 2 / (len(live) - 1)
+    def _share(self, metric: str, first: bool = False) -> float:
+        """Of the arm's alpha: OF_MOST for the first failures of MOST, the rest for all other tests alike."""
+        tests = len(self._watched()) + len(self._by_firsts())
+        if all(one.metric != MOST for one in self._by_firsts()):
+            return self.alpha / tests
+        if first and metric == MOST:
+            return self.alpha * OF_MOST
+        return self.alpha * (1 - OF_MOST) / (tests - 1)
 
 
 def guards_of(declared: Sequence[Guardrail]) -> tuple[Guardrail, ...]:

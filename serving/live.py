@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,13 @@ class Switch(Protocol):
     def scope(self) -> str: ...
     @property
     def id(self) -> str: ...
+
+
+class LotterySlots(NamedTuple):
+    """What lotteries need of a page's slots, in its order."""
+
+    terms: NDArray[np.float64]  # (s, 5) by serving.exploring_kernel.BIT …
+    shown: NDArray[np.float64]  # (s, k) P(displayed | slot, position)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +120,7 @@ class Live:
     _picks: dict[tuple[int, bool], list[int]] = field(default_factory=dict, repr=False)
     _tables: dict[bool, NDArray[np.int16]] = field(default_factory=dict, repr=False)
     _bare: dict[tuple[int, bool], list[int]] = field(default_factory=dict, repr=False)
-    lottery_slots: dict[tuple[int, ...], NDArray[np.float64]] = field(default_factory=dict, repr=False)
+    lottery_slots: dict[object, LotterySlots | None] = field(default_factory=dict, repr=False)
     shapes: dict[tuple[object, ...], Slots] = field(default_factory=dict, repr=False)
 
     def priced(self, prices: Prices) -> Live:

@@ -13,9 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.compiled import jit
+from features.reservations import RESERVED
 from serving.filling import Chosen
 
 NOTHING_TO_SHOW: Final = -2  # instead of a creative
+RESERVES, RULED = 1, 2  # in Grid.whole[CAPPED]: shown only if reserved; there by more than its value
+
+
+class Grid(NamedTuple):
+    """The same places as arrays, for loops that go on from them; stand-ins may follow after the places."""
+
+    slot: NDArray[np.int32]  # (p,) index in the query's slots
+    candidate: NDArray[np.int32]  # (p,) index among the page's candidates, −1 not one of them
+    whole: NDArray[np.int64]  # (5, at least p) by ROW …
+    parts: NDArray[np.float64]  # (3, at least p) by SCORE …
 
 
 class Seats(NamedTuple):
@@ -37,6 +48,7 @@ class Seats(NamedTuple):
     capped: list[bool]
     pin: list[int]
     spares: Mapping[int, Chosen]  # what stands in where the ledger refuses, by index in the page
+    grid: Grid | None = None  # where it was made on the way
 
     @classmethod
     def of(cls, slots: Sequence[Sequence[Chosen]]) -> Seats:
@@ -58,10 +70,25 @@ class Seats(NamedTuple):
         """What is chosen for each of so many slots, without what has nothing to show."""
         made: list[list[Chosen]] = [[] for _ in range(slots)]
         spares = [self.spares.get(index) for index in range(len(self.row))]
-        for slot, *one in zip(self.slot, *self[2:-1], spares, strict=True):
+        for slot, *one in zip(self.slot, *self[2:-2], spares, strict=True):
             if (chosen := Chosen._make(one)).creative != NOTHING_TO_SHOW:
                 made[slot].append(chosen)
         return made
+
+    def as_grid(self, rows: NDArray[np.int32]) -> Grid:
+        """`grid`, made of the columns where the page had to be filled from behind. `rows`: candidates'."""
+        if self.grid is not None:
+            return self.grid
+        whole, parts = np.zeros((5, len(self.row)), np.int64), np.empty((3, len(self.row)))
+        whole[ROW], whole[ORIGIN], whole[CAMPAIGN], whole[NAMED] = self.row, self.origin, self.campaign, -1
+        flags = np.array(self.flags, np.int64)
+        whole[CAPPED] = np.where(np.array(self.capped, np.bool_) | (flags & RESERVED != 0), RESERVES, 0)
+        whole[CAPPED] |= np.where(flags & ~RESERVED != 0, RULED, 0)
+        parts[SCORE], parts[VALUE], parts[BASE] = self.score, self.value, self.base
+        candidate = rows.searchsorted(whole[ROW])
+        met = np.isin(whole[ROW], rows)
+        candidate = np.where(met, candidate, -1).astype(np.int32)
+        return Grid(np.array(self.slot, np.int32), candidate, whole, parts)
 
 
 class Named(NamedTuple):

@@ -2,78 +2,108 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from serving.exploring_kernel import ASK, LEAST, NOTHING
+from serving.seats import BASE, CAMPAIGN, CAPPED, RESERVES, ROW, RULED, VALUE
 from serving.splitting import part_of
+
+N, S = 50, 3  # candidates, slots
+
+
+class Held(NamedTuple):
+    """By place: runners-up, chance of each, which was drawn, the chance of what stands there; and what stands
+    at the drawn places: place, row, origin, creative, score, value, tag."""
+
+    runners: list[list[int]]
+    chances: list[float]
+    turns: list[int]
+    propensity: list[float]
+    drawn: list[tuple[float, ...]]
 
 
 def random_page(rng: np.random.Generator, rows: int = 80, places: int = 9) -> dict[str, Any]:
     """The arguments of `hold` up to its outputs, by name and in order."""
-    found = np.sort(rng.choice(rows, 50, replace=False)).astype(np.int32)
-    slots = np.array([[at, rng.choice([0.0, 0.3]), rng.choice([0.05, 1.0]), at] for at in range(3)])
-    slots[0, 1], kinds = 0.4, rng.integers(1, 3, rows).astype(np.uint8)
-    page = np.zeros((places, 6))
-    page[:, 0], page[:, 1] = np.sort(rng.integers(0, 3, places)), rng.choice(found, places, replace=False)
-    page[:, 2], page[:, 3] = rng.uniform(0.5, 2, places), np.where(rng.random(places) < 0.1, 1, -1)
-    page[:, 4] = rng.random(places) < 0.3
-    page[:, 5] = np.where(page[:, 4] > 0, 16, 0)
+    found = np.sort(rng.choice(rows, N, replace=False)).astype(np.int32)
+    slots = np.array([[at, rng.choice([0.0, 0.3]), rng.choice([0.05, 1.0]), at, 0] for at in range(S)])
+    slots[0, 1], slots[:, 4] = 0.4, rng.random(S) < 0.4
+    whole, parts = np.zeros((5, places + 2), np.int64), rng.uniform(0.5, 2, (3, places + 2))
+    on_page = rng.choice(rows, places, replace=False)  # some of them from behind: no candidates
+    met = np.isin(on_page, found)
+    whole[ROW, :places] = on_page
+    whole[CAMPAIGN, :places] = np.where(rng.random(places) < 0.1, 1, -1)
+    whole[CAPPED, :places] = np.where(rng.random(places) < 0.3, RESERVES, 0)
+    whole[CAPPED, :places] |= np.where(rng.random(places) < 0.1, RULED, 0)
     return {
         "rows": found,
-        "value": np.round(rng.uniform(-0.2, 2, 50), 1).astype(np.float32),
-        "capped": (rng.random(50) < 0.1).astype(np.uint8),
-        "room": np.where(rng.random((50, 2)) < 0.1, 1, -1).astype(np.int32),
-        "kinds": kinds,
+        "value": np.round(rng.uniform(-0.2, 2, N), 1).astype(np.float32),
+        "capped": (rng.random(N) < 0.1).astype(np.uint8),
+        "room": np.where(rng.random((N, 2)) < 0.1, 1, -1).astype(np.int32),
+        "score": rng.random(N).astype(np.float32),
+        "origin": rng.integers(1, 2**31, N).astype(np.uint32),
+        "kinds": rng.integers(1, 3, rows).astype(np.uint8),
         "members": rng.integers(0, 8, rows).astype(np.uint64),
-        "picks": np.where(rng.random((3, rows)) < 0.1, NOTHING, -1).astype(np.int16),
-        "places": page,
+        "picks": np.where(rng.random((S, rows)) < 0.1, NOTHING, -1).astype(np.int16),
+        "slot_of": np.sort(rng.integers(0, S, places)).astype(np.int32),
+        "candidate": np.where(met, found.searchsorted(on_page), -1).astype(np.int32),
+        "whole": whole,
+        "parts": parts,
         "spares": rng.choice(rows, 3).astype(np.int32),
         "slots": slots,
-        "reserved": rng.random(3) < 0.4,
-        "banned": rng.random((3, 50)) < 0.1,
+        "shown": rng.random((S, places)),
+        "banned": (rng.random((S, N)) < 0.1) if rng.random() < 0.7 else np.empty((0, 0), np.bool_),
         "bits": np.uint64(rng.integers(0, 2**63)),
         "salts": rng.integers(0, 2**63, places).astype(np.uint64),
     }
 
 
-def plain_hold(**given: Any) -> tuple[list[list[int]], list[float], list[int]]:
-    """Runners-up, chance of each and what was drawn, place by place."""
-    rows, value = given["rows"].tolist(), given["value"].tolist()
-    taken = {*given["places"][:, 1].astype(int).tolist(), *given["spares"].tolist()}
+def plain_hold(**given: Any) -> Held:
+    """Place by place."""
+    rows, value, whole, parts = given["rows"].tolist(), given["value"], given["whole"], given["parts"]
+    slot_of = given["slot_of"].tolist()
+    taken = {*whole[ROW, : len(slot_of)].tolist(), *given["spares"].tolist()}
     free = [
         at
         for at, row in enumerate(rows)
         if value[at] > 0 and not given["capped"][at] and (given["room"][at] < 0).all() and row not in taken
     ]
-    runners, chances, drawn = [], [], []
-    for place, (number, row, worth, campaign, capped, flags) in enumerate(given["places"].tolist()):
-        slot = int(number)
-        bit, explore, budget, layout = given["slots"][slot].tolist()
-        reserved = bool(given["reserved"][slot])
-        flags = int(flags) & ~16 if reserved else int(flags)
+    held = Held([], [], [], [], [])
+    for place, slot in enumerate(slot_of):
+        bit, explore, budget, layout, reserved = given["slots"][slot].tolist()
+        behind, own = int(whole[CAPPED, place]), float(parts[VALUE, place])
         pair: list[int] = []
-        if explore > 0 and campaign < 0 and not flags and (not capped or reserved):
+        bound = behind & RULED or (behind & RESERVES and not reserved)
+        if explore > 0 and whole[CAMPAIGN, place] < 0 and not bound:
             fits = [
                 at
                 for at in free
-                if given["kinds"][rows[at]] == given["kinds"][int(row)]
+                if given["kinds"][rows[at]] == given["kinds"][whole[ROW, place]]
                 and int(given["members"][rows[at]]) >> int(bit) & 1
-                and not given["banned"][slot, at]
+                and not (len(given["banned"]) and given["banned"][slot, at])
                 and given["picks"][int(layout), rows[at]] not in (NOTHING, ASK)
             ]
             pair = sorted(fits, key=lambda at: (-value[at], at))[:2]
             free = [at for at in free if at not in pair]
         part = explore
         if pair:
-            loss = worth - sum(value[at] for at in pair) / len(pair)
-            part = min(part, max(0.0, budget * worth / loss)) if loss > 0 and budget < 1 else part
+            loss = own - float(value[pair].sum(dtype=np.float32)) / len(pair)
+            part = min(part, max(0.0, budget * own / loss)) if loss > 0 and budget < 1 else part
         each = part / len(pair) if pair else 0.0
         if each < LEAST:
             pair, each = [], 0.0
         left = part_of(int(given["bits"]), int(given["salts"][place])) - (1 - each * len(pair))
-        drawn.append(0 if left < 0 or not pair else 1 if left < each or len(pair) == 1 else 2)
-        runners.append([*pair, *[-1] * (2 - len(pair))])
-        chances.append(each)
-    return runners, chances, drawn
+        turn = 0 if left < 0 or not pair else 1 if left < each or len(pair) == 1 else 2
+        held.runners.append([*pair, *[-1] * (2 - len(pair))])
+        held.chances.append(each)
+        held.turns.append(turn)
+        held.propensity.append(each if turn else 1 - each * len(pair))
+        if turn:
+            now = pair[turn - 1]
+            shown = given["shown"][slot, place - slot_of.index(slot)]
+            tag = (parts[BASE, place] - float(value[now])) * shown
+            picked = int(given["picks"][int(layout), rows[now]])
+            told = (float(given["score"][now]), float(value[now]), float(tag))
+            held.drawn.append((place, rows[now], int(given["origin"][now]), picked, *told))
+    return held

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import serving.decide as decide_module
 from features.events import RESERVED, WHAT
 from serving.decide import decide
 from serving.domain import EXPLORING
@@ -14,6 +15,7 @@ from serving.exploring import RUNNERS, bits_of
 from serving.exploring_kernel import hold
 from serving.page import RULE
 from serving.reserving import settle
+from serving.seats import CAMPAIGN, CAPPED, RESERVES, ROW
 from tests.plain_lotteries import plain_hold, random_page
 from tests.worlds import SLOTS, customer, market_live, query, sold, stranger
 
@@ -71,36 +73,69 @@ def test_the_same_decision_draws_the_same_and_another_its_own():
     assert decide(other, LIVE).rows.tolist() != drawn(3).rows.tolist() or drawn(3).lotteries
 
 
+def outputs(given):
+    p = len(given["slot_of"])
+    return np.empty((7, p), np.int64), np.empty((5, p))
+
+
 def test_the_loop_is_the_plain_one():
-    """Runners-up, chances and draws, on random pages; the hash is that of experiments."""
+    """Runners-up, chances, draws and what then stands there, on random pages; the hash is of experiments."""
     rng = np.random.default_rng(5)
     drawn_of_all = []
     for _ in range(60):
         given = random_page(rng)
-        n = len(given["places"])
-        out = np.empty((n, 2), np.int32), np.empty(n), np.empty(n, np.int8)
-        held = hold(*given.values(), *out)
-        runner, each, drawn = plain_hold(**given)
-        assert out[0].tolist() == runner and out[1].tolist() == pytest.approx(each)
-        assert out[2].tolist() == drawn and held == sum(one > 0 for one in each)
-        drawn_of_all += drawn
+        lots, chances = outputs(given)
+        held, turned = hold(*given.values(), lots, chances)
+        plain = plain_hold(**given)
+        assert lots[:2].T.tolist() == plain.runners and lots[2].tolist() == plain.turns
+        assert chances[:2].tolist() == [plain.chances, plain.propensity]
+        assert held == sum(one > 0 for one in plain.chances)
+        told = list(zip(*lots[3:, :turned].tolist(), *chances[2:, :turned].tolist(), strict=True))
+        assert told == plain.drawn and turned == sum(one > 0 for one in plain.turns)
+        drawn_of_all += plain.turns
     assert {0, 1, 2} == set(drawn_of_all)
 
 
 def test_draws_follow_the_chances():
     rng = np.random.default_rng(6)
     given = random_page(rng)
-    out = np.empty((len(given["places"]), 2), np.int32), np.empty(len(given["places"]))
-    drawn = np.empty(len(out[1]), np.int8)
-    counts = np.zeros((len(drawn), 3))
+    lots, chances = outputs(given)
+    counts = np.zeros((len(given["slot_of"]), 3))
     for number in range(4_000):
         given["bits"] = np.uint64(bits_of(replace(query(LIVE), decision_id=f"d{number}")))
-        hold(*given.values(), *out, drawn)
-        counts[np.arange(len(drawn)), drawn] += 1
-    for at in np.flatnonzero(out[1]):
-        both = 1 + (out[0][at, 1] >= 0)
-        expected = 4_000 * np.array([1 - both * out[1][at], out[1][at], out[1][at] * (both == 2)])
+        hold(*given.values(), lots, chances)
+        counts[np.arange(len(counts)), lots[2]] += 1
+    for at in np.flatnonzero(chances[0]):
+        both = 1 + (lots[1, at] >= 0)
+        expected = 4_000 * np.array([1 - both * chances[0, at], chances[0, at], chances[0, at] * (both == 2)])
         assert ((counts[at] - expected) ** 2 / np.maximum(expected, 1)).sum() < 18
+
+
+def test_places_filled_from_behind_hold_the_same_lotteries():
+    """The arrays made of lists are those that the market's answer has, as far as lotteries look at them."""
+    for number in range(6):
+        seen = []
+
+        def noted(asked, live, ranked, market, seats, seen=seen):
+            seen.append((ranked.rows, market, seats))
+            return exploring(asked, live, ranked, market, seats)
+
+        exploring = decide_module.explored
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(decide_module, "explored", noted)
+            page = drawn(number)
+        (rows, market, seats) = seen[0]
+        assert seats.grid is not None and page.lotteries
+        made = seats._replace(grid=None).as_grid(rows)
+        p = len(made.slot)
+        assert made.slot.tolist() == seats.grid.slot.tolist()
+        assert made.candidate.tolist() == seats.grid.candidate.tolist()
+        same = [ROW, CAMPAIGN]
+        assert made.whole[same].tolist() == seats.grid.whole[same, :p].tolist()
+        assert made.parts.tolist() == seats.grid.parts[:, :p].tolist()
+        capped = [market.slot_capped[slot] for slot in seats.slot]
+        own = seats.grid.whole[CAPPED, :p].astype(bool) | capped
+        assert (made.whole[CAPPED] & RESERVES > 0).tolist() == own.tolist()
 
 
 def test_nobody_is_explored_upon_without_profiling_or_on_a_lower_rung():

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import nchypergeom_fisher
 
 from features.log import MemoryLog
 from serving.control import MemoryControl
 from serving.experiment import Guardrail
 from serving.guard import Guard, Ward, breaches, running_in
 from serving.guard_counts import GuardCounts
+from serving.guard_failures import AT_ONCE, RATIOS, SHARES, FirstFailures, Fresh, log_ratio
 from serving.guard_statistics import ALPHA, AT, COLUMNS, Sums, Watched, boundary, guards_of
 from serving.observe import Metrics
 from serving.office import Office
@@ -40,12 +42,19 @@ def plus(one: Sums | None, other: Sums) -> Sums:
     return other if one is None else Sums(*(a + b for a, b in zip(one, other, strict=True)))
 
 
+def fresh(arm: Sums, control: Sums) -> dict[str, tuple[Fresh, Fresh]]:
+    """Units that are all new to both arms."""
+    pair = [Fresh(int(one.units), int(one.met[AT["errors"]])) for one in (arm, control)]
+    return {"errors": (pair[0], pair[1])}
+
+
 def first_breach(rng: np.random.Generator, errors: tuple[float, float], most: int = 4_000) -> int | None:
     """Exposed units of both arms when the arm goes; looked at every 100."""
     watched, arms = Watched(guards_of(()), ALPHA), [None, None]
     for seen in range(100, most + 1, 100):
-        arms = [plus(one, units(rng, 50, rate)) for one, rate in zip(arms, errors, strict=True)]
-        if any(look.breached for look in watched.look(arms[1], arms[0])):
+        new = [units(rng, 50, rate) for rate in errors]
+        arms = [plus(one, more) for one, more in zip(arms, new, strict=True)]
+        if any(look.breached for look in watched.look(arms[1], arms[0], fresh(new[1], new[0]))):
             return seen
     return None
 
@@ -64,8 +73,9 @@ class TestTheTest:
     def test_few_units_and_few_events_say_nothing(self) -> None:
         rng, watched = np.random.default_rng(5), Watched(guards_of(()), ALPHA)
         few = watched.look(units(rng, 90, 0.5), units(rng, 500, 0.01))
-        rare = watched.look(units(rng, 500, 0.01), units(rng, 500, 0.01))[0]
-        assert all(np.isnan(one.z) for one in few) and np.isnan(rare.z) and not rare.breached
+        rare = watched.look(units(rng, 500, 0.01), units(rng, 500, 0.01))
+        assert all(np.isnan(one.z) for one in few) and not any(one.breached for one in rare)
+        assert [np.isnan(one.z) for one in rare if one.metric == "errors"] == [True, True]
 
     def test_a_declared_tolerance_replaces_the_usual_one(self) -> None:
         rng = np.random.default_rng(6)
@@ -80,7 +90,106 @@ class TestTheTest:
         assert min(at) > 2.4 and at[0] > at[1] and at[3] > at[2]
 
 
+def crossed(rng: np.random.Generator, rate: Any, ratio: Any, steps: int, alpha: float) -> int | None:
+    """The step in which a bet on first failures crosses 1/α. 400 customers of their own rates come back again
+    and again; `rate` and `ratio` of the arm: by step."""
+    arm, own = rng.random(400) < 0.5, rng.gamma(0.5, 2.0, 400)
+    failed, test = np.zeros(400, bool), FirstFailures(0.0)
+    for step in range(steps):
+        here = (rng.random(400) < 0.3) & ~failed
+        chance = np.minimum(own * rate(step) * np.where(arm, ratio(step), 1.0), 1.0)
+        bad = here & (rng.random(400) < chance)
+        told = [Fresh(int((here & of).sum()), int((bad & of).sum())) for of in (arm, ~arm)]
+        test.take(told[0], told[1])
+        failed |= bad
+        if test.evidence > -np.log(alpha):
+            return step
+    return None
+
+
+class TestFirstFailures:
+    def test_a_bet_is_fair_where_the_arm_is_as_bad_as_is_tolerated(self) -> None:
+        """The mean of the ratio under Fisher's noncentral distribution, by another library."""
+        for arm, control, failed, least in (
+            (40, 60, 7, 1.0),
+            (5, 90, 9, 1.0),
+            (70, 30, 20, 1.5),
+            (3, 2, 4, 1.0),
+        ):
+            law = nchypergeom_fisher(arm + control, arm, failed, least)
+            each = [
+                np.exp(log_ratio(Fresh(arm, k), Fresh(control, failed - k), least * RATIOS, least))
+                * law.pmf(k)
+                for k in range(max(0, failed - control), min(failed, arm) + 1)
+            ]
+            assert np.sum(each, axis=0) == pytest.approx(np.ones(len(RATIOS)), rel=1e-6)
+
+    def test_a_better_arm_is_no_bet(self) -> None:
+        law = nchypergeom_fisher(100, 50, 10, 0.7)
+        each = [
+            np.exp(log_ratio(Fresh(50, k), Fresh(50, 10 - k), RATIOS, 1.0)) * law.pmf(k) for k in range(11)
+        ]
+        assert (np.sum(each, axis=0) < 1).all()
+
+    def test_nobody_is_accused_while_everything_fails_at_times(self) -> None:
+        """Customers differ, come back, and the service has an outage: none of it is the arm's."""
+        rng = np.random.default_rng(8)
+        found = [
+            crossed(rng, lambda at: 0.3 if 10 <= at < 13 else 0.01, lambda at: 1.0, 60, 0.05)
+            for _ in range(200)
+        ]
+        assert sum(one is not None for one in found) <= 16  # 10 expected at most; 3 standard errors are 9
+
+    def test_an_arm_that_turns_bad_late_is_found(self) -> None:
+        def late(at: int) -> float:
+            return 1.0 if at < 60 else 6.0
+
+        found = [crossed(np.random.default_rng(seed), lambda at: 0.01, late, 200, 0.05) for seed in range(20)]
+        assert sum(one is not None and one >= 60 for one in found) >= 18
+
+    def test_the_shares_of_the_bet_are_one_bet(self) -> None:
+        assert SHARES.sum() == pytest.approx(1.0) and AT_ONCE < 1 and FirstFailures(0.0).evidence == 0.0
+        test = FirstFailures(0.0)
+        for _ in range(30):
+            test.take(Fresh(50, 0), Fresh(50, 1))
+        assert -4 < test.evidence < 0  # what was not placed is still there
+
+    def test_a_tolerance_of_rates_is_one_of_odds(self) -> None:
+        """Half as many again are tolerated: at 20 % against 30 % nothing is won in the mean."""
+        rng = np.random.default_rng(9)
+        test = FirstFailures(0.5)
+        for _ in range(200):
+            test.take(Fresh(100, int(rng.binomial(100, 0.3))), Fresh(100, int(rng.binomial(100, 0.2))))
+        assert test.evidence < 0
+        worse = FirstFailures(0.5)
+        for _ in range(200):
+            worse.take(Fresh(100, int(rng.binomial(100, 0.6))), Fresh(100, int(rng.binomial(100, 0.2))))
+        assert worse.evidence > 50
+
+
 class TestCounting:
+    def test_a_unit_fails_for_the_first_time_once(self) -> None:
+        counts = GuardCounts()
+        bad: dict[str, Any] = {"degraded": ["full"]}
+        rows = [page("u1", "a"), page("u1", "a", **bad), page("u1", "a", **bad), page("u2", "control")]
+        counts.take([*rows, page("u3", "control")], {"e": False})
+        told = counts.fresh("e")["errors"]
+        assert told == {"a": Fresh(1, 1), "control": Fresh(2, 0)}
+        counts.take([page("u1", "a"), page("u2", "control", **bad), page("u4", "a")], {"e": False})
+        told = counts.fresh("e")["errors"]
+        assert told == {"a": Fresh(1, 0), "control": Fresh(1, 1)}
+        assert counts.fresh("e")["errors"] == {} and counts.fresh("other") == {}
+        counts.forget("e")
+        assert counts.fresh("e") == {}
+
+    def test_first_failures_are_of_all_units_where_sums_are_full(self, monkeypatch) -> None:
+        monkeypatch.setattr("serving.guard_counts.MOST_UNITS", 2)
+        counts = GuardCounts()
+        counts.take([page(f"u{n}", "a", degraded=["full"] if n == 3 else []) for n in range(4)], {"e": False})
+        assert counts.units("e") == 2 and counts.fresh("e")["errors"] == {"a": Fresh(4, 1)}
+        counts.take([page("u4", "a", degraded=["full"]), page("u5", "a")], {"e": False})
+        assert counts.fresh("e")["errors"] == {"a": Fresh(1, 1)}  # two have failed: that is the end of it
+
     def test_a_units_pages_and_events_are_its_own(self) -> None:
         counts = GuardCounts()
         rows = [page("u1", "a"), page("u1", "a", degraded=["full"], effort="light"), page("u2", "control")]

@@ -83,14 +83,16 @@ def _plain(look: Look) -> dict[str, Any]:
 
 
 def _table(looks: Looks, plan: str) -> Table:
-    table = Table(title=f"guardrails of plan {plan}: an arm goes off where z is beyond what is needed")
-    for column in ("arm", "units", "metric", "control", "arm's", "tolerated", "z", "needed", ""):
+    title = "an arm goes off where a test is beyond what it needs: z, or the log of a bet on first failures"
+    table = Table(title=f"guardrails of plan {plan}: {title}")
+    for column in ("arm", "units", "metric", "control", "arm's", "tolerated", "test", "needed", ""):
         table.add_column(column, no_wrap=not column)  # the verdict stays one word on a narrow terminal
     for (name, arm), some in looks.items():
         for one in some:
+            told = f"{'log' if one.first else 'z'} {one.z:.2f}"
             said = "BREACHED" if one.breached else "too early" if isnan(one.z) else ""
             table.add_row(
                 f"{name}/{arm}", f"{one.units:,.0f}", one.metric, f"{one.control:.4g}", f"{one.arm:.4g}",
-                f"{one.tolerance:.0%}", f"{one.z:.2f}", f"{one.needed:.2f}", said,
+                f"{one.tolerance:.0%}", told, f"{one.needed:.2f}", said,
             )  # fmt: skip
     return table

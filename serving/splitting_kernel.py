@@ -1,0 +1,24 @@
+"""Where one unit falls for every salt of a plan at once: `serving.splitting.part_of`, bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.compiled import loops
+
+
+@loops
+def part(x: np.uint64) -> float:
+    """`x`: key and salt joined by exclusive or."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x = x ^ (x >> np.uint64(31))
+    return float(x >> np.uint64(11)) * 2.0**-53
+
+
+@loops
+def split(key: np.uint64, salts: NDArray[np.uint64], parts: NDArray[np.float64]) -> None:
+    """Fills `parts` (n,) for `salts` (n,)."""
+    for at in range(len(salts)):
+        parts[at] = part(key ^ salts[at])
