@@ -14,6 +14,9 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from serving.feature_counts import FeatureCounts
+from serving.stage_times import StageTimes
+
 LATENCY_BUCKETS: Final = (
     0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06,
     0.07, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0,
@@ -90,6 +93,9 @@ class Metrics:
             "requests refused by a key's rate or quota; alone: leases made without the store",
             "what",
         )
+        self.stages = StageTimes(self.registry, LATENCY_BUCKETS)
+        self.features = FeatureCounts()
+        self.registry.register(self.features)
         self._cache: dict[tuple[str, ...], Any] = {}
 
     def request(self, route: str, status: int, seconds: float) -> None:
