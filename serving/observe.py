@@ -14,12 +14,18 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from features.redis_store import TIMED
 from serving.feature_counts import FeatureCounts
 from serving.stage_times import StageTimes
+from serving.store_watch import StoreState
 
 LATENCY_BUCKETS: Final = (
     0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06,
     0.07, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0,
+)  # fmt: skip
+READ_BUCKETS: Final = (
+    0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02,
+    0.05, 0.1, 0.5, 1.0,
 )  # fmt: skip
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST.encode()
 
@@ -96,6 +102,13 @@ class Metrics:
         self.stages = StageTimes(self.registry, LATENCY_BUCKETS)
         self.features = FeatureCounts()
         self.registry.register(self.features)
+        self.stores_seen = StoreState()
+        self.registry.register(self.stores_seen)
+        self._reads = Histogram(
+            "fenliu_store_read_seconds",
+            f"time of a read of customers, from its leaving to its answer, of one read in {TIMED}", ("role",),
+            registry=self.registry, buckets=READ_BUCKETS,
+        )  # fmt: skip
         self._cache: dict[tuple[str, ...], Any] = {}
 
     def request(self, route: str, status: int, seconds: float) -> None:
@@ -133,6 +146,9 @@ class Metrics:
 
     def store_error(self, what: str) -> None:
         self._child(("stores", what), lambda: self._stores.labels(what)).inc()
+
+    def store_read(self, role: str, seconds: float) -> None:
+        self._child(("reads", role), lambda: self._reads.labels(role)).observe(seconds)
 
     def breaker(self, role: str, opened: bool) -> None:
         self._breakers.labels(role).set(opened)

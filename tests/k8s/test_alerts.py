@@ -42,6 +42,7 @@ FILLED = 'fenliu_places_total{what="filled"}'
 MISSING = 'fenliu_degraded_total{cause="features"}'
 KNOWN = 'fenliu_feature_known_total{field="%s"}'
 LOOKED = 'fenliu_feature_looked_total{field="%s"}'
+MEMORY = 'fenliu_store_memory_ratio{role="%s"}'
 CASES: dict[str, tuple[Series, Series]] = {
     "FenliuErrors": (
         {REQUESTS % 200: "0+100x60", REQUESTS % 500: "0+1x60"},
@@ -96,6 +97,14 @@ CASES: dict[str, tuple[Series, Series]] = {
          'fenliu_running_info{pod="b",bundle="b2",plan="p"}': "1x60"},
         {'fenliu_running_info{pod="a",bundle="b1",plan="p"}': "1x60",
          'fenliu_running_info{pod="b",bundle="b1",plan="p"}': "1x60"},
+    ),
+    "FenliuIngestLate": (
+        {'fenliu_log_oldest_seconds{pod="a"}': "0+60x60"},
+        {'fenliu_log_oldest_seconds{pod="a"}': "200x20 0+60x16 0x22"},
+    ),
+    "FenliuStoreMemory": (
+        {MEMORY % "log": "0.5+0.02x60", MEMORY % "live": "0.2x60"},
+        {MEMORY % "log": "0.8x60", MEMORY % "live": "0.84x60"},
     ),
     "FenliuServedLost": ({"fenliu_served_dropped_total": "0+1x60"}, {"fenliu_served_dropped_total": "7x60"}),
     "FenliuSpoolWaits": (
