@@ -94,6 +94,9 @@ class Metrics:
             registry=self.registry, buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1),
         )  # fmt: skip
         self._learned = gauge("bundle_age_seconds", "time since the last event that the bundle learned from")
+        self._planned = gauge(
+            "plan_age_seconds", "time since the running plan was first published, or its file written"
+        )
         self._limits = counter(
             "limits_total",
             "requests refused by a key's rate or quota; alone: leases made without the store",
@@ -135,6 +138,10 @@ class Metrics:
     def learned(self, until: float) -> None:
         """POSIX seconds of the last event in the running bundle; infinite where it does not say."""
         self._learned.set_function((lambda: float("nan")) if until == inf else partial(_age, until))
+
+    def planned(self, at: float | None) -> None:
+        """POSIX seconds of the running plan's first publication; None: of the default plan, or unknown."""
+        self._planned.set_function((lambda: float("nan")) if at is None else partial(_age, at))
 
     def events(self, result: str, count: int) -> None:
         if count:

@@ -42,6 +42,7 @@ FILLED = 'fenliu_places_total{what="filled"}'
 MISSING = 'fenliu_degraded_total{cause="features"}'
 KNOWN = 'fenliu_feature_known_total{field="%s"}'
 LOOKED = 'fenliu_feature_looked_total{field="%s"}'
+LEARNED = 'fenliu_bundle_age_seconds{pod="%s"}'
 MEMORY = 'fenliu_store_memory_ratio{role="%s"}'
 CASES: dict[str, tuple[Series, Series]] = {
     "FenliuErrors": (
@@ -128,6 +129,10 @@ CASES: dict[str, tuple[Series, Series]] = {
         {'fenliu_goals_late{cause="audience"}': "2x90"},
         {'fenliu_goals_late{cause="audience"}': "0x90"},
     ),
+    "FenliuBundleOld": (
+        {LEARNED % "a": "604000+60x90", LEARNED % "b": "604000+60x90"},
+        {LEARNED % "a": "700000+60x90", LEARNED % "b": "80000+60x90"},
+    ),
     "FenliuFeatureNulls": (
         {LOOKED % "assets": "0+60x1600", KNOWN % "assets": "0+54x1440 77760+12x160"},
         # as rarely known as yesterday; hardly ever known, so that an hour says nothing; nobody looked
@@ -202,7 +207,7 @@ def test_a_case_sets_series_that_its_rule_reads(case: str) -> None:
             assert name.partition("{")[0] in BY_NAME[case]["expr"]
 
 
-MINUTES = {"FenliuGoalsLate": 75, "FenliuFeatureNulls": 1590}
+MINUTES = {"FenliuGoalsLate": 75, "FenliuBundleOld": 80, "FenliuFeatureNulls": 1590}
 
 
 def told(alert: str, expression: str) -> list[bool]:
