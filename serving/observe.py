@@ -15,7 +15,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from features.redis_store import TIMED
+from serving.domain import Decision
 from serving.feature_counts import FeatureCounts
+from serving.score_drift import ScoreDrift
 from serving.stage_times import StageTimes
 from serving.store_watch import StoreState
 
@@ -105,6 +107,8 @@ class Metrics:
         self.stages = StageTimes(self.registry, LATENCY_BUCKETS)
         self.features = FeatureCounts()
         self.registry.register(self.features)
+        self.drift = ScoreDrift()
+        self.registry.register(self.drift)
         self.stores_seen = StoreState()
         self.registry.register(self.stores_seen)
         self._reads = Histogram(
@@ -129,11 +133,15 @@ class Metrics:
         for rule, count in drops.items():
             self._child(("drops", rule), partial(self._drops.labels, rule)).inc(count)
 
-    def recorded(self, surface: str, scores: Collection[float]) -> None:
+    def recorded(self, decision: Decision, surface: str, scores: Collection[float]) -> None:
         """A page, off the request's path. `surface`: as the plan names it, so that names stay few."""
         self._child(("surface", surface), lambda: self._surfaces.labels(surface)).inc()
+        self.features.add(decision.query.customer)
         if scores:
-            self._score.observe(sum(scores) / len(scores))
+            mean = sum(scores) / len(scores)
+            self._score.observe(mean)
+            if decision.effort == "full":
+                self.drift.add(decision.bundle, surface, mean)
 
     def learned(self, until: float) -> None:
         """POSIX seconds of the last event in the running bundle; infinite where it does not say."""

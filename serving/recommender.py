@@ -458,8 +458,7 @@ class Recommender:
         """Made when it is written, off the request's path: the tallies and the served record."""
         self._tallying.add(decision, asked.live)
         surface = asked.live.plan.called(asked.surface)[-1]
-        self._metrics.recorded(surface, columns.score)
-        self._metrics.features.add(decision.query.customer)
+        self._metrics.recorded(decision, surface, columns.score)
         return served_entry(decision, blobs, asked.ask, asked.live, again, columns, ms=ms)
 
 

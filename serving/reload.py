@@ -366,6 +366,7 @@ class Reloader:
             LOG.warning("%s", problem)
         self._metrics.learned(live.bundle.trained_until)
         self._metrics.planned(self._planned)
+        self._metrics.drift.expect(live.bundle.version, live.bundle.manifest)
         self._metrics.running(live.bundle.version, live.plan.version, version, live.overlay_seq)
         space = state.keyspace
         views: Mapping[str, float] = (

@@ -42,6 +42,7 @@ FILLED = 'fenliu_places_total{what="filled"}'
 MISSING = 'fenliu_degraded_total{cause="features"}'
 KNOWN = 'fenliu_feature_known_total{field="%s"}'
 LOOKED = 'fenliu_feature_looked_total{field="%s"}'
+DRIFT = 'fenliu_score_drift{pod="%s",surface="%s"}'
 LEARNED = 'fenliu_bundle_age_seconds{pod="%s"}'
 MEMORY = 'fenliu_store_memory_ratio{role="%s"}'
 CASES: dict[str, tuple[Series, Series]] = {
@@ -80,6 +81,10 @@ CASES: dict[str, tuple[Series, Series]] = {
     "FenliuFeaturesOld": (
         {'fenliu_features_age_seconds{view="profile"}': "140000+60x60"},
         {'fenliu_features_age_seconds{view="profile"}': "80000+60x60"},
+    ),
+    "FenliuScoreDrift": (
+        {DRIFT % ("a", "home"): "0.3x100", DRIFT % ("b", "home"): "0.4x100", DRIFT % ("a", "feed"): "0x100"},
+        {DRIFT % ("a", "home"): "0.3x100", DRIFT % ("b", "home"): "0.1x100", DRIFT % ("a", "x"): "0.2x100"},
     ),
     "FenliuPricesOld": (
         {'fenliu_prices_age_seconds{pod="a"}': "70+60x60"},
@@ -207,7 +212,7 @@ def test_a_case_sets_series_that_its_rule_reads(case: str) -> None:
             assert name.partition("{")[0] in BY_NAME[case]["expr"]
 
 
-MINUTES = {"FenliuGoalsLate": 75, "FenliuBundleOld": 80, "FenliuFeatureNulls": 1590}
+MINUTES = {"FenliuGoalsLate": 75, "FenliuBundleOld": 80, "FenliuFeatureNulls": 1590, "FenliuScoreDrift": 90}
 
 
 def told(alert: str, expression: str) -> list[bool]:
