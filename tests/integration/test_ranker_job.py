@@ -18,6 +18,7 @@ from serving.domain import Context, Query, SlotRequest
 from serving.live import build_live
 from serving.plan import default_plan
 from serving.registry import Registry
+from serving.score_drift import KEY, ScoreDrift, references
 from serving.served import record
 from serving.wire import ContextAsk, RecommendAsk
 from tests.integration.test_training_job import CONFIG, DAY, NOW, START, shop
@@ -25,6 +26,7 @@ from training.config import RankerGrid
 from training.job import run_training
 from training.lake import Lake
 from training.log_rows import served_table
+from training.score_reference import score_reference
 from training.tables import EVENT_COLUMNS
 
 PAGES, UNTIL = 420, START + 60 * DAY
@@ -83,6 +85,14 @@ def pages_served(lake: Lake, bundle, seed: int = 3) -> None:
         lake.commit(manifest)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def a_month_of_scores():
+    """The pages here are spread over three weeks, too few of them in one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.job.score_reference", partial(score_reference, days=30))
+        yield
+
+
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory):
     home = tmp_path_factory.mktemp("ranked")
@@ -114,6 +124,20 @@ def test_logged_pages_make_a_ranker_that_beats_the_blend_and_serves(learned) -> 
     assert place[0] > place[2]  # by the clicks the first place draws most
     live = build_live(bundle, (), default_plan(bundle.kind_counts()))
     assert [one.name for one in live.pipelines["full"].scorers].count("Ranked") == 1
+
+
+def test_the_bundle_says_what_scores_it_gives_once_pages_were_logged(learned) -> None:
+    before, _, bundle, _ = learned
+    assert KEY not in before.manifest
+    found = references(bundle.manifest)
+    assert found.keys() == {"home"} and sum(found["home"].counts) == PAGES
+    drift = ScoreDrift()
+    drift.expect(bundle.version, bundle.manifest)
+    cuts = found["home"].cuts
+    for one in np.repeat([*cuts, 2 * cuts[-1]], 100).tolist():  # as many of each decile
+        drift.add(bundle.version, "home", one)
+    (family,) = drift.collect()
+    assert [one.value < 0.05 for one in family.samples] == [True]
 
 
 def test_a_second_run_takes_the_step_over_and_gives_the_same_bytes(learned) -> None:
