@@ -87,7 +87,7 @@ def secrets_by_reference(objects: list[Object]) -> Iterator[str]:
                 for rule in re.findall(r"^user \S+ on.*$", value, re.MULTILINE):
                     if "nopass" in rule and "-@all +auth +hello +ping" not in rule:
                         yield f"ConfigMap/{one['metadata']['name']}: a user without a password"
-                    if re.search(r" [>#](?!@PASSWORD_SHA256@)", rule):
+                    if re.search(r" [>#](?!@(PASSWORD|KEEPER)_SHA256@)", rule):
                         yield f"ConfigMap/{one['metadata']['name']}: a password"
     for pod in pods(objects):
         for container in pod.containers:
@@ -271,6 +271,21 @@ def stores(objects: list[Object]) -> Iterator[str]:
             yield f"{role}: everybody may connect"
         if not one["spec"].get("volumeClaimTemplates"):
             yield f"{role}: no disk"
+        keeper = re.search(r"^user keeper on #@KEEPER_SHA256@ (.*)$", found["users.acl"], re.MULTILINE)
+        if keeper is None or keeper[1] != KEEPER:
+            yield f"{role}: nobody may have its file written anew, or the keeper may more than that"
+
+
+KEEPER = "resetkeys resetchannels -@all +auth +ping +info +bgrewriteaof"
+
+
+def keeper(objects: list[Object]) -> Iterator[str]:
+    """Erasure ends with files written anew, so who erases is given the keeper's password, and nobody else."""
+    for pod, one, given in _ours(objects):
+        if pod.owner.startswith("StatefulSet"):
+            continue  # its store is its own
+        if ("FENLIU_KEEPER_PASSWORD" in environment(one)) != (given.get("FENLIU_ROLE") == "admin"):
+            yield f"{pod.owner}: the keeper's password is missing, or too many"
 
 
 def apart(objects: list[Object]) -> Iterator[str]:
@@ -420,5 +435,5 @@ def daily(objects: list[Object]) -> Iterator[str]:
 
 EVERYWHERE: tuple[Rule, ...] = (
     confined, sized, probed, secrets_by_reference, images, network, disruption, ray_flags, ray_head, draining,
-    scaling, stores, references, spooling, whole_home, kernels, json_logs, daily,
+    scaling, stores, keeper, references, spooling, whole_home, kernels, json_logs, daily,
 )  # fmt: skip

@@ -294,6 +294,11 @@ BREAKS: list[tuple[policy.Rule, Break]] = [
     (policy.stores, lambda o: store(o, "log", "store.conf", "noeviction", "allkeys-lru")),
     (policy.stores, lambda o: store(o, "control", "store.conf", "appendonly yes", "appendonly no")),
     (policy.stores, lambda o: store(o, "features", "users.acl", "user default off", "user default on")),
+    (policy.stores, lambda o: store(o, "log", "users.acl", "+bgrewriteaof", "+bgrewriteaof +config|set")),
+    (policy.stores, lambda o: store(o, "live", "users.acl", "user keeper on", "user keeper off")),
+    (policy.keeper, lambda o: without(container(o, ADMIN)["env"], "FENLIU_KEEPER_PASSWORD")),
+    (policy.keeper, lambda o: container(o, WORKER)["env"].append(
+        {"name": "FENLIU_KEEPER_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "x", "key": "y"}}})),
     (policy.apart, lambda o: of_kind(o, "StatefulSet")[0]["spec"]["template"]["spec"].pop("affinity")),
     (policy.references, lambda o: o.remove(settings_of(o))),
     (policy.spooling, lambda o: without(container(o, WORKER)["volumeMounts"], "spool")),
