@@ -416,6 +416,23 @@ def json_logs(objects: list[Object]) -> Iterator[str]:
             yield f"{pod.owner}: its log is not JSON"
 
 
+CERTIFICATES = "/etc/fenliu/tls"  # what store URLs name: ../../k8s/README.md, "TLS to the stores"
+
+
+def certificates(objects: list[Object]) -> Iterator[str]:
+    """Whoever has a store's URL has the folder of certificates that it may name; its Secret is optional."""
+    for pod, one, given in _ours(objects):
+        if not any(name.endswith("_URL") for name in given):
+            continue
+        mounts = {mount["mountPath"]: mount for mount in one.get("volumeMounts", [])}
+        mount = mounts.get(CERTIFICATES, {})
+        volume = next((v for v in pod.spec.get("volumes", []) if v["name"] == mount.get("name")), {})
+        if not mount.get("readOnly") or volume.get("secret", {}).get("optional") is not True:
+            yield f"{pod.owner}: no folder of certificates, or one that has to be there"
+        elif volume["secret"].get("defaultMode") != 0o440:
+            yield f"{pod.owner}: everybody may read the client's key"
+
+
 DAILY = (["customer", "retain"], ["plan", "sample"])  # what nothing else runs
 
 
@@ -435,5 +452,6 @@ def daily(objects: list[Object]) -> Iterator[str]:
 
 EVERYWHERE: tuple[Rule, ...] = (
     confined, sized, probed, secrets_by_reference, images, network, disruption, ray_flags, ray_head, draining,
-    scaling, stores, keeper, references, spooling, whole_home, kernels, json_logs, daily,
+    scaling, stores, keeper, references, spooling, whole_home, kernels, json_logs, certificates,
+    daily,
 )  # fmt: skip

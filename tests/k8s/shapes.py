@@ -52,6 +52,7 @@ POD = {
     "volumes": [{
         "name!": str, "emptyDir": {"medium": str, "sizeLimit": str}, "configMap": {"name!": str},
         "persistentVolumeClaim": {"claimName!": str, "readOnly": bool},
+        "secret": {"secretName!": str, "optional": bool, "defaultMode": int},
     }],
 }  # fmt: skip
 TEMPLATE = {"metadata": {"labels": LABELS, "annotations": LABELS}, "spec!": POD}
