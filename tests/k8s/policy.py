@@ -234,8 +234,11 @@ def scaling(objects: list[Object]) -> Iterator[str]:
         ):
             yield "Ray's autoscaler is off, or the old one"
         (deployment,) = serve_of(service)["applications"][0]["deployments"]
-        if deployment["autoscaling_config"]["min_replicas"] < 2:
+        bounds = deployment["autoscaling_config"]
+        if bounds["min_replicas"] < 2:
             yield "one replica's end is an outage"
+        if (fit := _fit(service)) < bounds["max_replicas"]:
+            yield f"{bounds['max_replicas']} replicas at most, and workers for {fit}"
         for pod in pods([service]):
             if not pod.owner.endswith("/pages"):
                 continue
@@ -244,6 +247,25 @@ def scaling(objects: list[Object]) -> Iterator[str]:
             wanted = range(int(first), int(last) + 1)
             if len(wanted) < deployment["max_replicas_per_node"] or not set(wanted) <= set(named):
                 yield f"{pod.owner}: a replica without a port to scrape"
+
+
+def _fit(service: Object) -> int:
+    """Replicas that the most workers hold: a core each, and not more of a node than has ports."""
+    (group,) = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    cores = int(group["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"])
+    return int(group["maxReplicas"]) * min(cores, _replicas(service))
+
+
+def room(objects: list[Object]) -> Iterator[str]:
+    """A worker in each of three zones, and nodes for the replicas that an update adds (production only)."""
+    for service in of_kind(objects, "RayService"):
+        (group,) = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+        (deployment,) = serve_of(service)["applications"][0]["deployments"]
+        surging = deployment["autoscaling_config"]["max_replicas"] * (100 + deployment["max_surge_percent"])
+        if group["minReplicas"] < 3:
+            yield "a zone without a worker"
+        if _fit(service) * 100 < surging:
+            yield "no nodes for the replicas of an update"
 
 
 def stores(objects: list[Object]) -> Iterator[str]:

@@ -199,6 +199,19 @@ def test_stores_stand_apart_in_production() -> None:
     assert list(policy.apart(built("prod"))) == []
 
 
+@pytest.mark.parametrize("overlay", ["prod", "prod-managed"])
+def test_production_has_room_for_an_update_and_differs_from_the_base_by_its_bounds(overlay: str) -> None:
+    assert list(policy.room(built(overlay))) == []
+    base = yaml.safe_load((K8S / "base/rayservice.yaml").read_text())
+    configs = [serve_of(base), serve_of(of_kind(built(overlay), "RayService")[0])]
+    bounds = [
+        {name: one["applications"][0]["deployments"][0]["autoscaling_config"].pop(name)
+         for name in ("min_replicas", "max_replicas")}
+        for one in configs
+    ]  # fmt: skip
+    assert configs[0] == configs[1] and bounds[0] != bounds[1]
+
+
 def service_of(objects: list[Object]) -> Object:
     return of_kind(objects, "RayService")[0]["spec"]
 
@@ -290,6 +303,9 @@ BREAKS: list[tuple[policy.Rule, Break]] = [
     (policy.draining, lambda o: serve_with(o, max_surge_percent=0)),
     (policy.scaling, lambda o: o.append({"kind": "HorizontalPodAutoscaler", "metadata": {"name": "x"}})),
     (policy.scaling, lambda o: serve_with(o, max_replicas_per_node=8)),
+    (policy.scaling, lambda o: cluster_of(o)["workerGroupSpecs"][0].update(maxReplicas=6)),
+    (policy.room, lambda o: cluster_of(o)["workerGroupSpecs"][0].update(maxReplicas=8)),
+    (policy.room, lambda o: cluster_of(o)["workerGroupSpecs"][0].update(minReplicas=2)),
     (policy.stores, lambda o: store(o, "live", "store.conf", "appendfsync always", "appendfsync everysec")),
     (policy.stores, lambda o: store(o, "log", "store.conf", "noeviction", "allkeys-lru")),
     (policy.stores, lambda o: store(o, "control", "store.conf", "appendonly yes", "appendonly no")),
@@ -337,7 +353,7 @@ def test_a_broken_copy_breaks_its_rule(rule: policy.Rule, broken: Break) -> None
 
 
 def test_every_rule_is_shown_to_fail() -> None:
-    assert {rule for rule, _ in BREAKS} == {*policy.EVERYWHERE, policy.apart}
+    assert {rule for rule, _ in BREAKS} == {*policy.EVERYWHERE, policy.apart, policy.room}
 
 
 def test_identity_and_traces_are_added_to_an_overlay(tmp_path: Path) -> None:
