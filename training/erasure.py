@@ -228,8 +228,8 @@ def _from_customers(lake: Lake, who: Who) -> int:
     if users is None:
         return 0
     named = _named(users["user_id"], who.users)
-    if named.any():
-        lake.write_users(users.filter(pa.array(~named)))
+    if named.any():  # nobody else's facts are newer by it: what customers changed since still wins
+        lake.write_users(users.filter(pa.array(~named)), at=lake.users_written_at())
     return int(named.sum())
 
 
