@@ -53,12 +53,13 @@ Preview = Callable[[PreviewAsk, Plan | None], Awaitable[Mapping[str, Any]]]
 
 
 class AdminRequest(NamedTuple):
-    """What a handler may read. `if_match` is the header as it was sent."""
+    """What a handler may read. `if_match` is the header as it was sent, `key` what the caller is known by."""
 
     who: Identity
     query: Mapping[str, str] = {}
     body: bytes = b""
     if_match: str | None = None
+    key: bytes | None = None
 
 
 class AdminAnswer(NamedTuple):
@@ -301,7 +302,7 @@ async def _erase(admin: Admin, request: AdminRequest) -> AdminAnswer:
     user_id = wire.check_path_id(request.query.get("id", ""), "user")
     reason = request.query.get("reason", "")[:MOST_REASON] or f"asked for by {request.who.principal}"
     devices = flag(request.query, "devices")
-    return _json(await _thread(admin.eraser, user_id, reason, devices=devices))
+    return _json(await _thread(admin.eraser, user_id, reason, devices=devices, key=request.key))
 
 
 async def _audit(admin: Admin, request: AdminRequest) -> AdminAnswer:

@@ -56,9 +56,11 @@ class TraceProcess(Tracer):
 
 
 class Eraser(Protocol):
-    """Blocking. Raises Problem: `overloaded`, `not_ready`."""
+    """Blocking. `key`: who asks, as they were known by. Raises Problem: `overloaded`, `not_ready`."""
 
-    def __call__(self, user_id: str, reason: str, *, devices: bool) -> Mapping[str, Any]: ...
+    def __call__(
+        self, user_id: str, reason: str, *, devices: bool, key: bytes | None = None
+    ) -> Mapping[str, Any]: ...
 
     def close(self) -> None: ...
 
@@ -71,9 +73,11 @@ class EraseProcess(Eraser):
     ) -> None:
         self._process = OwnProcess(settings, "erasure", limit_s, command)
 
-    def __call__(self, user_id: str, reason: str, *, devices: bool) -> Mapping[str, Any]:
+    def __call__(
+        self, user_id: str, reason: str, *, devices: bool, key: bytes | None = None
+    ) -> Mapping[str, Any]:
         more = ("--devices",) if devices else ()
-        out = self._process.said(f"--reason={reason}", *more, "--", user_id)
+        out = self._process.said(f"--reason={reason}", *more, "--", user_id, key=key)
         try:
             said: Mapping[str, Any] = json.loads(out)
         except ValueError:

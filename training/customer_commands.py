@@ -54,7 +54,7 @@ def customer_erase(args: argparse.Namespace, given: Settings, console: Console) 
         quiet = args.json
         done = erase(places, who, (lambda _: None) if quiet else lambda text: _print(console, text))
         left = remains(places, who) + [
-            f"{one.place}: its append-only file, until an administrator of it runs BGREWRITEAOF"
+            f"{one.place}: its append-only file, until BGREWRITEAOF was run (FENLIU_KEEPER_PASSWORD lets us)"
             for one in done
             if one.what == ANEW and not one.many
         ]

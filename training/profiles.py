@@ -29,6 +29,7 @@ from features.views import (
 from training.cells import MISSING, numeric, pc, text_of
 
 USER_ID: Final = "user_id"
+DAY_S: Final = 86_400.0
 MOST_VALUES: Final = 1000  # a column with more distinct values than this says who someone is, not what kind
 FEW: Final = 20  # values are few, in whatever small table
 ALIKE: Final = 2  # and so does one whose values are shared by fewer customers than this, on average
@@ -89,16 +90,18 @@ def profile_records(
     ids: Sequence[str],
     *,
     tags: TagDictionary | None = None,
+    tag_age: float = 0.0,
     problems: list[CellProblem] | None = None,
 ) -> Profiles:
     """PROFILE records of `ids`; customers that are not in the table are blank, with nothing known.
 
-    Every unreadable cell is added to `problems`.
+    `tag_age`: days since the table was written; tags that are too old by it are left out. Every unreadable
+    cell is added to `problems`.
     """
     found: list[CellProblem] = [] if problems is None else problems
     if users is None or not users.num_rows:
         return Profiles(PROFILE.blank(len(ids)), np.zeros(len(ids), np.uint64))
-    all_records, all_known = _whole_table(users, tags, found)
+    all_records, all_known = _whole_table(users, tags, tag_age, found)
     at = rows_of(users, ids)
     records, known = PROFILE.blank(len(ids)), np.zeros(len(ids), np.uint64)
     have = at >= 0
@@ -120,6 +123,11 @@ def rows_of(users: pa.Table, ids: Sequence[str]) -> NDArray[np.int64]:
     """The table's row of each id, -1 where it has none."""
     found = pc.index_in(pa.array(ids, pa.string()), value_set=text_of(users[USER_ID]))
     return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
+
+
+def tag_age(written_at: float | None, now: float) -> float:
+    """Days from the writing of the customers' table to `now`, the data's own present; 0 for a later table."""
+    return 0.0 if written_at is None else max(now - written_at, 0.0) / DAY_S
 
 
 def membership_records(
@@ -147,7 +155,7 @@ def _audiences(text: str | None) -> list[int]:
 
 
 def _whole_table(
-    users: pa.Table, tags: TagDictionary | None, problems: list[CellProblem]
+    users: pa.Table, tags: TagDictionary | None, tag_age: float, problems: list[CellProblem]
 ) -> tuple[NDArray[np.void], NDArray[np.uint64]]:
     n = users.num_rows
     columns = _Columns(users, tags, problems)
@@ -164,6 +172,8 @@ def _whole_table(
     names = attribute_columns(users)
     if names:
         fill("attributes", columns.attributes(names))
+    if tags is not None:  # those that were switched off stay said, whatever their age
+        records["tags"] &= tags.usable(tag_age)
     _derive(records, known, fill)
     return records, known
 

@@ -90,10 +90,12 @@ def test_the_process_is_asked_by_arguments_that_cannot_be_options(tmp_path: Path
 
 class Gone(Eraser):
     def __init__(self) -> None:
-        self.asked: list[tuple[str, str, bool]] = []
+        self.asked: list[tuple[str, str, bool, bytes | None]] = []
 
-    def __call__(self, user_id: str, reason: str, *, devices: bool) -> dict[str, Any]:
-        self.asked.append((user_id, reason, devices))
+    def __call__(
+        self, user_id: str, reason: str, *, devices: bool, key: bytes | None = None
+    ) -> dict[str, Any]:
+        self.asked.append((user_id, reason, devices, key))
         return {"left": []}
 
 
@@ -102,9 +104,10 @@ def test_only_an_admin_erases_a_customer() -> None:
     gone = Gone()
     handler = admin_routes(Admin(office, eraser=gone))["/v1/users/{id}"]["DELETE"]
     root = Identity("root", frozenset({Scope("admin")}))
-    answer = asyncio.run(handler(AdminRequest(root, {"id": "u4", "devices": "true"})))
+    asked = AdminRequest(root, {"id": "u4", "devices": "true"}, key=b"fk_root")
+    answer = asyncio.run(handler(asked))
     assert json.loads(answer.body) == {"left": []}
-    assert gone.asked == [("u4", "asked for by root", True)]
+    assert gone.asked == [("u4", "asked for by root", True, b"fk_root")]
     with pytest.raises(Problem, match="admin"):
         asyncio.run(handler(AdminRequest(ENGINEER, {"id": "u4"})))
     without = admin_routes(Admin(office))["/v1/users/{id}"]["DELETE"]
@@ -116,6 +119,16 @@ def test_erasure_is_the_command_line_in_its_own_process(tmp_path: Path) -> None:
     says = "import json, sys; print(json.dumps({'argv': sys.argv[1:]}))"
     said = EraseProcess(Settings(home=tmp_path), command=("-c", says))("-u", "why", devices=True)
     assert said["argv"] == ["--reason=why", "--devices", "--", "-u"]
+
+
+def test_the_process_is_known_by_its_callers_key_and_by_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FENLIU_KEY", "the-pods-own")
+    says = "import json, os; print(json.dumps(dict(key=os.environ.get('FENLIU_KEY'))))"
+    eraser = EraseProcess(Settings(home=tmp_path), command=("-c", says))
+    assert eraser("u1", "why", devices=False, key=b"fk_root")["key"] == "fk_root"
+    assert eraser("u1", "why", devices=False)["key"] == ""
 
 
 def test_erasing_reaches_governance_and_changing_does_not() -> None:
