@@ -45,6 +45,7 @@ _RECOMMEND: Final = (
 )
 _WRITE: Final = (
     "unauthorized",
+    "forbidden",
     "body_too_slow",
     "body_too_large",
     "unsupported_media_type",

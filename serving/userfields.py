@@ -1,7 +1,8 @@
 """`PUT /v1/users/{id}`: values as people write them, turned into what the profile holds.
 
 Codes of places and items become keys, consents bits, dates nothing: what is computed from events is not
-accepted.
+accepted. Fields of purpose `permission` are the bank's core's to say, but for what a customer decides in the
+app: personalisation, tags switched off, consents taken back.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from features.patch import fitted
 from features.views import AGGREGATED_FIELDS, ATTRIBUTES_KEPT, CONSENTS, HOLDINGS_KEPT, PROFILE, TAG_BITS
 from serving.errors import FieldError, Problem
 
+OWN: Final = ("profiling", "tags_off", "consents")
+"""Permission fields that the app may pass on; of `consents` only that one is withdrawn."""
 _FLAGS: Final = ("profiling", "blocked", "payroll")
 _TAGS: Final = ("tags", "tags_off")
 _RANGES: Final[dict[str, tuple[float, float]]] = {
@@ -51,6 +54,22 @@ def profile_changes(given: Mapping[str, Any]) -> dict[str, Any]:
     if errors:
         raise Problem(errors[0].code, f"{errors[0].field}: {errors[0].detail}", errors=errors)
     return changes
+
+
+def check_own(changes: Mapping[str, Any]) -> None:
+    """Raises Problem `forbidden` naming what only the bank's core may say of a customer."""
+    said = "the bank's core says this: it needs a key of scope core, engineer or admin"
+    errors = [
+        FieldError(f"profile.{name}", "forbidden", said)
+        for name in changes
+        if PROFILE.field(name).purpose == "permission" and name not in OWN
+    ]
+    if errors:
+        raise Problem("forbidden", f"{errors[0].field}: {said}", errors=errors)
+
+
+def consent_names(bits: int) -> list[str]:
+    return [name for bit, name in enumerate(CONSENTS) if bits >> bit & 1]
 
 
 def _in_range(name: str, value: Any) -> Any:
