@@ -14,10 +14,12 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from features.ids import KINDS
+from features.ids import KIND_CODE, KINDS
 from features.schema import Field, Purpose, Schemas, View
 
 CONSENTS: Final = ("marketing", "data_sharing", "third_party")  # bit i of `consents`
+OFFERS: Final = ("product", "activity", "benefit")  # kinds that `blocked` may withhold one by one
+BLOCKED: Final = 1  # bit of `blocked`: nothing that asks about the customer, and no benefit
 TAG_BITS: Final = 128
 HOLDINGS_KEPT: Final = 16
 ATTRIBUTES_KEPT: Final = 16
@@ -43,6 +45,11 @@ def _fields(purpose: Purpose, *declared: tuple[Any, ...]) -> tuple[Field, ...]:
     return tuple(field(*one) for one in declared)
 
 
+def withheld(kind: str) -> int:
+    """The bit of `blocked` by which a kind of OFFERS is withheld from a customer."""
+    return 2 << KIND_CODE[kind]
+
+
 _SERVICE = (
     ("tz", "S32", (), 0, "IANA time zone, such as Asia/Shanghai"),
     ("org", "u4", (), 0, "key32 of the home branch; 0 unknown"),
@@ -53,7 +60,7 @@ _PERMISSION = (
     ("profiling", "u1", (), 1, "1 personalisation allowed, 0 refused"),
     ("risk_level", "u1", (), 0, "assessed risk level 1 to 5; 0 not assessed"),
     ("age", "u1", (), 0, "years"),
-    ("blocked", "u1", (), 0, "1: nothing may be recommended but open items"),
+    ("blocked", "u1", (), 0, "1: only open items, no benefits; 4, 8, 32: no product, activity, benefit"),
     ("holdings", "u8", (HOLDINGS_KEPT,), 0, "key64 of items held, 0 padded"),
     ("tags_off", "u1", (TAG_BITS // 8,), 0, "tags the customer switched off, packed as `tags`"),
 )

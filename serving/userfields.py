@@ -15,12 +15,22 @@ import numpy as np
 
 from features.ids import BadId, check_id, key32, key64
 from features.patch import fitted
-from features.views import AGGREGATED_FIELDS, ATTRIBUTES_KEPT, CONSENTS, HOLDINGS_KEPT, PROFILE, TAG_BITS
+from features.views import (
+    AGGREGATED_FIELDS,
+    ATTRIBUTES_KEPT,
+    BLOCKED,
+    CONSENTS,
+    HOLDINGS_KEPT,
+    OFFERS,
+    PROFILE,
+    TAG_BITS,
+    withheld,
+)
 from serving.errors import FieldError, Problem
 
 OWN: Final = ("profiling", "tags_off", "consents")
 """Permission fields that the app may pass on; of `consents` only that one is withdrawn."""
-_FLAGS: Final = ("profiling", "blocked", "payroll")
+_FLAGS: Final = ("profiling", "payroll")
 _TAGS: Final = ("tags", "tags_off")
 _RANGES: Final[dict[str, tuple[float, float]]] = {
     "risk_level": (0, 5),
@@ -91,6 +101,15 @@ def _flag(value: Any) -> int:
     return int(value)
 
 
+def _blocked(value: Any) -> int:
+    """True: everything that asks about the customer, and benefits; or the kinds that are withheld."""
+    if not isinstance(value, list):
+        return _flag(value) * BLOCKED
+    if unknown := [kind for kind in value if kind not in OFFERS]:
+        raise ValueError(f"true, false, or kinds of {', '.join(OFFERS)}, not {str(unknown[0])[:40]!r}")
+    return sum(withheld(kind) for kind in set(value))
+
+
 def _zone(value: Any) -> bytes:
     try:
         ZoneInfo(_text(value))
@@ -149,6 +168,7 @@ _READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "org": _key,
     "city": _key,
     "consents": _consents,
+    "blocked": _blocked,
     "holdings": _holdings,
     "attributes": _attributes,
     **dict.fromkeys(_FLAGS, _flag),
