@@ -26,6 +26,10 @@ ATTRIBUTES_KEPT: Final = 16
 AUDIENCES_KEPT: Final = 64
 
 
+CONSENT_OF: Final = {"income": "data_sharing"}
+"""Fields that are used under a consent of their own: `income` is told by employers and credit bureaus."""
+
+
 class Column(NamedTuple):
     """A PROFILE field as documentation and readers of customer tables need it."""
 
@@ -40,9 +44,14 @@ def _fields(purpose: Purpose, *declared: tuple[Any, ...]) -> tuple[Field, ...]:
     """Fields of one purpose from (name, dtype[, shape[, default]])."""
 
     def field(name: str, dtype: str, shape: tuple[int, ...] = (), default: float = 0) -> Field:
-        return Field(name, dtype, shape, default, purpose)
+        return Field(name, dtype, shape, default, purpose, CONSENT_OF.get(name, ""))
 
     return tuple(field(*one) for one in declared)
+
+
+def consents_in(bits: int) -> list[str]:
+    """The names of consents that are given, or needed."""
+    return [name for bit, name in enumerate(CONSENTS) if bits >> bit & 1]
 
 
 def withheld(kind: str) -> int:
@@ -71,7 +80,7 @@ _PROFILING = (
     ("payroll", "u1", (), 0, "1: salary is paid in here"),
     ("lifecycle", "u1", (), 0, "lifecycle stage code"),
     ("assets", "f4", (), 0, "assets under management, CNY"),
-    ("income", "f4", (), 0, "monthly income, CNY"),
+    ("income", "f4", (), 0, "monthly income, CNY; used under the consent data_sharing"),
     ("tenure_days", "f4", (), 0, "days since the first account"),
     ("segment", "u2", (), 0, "segment code, for popularity"),
     ("city_tier", "u1", (), 0, "1 largest cities"),

@@ -19,13 +19,14 @@ from features.patch import decode_patch, patched
 from features.schema import SchemaMismatch
 from features.store import StoreUnavailable
 from features.stores import Stores
+from features.views import consents_in
 from serving.catalogue import CatalogueError, Creative, Item, compile_items, parse_creative, parse_item
 from serving.control import Control, OverlayKind, Payload
 from serving.errors import FieldError, Problem
 from serving.intake import in_time
 from serving.items import CREATIVE_OF
 from serving.live import Live
-from serving.userfields import check_own, consent_names, profile_changes
+from serving.userfields import check_own, profile_changes
 from serving.wire import ItemsAsk, UserAsk, parse
 
 _AMOUNTS: Final = ("min_amount", "rate", "price", "cost")
@@ -68,7 +69,7 @@ class Changes:
                 "unreadable_record", f"what is stored for this customer cannot be read: {strange}"
             ) from None
         answer = {"user_id": user_id, "changed": sorted(changes)}
-        return answer if blobs is None else {**answer, "consents": consent_names(written["consents"])}
+        return answer if blobs is None else {**answer, "consents": consents_in(written["consents"])}
 
     async def _known(self, user_id: str, live: Live | None) -> Blobs:
         """The customer's batch record. Raises StoreUnavailable: what was given is then not known."""

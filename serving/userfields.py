@@ -78,10 +78,6 @@ def check_own(changes: Mapping[str, Any]) -> None:
         raise Problem("forbidden", f"{errors[0].field}: {said}", errors=errors)
 
 
-def consent_names(bits: int) -> list[str]:
-    return [name for bit, name in enumerate(CONSENTS) if bits >> bit & 1]
-
-
 def _in_range(name: str, value: Any) -> Any:
     low, high = _RANGES.get(name, (0, float("inf")))
     if np.ndim(value) == 0 and not isinstance(value, bytes) and not low <= value <= high:

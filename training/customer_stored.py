@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from features.customer import Blobs, Customer, decode_customer
 from features.events import WHAT
+from features.external import needs_of
 from features.external import pack as pack_scores
 from features.external import unpack as unpack_scores
 from features.patch import Patch, decode_patch
 from features.schema import Record, SchemaMismatch, Schemas
-from features.views import CONTACT, MEMBERSHIP, PROFILE, PROFILE_COLUMNS, RECENT
+from features.views import CONTACT, MEMBERSHIP, PROFILE, PROFILE_COLUMNS, RECENT, consents_in
 
 _CODES: Final = {code: name for name, code in WHAT.items()}
 REFUSED: Final = "personalisation is refused: profiling fields, behaviour and scores are kept, not used"
@@ -99,6 +100,7 @@ def _fields(record: Record, used: Customer) -> list[dict[str, Any]]:
             "field": column.name,
             "purpose": column.purpose,
             "meaning": column.meaning,
+            "consent": PROFILE.field(column.name).consent or None,
             "value": plain(record.values[column.name]),
             "used": _seen(used, column.name, record.values[column.name]),
         }
@@ -139,6 +141,7 @@ def _entries(blob: bytes | None, form: np.dtype[np.void], items: Mapping[int, st
 
 def _scores(blob: bytes | None, items: Mapping[int, str]) -> list[dict[str, Any]]:
     found = unpack_scores(blob)
+    needs = needs_of(blob)
     if blob is not None and not len(found) and blob != pack_scores(found):
         return [{"unreadable": f"{len(blob)} bytes are no scores", "bytes": blob.hex()}]
     return [
@@ -147,6 +150,7 @@ def _scores(blob: bytes | None, items: Mapping[int, str]) -> list[dict[str, Any]
             "model": f"{int(one['model']):08x}",
             "score": float(one["score"]),
             "expires": told_time(float(one["expires"])),
+            "consents": consents_in(needs.get(int(one["model"]), 0)),
         }
         for one in found
     ]

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from features.customer import UNDER_CONSENT
 from features.ids import check_id, key32, key64
 from features.tags import TagDictionary
 from features.views import (
@@ -111,11 +112,14 @@ def profile_records(
 
 def as_served(profiles: Profiles) -> Profiles:
     """What a decision sees of the profiles, as `features.customer.decode_customer` leaves them: no tag that
-    was switched off, and nothing of the purpose profiling of who refused it.
+    was switched off, nothing of the purpose profiling of who refused it, no field without its own consent.
     """
     records, known = profiles.records.copy(), profiles.known.copy()
     records["tags"] &= ~records["tags_off"]
     known[records["profiling"] == 0] &= ~np.uint64(PROFILE.purpose_mask("profiling"))
+    given = np.where(known & np.uint64(PROFILE.bit("consents")), records["consents"], 0)
+    for bit, mask in UNDER_CONSENT:
+        known[(given & bit) == 0] &= ~np.uint64(mask)
     return Profiles(records, known)
 
 
