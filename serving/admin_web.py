@@ -152,9 +152,10 @@ class AdminApp:
             body = await body_in_time(headers.get(b"content-length"), receive, PLAN_LIMIT)
         if_match = headers.get(b"if-match")
         said = None if if_match is None else if_match.decode("latin-1")
+        key = token_of(*given) or b""
+        query = {**query_of(scope), **named}
         try:
-            query = {**query_of(scope), **named}
-            return await handler(AdminRequest(who, query, body, said, token_of(*given)))
+            return await handler(AdminRequest(who, query, body, said, key.decode("latin-1")))
         except StoreUnavailable as away:
             raise Problem("store_unavailable", f"control did not answer: {away}") from away
         except OSError as away:

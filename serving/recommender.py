@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,6 +36,7 @@ from serving.joining import Links, with_entries
 from serving.json_log import DECISION
 from serving.kept import Keeping
 from serving.ladder import Ladder, below
+from serving.lately import Lately
 from serving.live import Live
 from serving.observe import Metrics
 from serving.placed import Columns, packed
@@ -115,9 +115,11 @@ class Recommender:
         self._in_flight = self._waiting = 0  # being answered; of these, not decided yet
         metrics.in_flight.set_function(lambda: self._in_flight)
         self._running: dict[tuple[str, str], tuple[_Ask, asyncio.Task[bytes]]] = {}
-        self._last: OrderedDict[tuple[str, str], bytes] = OrderedDict()  # key64s of the last page
+        self._last: Lately[tuple[str, str], bytes] = Lately(
+            LAST_PAGES, clock=monotonic
+        )  # key64s of the last page
         self.keeping = Keeping(publisher.put)
-        self._links = Links(stores.live, publisher, metrics)
+        self._links = Links(stores.live, publisher, metrics, monotonic)
 
     async def page(self, ask: RecommendAsk, kind: PageKind, request_id: str | None, arrived: float) -> bytes:
         """The body of the answer. `arrived` is monotonic: the deadline counts from it."""
@@ -447,7 +449,7 @@ class Recommender:
             decision.effort, decision.degraded, wanted, len(decision.placements), decision.drops
         )
         if decision.effort in ("full", "light"):
-            _keep(self._last, (asked.who.subject, asked.surface), packed("Q", columns.key), LAST_PAGES)
+            self._last.put((asked.who.subject, asked.surface), packed("Q", columns.key))
         self.keeping.note(asked.live, asked.now)
         ms = 1000.0 * (self._clock() - asked.now)
         self._publisher.put(partial(self._record, decision, columns, blobs, asked, again, ms))
@@ -460,10 +462,3 @@ class Recommender:
         surface = asked.live.plan.called(asked.surface)[-1]
         self._metrics.recorded(decision, surface, columns.score)
         return served_entry(decision, blobs, asked.ask, asked.live, again, columns, ms=ms)
-
-
-def _keep(held: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:
-    held[key] = value
-    held.move_to_end(key)
-    if len(held) > most:
-        held.popitem(last=False)

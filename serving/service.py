@@ -192,7 +192,7 @@ class Service:
         )  # fmt: skip
         watch = StoreWatch(stores, lambda: pacer.leads, metrics.stores_seen, metrics, clock=self._clock)
         metrics.registry.register(CampaignCollector(tallying.campaigns, tallying.tags, self.holder))
-        changes = Changes(control, stores.live, settings.write_timeout_s, self._clock)
+        changes = Changes(control, stores, settings.write_timeout_s, self._clock)
         reloader = Reloader(control, self.holder, settings, metrics, self._bundles, clock=self._clock)
         return _Parts(
             stores,
@@ -324,9 +324,8 @@ class Service:
                 )
         return sum(fresh)
 
-    async def put_user(self, user_id: str, raw: Any) -> dict[str, Any]:
-        live = self.holder.current
-        return await self.changes.put_user(user_id, raw, live.bundle.schemas if live is not None else None)
+    async def put_user(self, user_id: str, raw: Any, *, trusted: bool) -> dict[str, Any]:
+        return await self.changes.put_user(user_id, raw, self.holder.current, trusted=trusted)
 
     async def put_creative(self, creative_id: str, raw: Any) -> dict[str, Any]:
         await self._started.reloader.poll()  # an item put a moment ago counts

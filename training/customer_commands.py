@@ -11,6 +11,7 @@ import orjson
 from rich.console import Console
 
 from features.ids import check_id
+from serving import permits
 from serving.backing import backed
 from serving.plans import PlanShelf
 from serving.security import needs
@@ -21,7 +22,6 @@ from training.desk import desk_of
 from training.erasure import ANEW, Erased, Places, Who, erase, remains
 from training.lives import Lives
 from training.logged import Logged
-from training.plain_words import told
 from training.replay_commands import bundles_of, logged_of
 from training.retention import dropped
 from training.trace import trace_of, traced
@@ -93,6 +93,7 @@ def customer_find(args: argparse.Namespace, given: Settings, console: Console) -
 
 
 def customer_why(args: argparse.Namespace, given: Settings, console: Console) -> int:
+    permits.may_trace(desk_of(given).who)
     with logged_of(given) as logged:
         document = _trace(logged, given, args.decision)
     if not document["reproduced"]:
@@ -100,7 +101,7 @@ def customer_why(args: argparse.Namespace, given: Settings, console: Console) ->
     for slot in document["slots"]:
         for place in slot["places"]:
             if args.index in (None, place["index"]):
-                words = told(place, profiling=document["profiling"])[args.lang]
+                words = place["words"][args.lang]
                 _print(console, f"{slot['slot']} {place['position']}  {place['item']}: {words}")
     return 0
 

@@ -15,16 +15,20 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from features.customer import UNDER_CONSENT
 from features.ids import check_id, key32, key64
 from features.tags import TagDictionary
 from features.views import (
     AGGREGATED_FIELDS,
     ATTRIBUTES_KEPT,
     AUDIENCES_KEPT,
+    BLOCKED,
     CONSENTS,
     HOLDINGS_KEPT,
     MEMBERSHIP,
+    OFFERS,
     PROFILE,
+    withheld,
 )
 from training.cells import MISSING, numeric, pc, text_of
 
@@ -111,11 +115,14 @@ def profile_records(
 
 def as_served(profiles: Profiles) -> Profiles:
     """What a decision sees of the profiles, as `features.customer.decode_customer` leaves them: no tag that
-    was switched off, and nothing of the purpose profiling of who refused it.
+    was switched off, nothing of the purpose profiling of who refused it, no field without its own consent.
     """
     records, known = profiles.records.copy(), profiles.known.copy()
     records["tags"] &= ~records["tags_off"]
     known[records["profiling"] == 0] &= ~np.uint64(PROFILE.purpose_mask("profiling"))
+    given = np.where(known & np.uint64(PROFILE.bit("consents")), records["consents"], 0)
+    for bit, mask in UNDER_CONSENT:
+        known[(given & bit) == 0] &= ~np.uint64(mask)
     return Profiles(records, known)
 
 
@@ -286,6 +293,20 @@ def _flag(columns: _Columns, name: str) -> Cells:
     return columns.translated(name, translate, np.zeros(1, np.uint8), "Give 1 or 0, or yes or no")
 
 
+def _blocked(columns: _Columns, name: str) -> Cells:
+    """All that asks about the customer, or kinds of offers that the bank's fraud engine withholds."""
+
+    def translate(text: str) -> int | None:
+        text = text.casefold()
+        if text in _YES or text in _NO:
+            return BLOCKED if text in _YES else 0
+        parts = _parts(text)
+        return sum(map(withheld, set(parts))) if parts and set(parts) <= set(OFFERS) else None
+
+    remedy = f"Give 1 or 0, yes or no, or any of {', '.join(OFFERS)} with | between them"
+    return columns.translated(name, translate, np.zeros(1, np.uint8), remedy)
+
+
 def _key(columns: _Columns, name: str) -> Cells:
     return columns.translated(name, key32, np.zeros(1, np.uint32), "Give a code")
 
@@ -360,7 +381,8 @@ def _tags(columns: _Columns, name: str) -> Cells:
 
 _READERS: Final[dict[str, Reader]] = {
     **dict.fromkeys(_RANGES, _number),
-    **dict.fromkeys(("profiling", "blocked", "payroll"), _flag),
+    **dict.fromkeys(("profiling", "payroll"), _flag),
+    "blocked": _blocked,
     **dict.fromkeys(("org", "city"), _key),
     **dict.fromkeys(("tags", "tags_off"), _tags),
     "tz": _zone,

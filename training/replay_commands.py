@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from features.redis_log import RedisLog
+from serving import permits
 from serving.backing import backed
 from serving.bundle import Bundle, load
 from serving.plan import Plan, PlanError, load_plan
@@ -22,6 +23,7 @@ from serving.plans import PlanShelf
 from serving.registry import Registry
 from serving.settings import Settings
 from training.commands import lake_of
+from training.desk import desk_of
 from training.lake import Lake
 from training.lives import Lives, LoadBundle
 from training.logged import Logged
@@ -41,6 +43,7 @@ def replay(args: argparse.Namespace, given: Settings, console: Console) -> int:
         raise UsageError("name either a decision id or --day YYYY-MM-DD")
     if (args.plan or args.bundle) and args.day is None:
         raise UsageError("--plan and --bundle re-decide a day: add --day YYYY-MM-DD")
+    permits.may_trace(desk_of(given).who)
     bundle = bundles_of(given)
     with logged_of(given, args.lake, lake_only=args.lake_only) as logged:
         lives = Lives(logged, bundle, PlanShelf(given.registry_url), days=args.day is not None)

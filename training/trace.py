@@ -31,6 +31,7 @@ from serving.reasons import Drop, Reason
 from serving.surfaces import SOURCES
 from serving.wire import rfc3339
 from training.lives import Lives, described
+from training.plain_words import told as in_words
 from training.replay import Record, cached_of, decided_first, differing, settled
 
 MOST: Final = 200  # candidates written out, those on the page and the best first
@@ -130,28 +131,25 @@ def _slots(one: Traced) -> list[dict[str, Any]]:
     slots = [{"slot": asked.spec.name, "asked": asked.count, "places": []} for asked in decision.query.slots]
     for index, place in enumerate(decision.placements):
         places: Any = slots[place.slot]["places"]
-        places.append(
-            {
-                "index": index,
-                "position": place.position,
-                "item": live.texts[place.row].id,
-                "campaign": _campaign(live, place.campaign),
-                "creative": live.texts[place.row].creatives[place.creative].id
-                if place.creative >= 0
-                else None,
-                "reason": Reason(place.reason).code,
-                "sources": _sources(place.origin),
-                "p": _number(place.score),
-                "shown": _number(place.shown),
-                "value_cny": _number(place.value),
-                "without_prices_cny": _number(place.base),
-                "rule": RULES[place.rule] or None,
-                "rule_of": _campaign(live, place.by),
-                "tag_cny": _number(place.tag),
-                "needs_reservation": place.capped,
-                "propensity": place.propensity,
-            }
-        )
+        said = {
+            "index": index,
+            "position": place.position,
+            "item": live.texts[place.row].id,
+            "campaign": _campaign(live, place.campaign),
+            "creative": live.texts[place.row].creatives[place.creative].id if place.creative >= 0 else None,
+            "reason": Reason(place.reason).code,
+            "sources": _sources(place.origin),
+            "p": _number(place.score),
+            "shown": _number(place.shown),
+            "value_cny": _number(place.value),
+            "without_prices_cny": _number(place.base),
+            "rule": RULES[place.rule] or None,
+            "rule_of": _campaign(live, place.by),
+            "tag_cny": _number(place.tag),
+            "needs_reservation": place.capped,
+            "propensity": place.propensity,
+        }
+        places.append({**said, "words": in_words(said, profiling=one.record["profiling"])})
     return slots
 
 

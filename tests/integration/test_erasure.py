@@ -200,8 +200,8 @@ def test_a_copy_of_what_is_kept(places: Places) -> None:
     assert len(document["served"]) == 3 and len(document["events"]) == 4 and len(document["outcomes"]) == 3
     assert document["customer_table"] == [{"user_id": GONE, "age": 30}]
     assert {one["what"] for one in document["behaviour"]} >= {"clicked"}
-    ages = [one for one in document["profile"] if one["field"] == "age"]
-    assert ages[0]["purpose"] == "permission" and ages[0]["value"] == 40
+    (age,) = [one for one in document["changes"] if one["field"] == "age"]
+    assert age["purpose"] == "permission" and age["value"] == 40 and age["used"]
     assert KEPT not in json.dumps(document, default=str)
     assert [(one["item"], one["score"]) for one in document["scores"]] == [(key64("i1"), 0.5)]
     assert devices_of(places, GONE) == ["d0"]

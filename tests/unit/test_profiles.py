@@ -45,6 +45,7 @@ CELLS: list[tuple[str, list, list, int]] = [
     ("gender", [1, 2, 0, 9], [1, 2, 0, None], 1),
     ("profiling", ["yes", "0", "True", "maybe", ""], [1, 0, 1, None, None], 1),
     ("blocked", [True, False, None], [1, 0, None], 0),
+    ("blocked", ["yes", "benefit", "product|benefit", "0", "function", "3"], [1, 32, 36, 0, None, None], 2),
     ("payroll", ["是", "否"], [1, 0], 0),
     ("city", ["310000", "", "北京"], [key32("310000"), None, key32("北京")], 0),
     ("city", [310000, None], [key32("310000"), None], 0),

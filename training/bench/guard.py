@@ -45,7 +45,10 @@ EXPOSED: Final = 2_000
 MINUTE_S: Final = 60.0
 RATES: Final = (0.005, 0.01, 0.02, 0.05, 0.1)
 PAGES_A_VISIT: Final = 1.5
-USUAL_TRAFFIC: Final = (500.0, 0.5)  # pages a second of the whole service, about one busy replica; the arm's share
+USUAL_TRAFFIC: Final = (
+    500.0,
+    0.5,
+)  # pages a second of the whole service, about one busy replica; the arm's share
 TRAFFIC: Final = (USUAL_TRAFFIC, (200.0, 0.5), (50.0, 0.5), (200.0, 0.1), (50.0, 0.1))
 LATE: Final = 40_000  # good units before an arm turns bad
 Rng = np.random.Generator
