@@ -71,6 +71,7 @@ def study_of(lake: Lake, dataset: Dataset, rules: OutcomeRules, *, seed: int = 0
     tags = np.arange(TAG_BITS)
     return Study(
         columns=_columns(dataset, events, start, tags)[user],
+        interest=np.zeros((len(user), len(benefit)), np.float32),  # chance decided nothing: it is not read
         tags=tags,
         item=item,
         clicked=item >= 0,
