@@ -9,7 +9,8 @@ Three steps, made for little data:
 2. `persuaded`: after a click an item is used by those who would have bought anyway, and by some of the
    others, who are persuaded: P(used) = a + (1 - a)·d. Given a, d is a logistic over the columns with a bias
    per item (pulled to its kind's). Only clicks count for it, so it is held close to one number per item: how
-   close, clicks decide that the fit has not seen.
+   close, clicks decide that the fit has not seen. Of a customer who clicks again and again the first click
+   counts: who has not bought after one is known not to be about to.
 3. `shift`: a click is a sign of wanting anyway: logit a = base + shift. Two things tell the shift: how use
    rises with base among clicks, and, where chance decided, what really happened: purchases less base, against
    (W - e)·P(clicked)·(1 - a)·d with e = P(displayed), as in the residual regression of Nie and Wager (2021).
@@ -70,6 +71,7 @@ class Study(NamedTuple):
     item: NDArray[np.int64]  # (n,) the one displayed, −1 none
     clicked: NDArray[np.bool_]
     used: NDArray[np.bool_]  # converted by it, in the app or outside
+    fresh: NDArray[np.bool_]  # a click, the customer's first within HORIZON_S on an item of the group
     bought: NDArray[np.bool_]  # (n, G) anything of the group within HORIZON_S, by any way
     chance: NDArray[np.float32] | None  # (n, I) P(item displayed) where chance decided; None: it did not
     quiet: NDArray[np.bool_]  # (n,) pages that tell who buys anyway: chosen without regard to the answer
@@ -86,6 +88,7 @@ class Study(NamedTuple):
             item=self.item[rows],
             clicked=self.clicked[rows],
             used=self.used[rows],
+            fresh=self.fresh[rows],
             bought=self.bought[rows],
             chance=chance,
             quiet=self.quiet[rows],
@@ -311,14 +314,15 @@ class _Clicked(NamedTuple):
     def take(self, rows: NDArray[np.bool_]) -> _Clicked:
         return _Clicked(*(column[rows] for column in self))
 
-    def likelihood(self, found: Floats) -> float:
-        """Log, of coefficients."""
+    def likelihood(self, found: Floats) -> Floats:
+        """(m,) log, of coefficients."""
         p = np.clip(self.anyway + (1 - self.anyway) * sigmoid(self.design @ found), 1e-6, 1 - 1e-6)
-        return float((self.used * np.log(p) + (1 - self.used) * np.log(1 - p)).sum())
+        each: Floats = self.used * np.log(p) + (1 - self.used) * np.log(1 - p)
+        return each
 
 
 def _clicked(study: Study, x: Floats, z: Floats, shift: float) -> _Clicked:
-    rows = np.flatnonzero(study.clicked & (study.item >= 0))
+    rows = np.flatnonzero(study.clicked & study.fresh & (study.item >= 0))
     item = study.item[rows]
     own = z[rows, study.group[item]]
     eye = np.eye(len(KINDS))[study.kinds[item]], np.eye(len(study.keys))[item]
@@ -329,7 +333,7 @@ def _clicked(study: Study, x: Floats, z: Floats, shift: float) -> _Clicked:
 def _ridges(study: Study, width: int, persuaded: float) -> Floats:
     """Of `_Clicked.design`, of which `width` are columns."""
     return np.concatenate(
-        [np.full(width, persuaded), [SLOPE_RIDGE], np.full(len(KINDS), 1e-2),
+        [np.full(width, persuaded), [max(persuaded, SLOPE_RIDGE)], np.full(len(KINDS), 1e-2),
          np.full(len(study.keys), ITEM_RIDGE)]
     )  # fmt: skip
 
@@ -352,23 +356,38 @@ def _scored(clicks: _Clicked, ridge: Floats, width: int) -> Floats:
     return found
 
 
+def first_of(
+    cell: NDArray[np.int64], at: NDArray[np.float64], within: float = HORIZON_S
+) -> NDArray[np.bool_]:
+    """(m,) of events at these times: those that none of the same cell precedes by less than `within`."""
+    order = np.lexsort((at, cell))
+    cells, times = cell[order], at[order]
+    first = np.ones(len(order), np.bool_)
+    first[1:] = (cells[1:] != cells[:-1]) | (times[1:] - times[:-1] >= within)
+    found = np.empty_like(first)
+    found[order] = first
+    return found
+
+
 def _telling_ridge(study: Study, x: Floats, z: Floats, shift: float, seed: int) -> float:
-    """The one of PERSUADED_RIDGES whose fit foretells best whether clicks that it has not seen are used.
+    """The strongest of PERSUADED_RIDGES that foretells whether clicks are used, which it has not seen, no
+    worse than the best by more than a standard error (Breiman et al. 1984): what is wrong with P(buys anyway)
+    looks like persuasion, so a little better is not enough.
 
     Clicks with the same columns are one customer's: they are dealt to the same fold.
     """
     clicks, width = _clicked(study, x, z, shift), x.shape[1] - 1
     _, alike = np.unique(clicks.design[:, :width], axis=0, return_inverse=True)
     fold = np.random.default_rng(seed).permutation(int(alike.max(initial=0)) + 1)[alike.ravel()] % FOLDS
-
-    def foretold(persuaded: float) -> float:
-        ridge, total = _ridges(study, width, persuaded), 0.0
+    foretold = np.zeros((len(PERSUADED_RIDGES), len(fold)))
+    for row, persuaded in enumerate(PERSUADED_RIDGES):
+        ridge = _ridges(study, width, persuaded)
         for one in range(FOLDS):
             out = fold == one
-            total += clicks.take(out).likelihood(_scored(clicks.take(~out), ridge, width))
-        return total
-
-    return max(PERSUADED_RIDGES, key=foretold)
+            foretold[row, out] = clicks.take(out).likelihood(_scored(clicks.take(~out), ridge, width))
+    behind = foretold[foretold.sum(axis=1).argmax()] - foretold
+    near = behind.sum(axis=1) <= behind.std(axis=1) * len(fold) ** 0.5
+    return max(ridge for ridge, fine in zip(PERSUADED_RIDGES, near.tolist(), strict=True) if fine)
 
 
 def _most_likely(study: Study, x: Floats, z: Floats, trial: _Trial | None, persuaded: float) -> _Fit:
@@ -383,7 +402,7 @@ def _persuaded(
     clicks, width = _clicked(study, x, z, shift), x.shape[1] - 1
     ridge = _ridges(study, width, persuaded)
     found = _scored(clicks, ridge, width)
-    evidence = clicks.likelihood(found) - float(0.5 * ridge @ found**2)
+    evidence = float(clicks.likelihood(found).sum() - 0.5 * ridge @ found**2)
     kind_bias = found[width + 1 : width + 1 + len(KINDS)]
     item_bias = found[width + 1 + len(KINDS) :] + kind_bias[study.kinds]
     coefficients, own_slope = np.concatenate([[0.0], found[:width]]), float(found[width])

@@ -206,7 +206,7 @@ def randomised(seed: int, n: int, shift: float) -> tuple[Study, np.ndarray, np.n
     delta = (1 - sigmoid(z + shift)) * np.array([0.15, 0.3])
     study = Study(
         columns=columns, interest=np.zeros((n, 2), np.float32), tags=np.arange(128), item=item,
-        clicked=clicked, used=used, bought=bought,
+        clicked=clicked, used=used, fresh=clicked, bought=bought,
         chance=np.full((n, 2), 1 / 3, np.float32), quiet=np.ones(n, np.bool_),
         keys=np.array([key64("a"), key64("b")], np.uint64), kinds=np.full(2, BENEFIT, np.uint8),
         group=np.arange(2), groups=GROUPS,

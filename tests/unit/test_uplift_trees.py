@@ -25,7 +25,7 @@ def trial(n: int = 6_000, seed: int = 1) -> tuple[Study, np.ndarray]:
     bought[used, item[used]] = True
     study = Study(
         columns=x, interest=np.zeros((n, 2), np.float32), tags=np.zeros(0, np.int64), item=item,
-        clicked=clicked, used=used, bought=bought,
+        clicked=clicked, used=used, fresh=clicked, bought=bought,
         chance=np.full((n, 2), 1 / 3, np.float32), quiet=np.ones(n, np.bool_),
         keys=np.arange(2, dtype=np.uint64), kinds=np.zeros(2, np.uint8), group=np.arange(2),
         groups=np.arange(2, dtype=np.uint32),

@@ -24,7 +24,7 @@ from features.views import AGGREGATED_FIELDS, PROFILE
 from serving.catalogue import compile_items
 from serving.uplift import COLUMNS, columns_of
 from training.ranker_facts import codes_of, fit_ties
-from training.uplift import HORIZON_S, Seen, Study
+from training.uplift import HORIZON_S, Seen, Study, first_of
 from training.uplift_study import last_before, within
 from training.world import Layout, Slot, World
 from training.world.catalogue import EVERYWHERE, FAMILIES
@@ -268,6 +268,10 @@ class CouponBank:
         names = np.array([key32(FAMILIES[family]) for family in families.tolist()], np.uint32)
         order = np.argsort(names)
         place = np.argsort(order)[np.searchsorted(families, catalogue.family[self.coupons.rows])]
+        hits = np.flatnonzero(clicked)
+        fresh = np.zeros(len(shown), np.bool_)
+        cell = pages.customers[hits] * len(families) + place[shown[hits]]
+        fresh[hits] = first_of(cell, pages.at[hits])
         return Study(
             columns=columns,
             interest=wanted,
@@ -275,6 +279,7 @@ class CouponBank:
             item=shown,
             clicked=clicked,
             used=used,
+            fresh=fresh,
             bought=bought[:, order],
             chance=np.full((len(shown), len(self.coupons.rows)), share, np.float32),
             quiet=np.ones(len(shown), np.bool_),
