@@ -10,6 +10,7 @@ import pytest
 
 from features.customer import Blobs, decode_customer
 from features.events import served_to_log, unpack
+from features.external import ENTRY, pack
 from features.ids import key32
 from features.views import CONTACT, RECENT, SCHEMAS
 from serving.bundle import load
@@ -45,7 +46,10 @@ def pages_served(lake: Lake, bundle, seed: int = 3) -> None:
         did = np.zeros(4, RECENT)
         did["item"], did["what"] = live.keys[rng.integers(0, len(live), 4)], 2
         did["event"], did["at"] = np.arange(4), at - rng.uniform(60, 5 * DAY, 4)
-        blobs = Blobs(None, None, did.tobytes(), np.zeros(0, CONTACT).tobytes(), None)
+        told = np.zeros(30, ENTRY)
+        told["item"], told["model"] = rng.choice(live.keys, 30, replace=False), key32("bank")
+        told["score"], told["expires"] = rng.normal(0, 1, 30), int(NOW + 60 * DAY)
+        blobs = Blobs(None, None, did.tobytes(), np.zeros(0, CONTACT).tobytes(), None, external=pack(told))
         customer = decode_customer(blobs, now=at, schemas=SCHEMAS)
         query = Query(f"d{number}", f"u:{who}", "home", slots, Context(channel=1), customer, at)
         decision = decide(query, live)
@@ -55,6 +59,7 @@ def pages_served(lake: Lake, bundle, seed: int = 3) -> None:
             row = (query.subject, query.decision_id, place, at + 1.0, slots[place.slot].spec.name)
             events.append(("displayed", *row))
             chance = 0.5 / (1 + place.position) * (1.6 if live.kind_of[place.row] in (2, 3) else 0.3)
+            chance *= 1.6 if place.key in told["item"] else 0.8
             if rng.random() < chance:
                 events.append(("clicked", *row))
     table = pa.table(
@@ -138,6 +143,14 @@ def test_the_bundle_says_what_scores_it_gives_once_pages_were_logged(learned) ->
         drift.add(bundle.version, "home", one)
     (family,) = drift.collect()
     assert [one.value < 0.05 for one in family.samples] == [True]
+
+
+def test_the_banks_own_model_is_believed_as_its_displays_bear_out(learned) -> None:
+    _, _, bundle, _ = learned
+    assert bundle.ranker is not None
+    trust = bundle.ranker.trust
+    assert trust.models.tolist() == [key32("bank")]
+    assert trust.level[0] > 0 and bundle.manifest["ranker"]["external"][str(key32("bank"))]["displays"] >= 300
 
 
 def test_a_second_run_takes_the_step_over_and_gives_the_same_bytes(learned) -> None:
