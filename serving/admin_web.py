@@ -132,8 +132,7 @@ class AdminApp:
     async def _handle(self, scope: Scope, receive: Receive) -> AdminAnswer:
         path = scope["path"].removeprefix(self._below)
         headers = headers_of(scope)
-        given = headers.get(b"authorization"), headers.get(b"x-api-key")
-        who = self._access.identify(path, *given)
+        who = self._access.identify(path, headers.get(b"authorization"), headers.get(b"x-api-key"))
         if self._limits is not None and who is not NOBODY:
             await self._limits.admit(who.principal)
         methods: Mapping[str, AdminHandler] | None = self._routes.get(path)
@@ -152,9 +151,10 @@ class AdminApp:
             body = await body_in_time(headers.get(b"content-length"), receive, PLAN_LIMIT)
         if_match = headers.get(b"if-match")
         said = None if if_match is None else if_match.decode("latin-1")
+        key = token_of(headers.get(b"authorization"), headers.get(b"x-api-key")) or b""
+        query = {**query_of(scope), **named}
         try:
-            query = {**query_of(scope), **named}
-            return await handler(AdminRequest(who, query, body, said, token_of(*given)))
+            return await handler(AdminRequest(who, query, body, said, key.decode("latin-1")))
         except StoreUnavailable as away:
             raise Problem("store_unavailable", f"control did not answer: {away}") from away
         except OSError as away:

@@ -1,7 +1,6 @@
 """The command line as a process of its own beside the service: heavy work delays no page.
 
-On the same registry, home and stores, of lowest priority, one at a time and not for ever. Where it matters
-who asks, it is given the caller's key: the command line judges it once more, and records whose it is.
+On the same registry, home and stores, of lowest priority, one at a time and not for ever.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from serving.settings import Settings
 LOG: Final = logging.getLogger("fenliu.process")
 ROOT: Final = Path(__file__).parents[1]  # where `fenliu` is imported from, whatever the working folder
 NICENESS: Final = 15
-KEY: Final = "FENLIU_KEY"  # by which the command line knows who acts
+KEY: Final = "FENLIU_KEY"  # by which the command line knows who asks; not an argument, which `ps` would show
 
 
 class OwnProcess:
@@ -33,8 +32,11 @@ class OwnProcess:
         self._running: subprocess.Popen[str] | None = None
         self._closed = False
 
-    def said(self, *arguments: str, good: tuple[int, ...] = (0, 1), key: bytes | None = None) -> str:
-        """The last line it printed. Raises Problem `overloaded` while another is made, else `not_ready`."""
+    def said(self, *arguments: str, good: tuple[int, ...] = (0, 1), key: str = "") -> str:
+        """The last line it printed. `key`: of whom it is done for; nobody else's is taken over.
+
+        Raises Problem `overloaded` while another is made, else `not_ready`.
+        """
         if not self._one.acquire(blocking=False):
             raise Problem("overloaded", f"another {self._what} is being made here: ask again when it is done")
         try:
@@ -49,13 +51,12 @@ class OwnProcess:
         if (running := self._running) is not None:
             running.kill()
 
-    def _run(self, arguments: tuple[str, ...], good: tuple[int, ...], key: bytes | None) -> str:
+    def _run(self, arguments: tuple[str, ...], good: tuple[int, ...], key: str) -> str:
         path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
         quiet = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        known = {KEY: "" if key is None else key.decode("latin-1")}  # never this process's own
         process = subprocess.Popen(
             (sys.executable, *self._command, *arguments),
-            env={**os.environ, **self._settings.as_env(), **quiet, **known},
+            env={**os.environ, **self._settings.as_env(), **quiet, KEY: key},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

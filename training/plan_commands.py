@@ -22,10 +22,11 @@ from serving.backing import backed
 from serving.control import Kill
 from serving.errors import Problem
 from serving.overview import overview, part_document, proposal_document
+from serving.own_process import KEY
 from serving.plan import PlanError, load_plan
 from serving.plan_diff import Change, differences
 from serving.proposals import FRAME, Proposal, check_part
-from training.desk import KEY, Desk, Say
+from training.desk import Desk, Say
 from training.usage import UsageError
 from training.workspace import alone
 
