@@ -132,8 +132,7 @@ class AdminApp:
     async def _handle(self, scope: Scope, receive: Receive) -> AdminAnswer:
         path = scope["path"].removeprefix(self._below)
         headers = headers_of(scope)
-        given = headers.get(b"authorization"), headers.get(b"x-api-key")
-        who = self._access.identify(path, *given)
+        who = self._access.identify(path, headers.get(b"authorization"), headers.get(b"x-api-key"))
         if self._limits is not None and who is not NOBODY:
             await self._limits.admit(who.principal)
         methods: Mapping[str, AdminHandler] | None = self._routes.get(path)

@@ -1,7 +1,6 @@
 """The command line as a process of its own beside the service: heavy work delays no page.
 
-On the same registry, home and stores, of lowest priority, one at a time and not for ever. Where it matters
-who asks, it is given the caller's key: the command line judges it once more, and records whose it is.
+On the same registry, home and stores, of lowest priority, one at a time and not for ever.
 """
 
 from __future__ import annotations

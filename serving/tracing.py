@@ -60,7 +60,7 @@ class TraceProcess(Tracer):
 
 
 class Eraser(Protocol):
-    """Blocking. `key`: who asks, as they were known by. Raises Problem: `overloaded`, `not_ready`."""
+    """Blocking. Raises Problem: `overloaded`, `not_ready`."""
 
     def __call__(self, user_id: str, reason: str, *, devices: bool, key: str = "") -> Mapping[str, Any]: ...
 

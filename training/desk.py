@@ -21,7 +21,7 @@ from serving.governance import Governance
 from serving.keys import Keys
 from serving.lists import ListShelf
 from serving.office import Office
-from serving.own_process import KEY as KEY
+from serving.own_process import KEY
 from serving.plan import Plan, PlanError
 from serving.plan_fit import Booking, Fit, item_orgs, orgs_in
 from serving.principals import Identity, local_identity
