@@ -132,7 +132,8 @@ class AdminApp:
     async def _handle(self, scope: Scope, receive: Receive) -> AdminAnswer:
         path = scope["path"].removeprefix(self._below)
         headers = headers_of(scope)
-        who = self._access.identify(path, headers.get(b"authorization"), headers.get(b"x-api-key"))
+        given = headers.get(b"authorization"), headers.get(b"x-api-key")
+        who = self._access.identify(path, *given)
         if self._limits is not None and who is not NOBODY:
             await self._limits.admit(who.principal)
         methods: Mapping[str, AdminHandler] | None = self._routes.get(path)
