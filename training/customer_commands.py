@@ -14,7 +14,7 @@ from features.ids import check_id
 from serving import permits
 from serving.backing import backed
 from serving.plans import PlanShelf
-from serving.security import needs
+from serving.security import needs, token_keys
 from serving.settings import Settings
 from training.commands import ingest_now, lake_of
 from training.customer_export import devices_of, exported
@@ -111,7 +111,7 @@ def _trace(logged: Logged, given: Settings, decision_id: str) -> dict[str, Any]:
     if not records:
         raise UsageError(f"no decision {decision_id} is in the log or the lake")
     lives = Lives(logged, bundles_of(given), PlanShelf(given.registry_url))
-    return trace_of(traced(records[0], lives))
+    return trace_of(traced(records[0], lives), token_keys(given))
 
 
 def customer_retain(args: argparse.Namespace, given: Settings, console: Console) -> int:

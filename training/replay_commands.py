@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,8 @@ from serving.bundle import Bundle, load
 from serving.plan import Plan, PlanError, load_plan
 from serving.plans import PlanShelf
 from serving.registry import Registry
-from serving.settings import Settings
+from serving.security import token_keys
+from serving.settings import Settings, TokenKey
 from training.commands import lake_of
 from training.desk import desk_of
 from training.lake import Lake
@@ -48,7 +49,7 @@ def replay(args: argparse.Namespace, given: Settings, console: Console) -> int:
     with logged_of(given, args.lake, lake_only=args.lake_only) as logged:
         lives = Lives(logged, bundle, PlanShelf(given.registry_url), days=args.day is not None)
         if args.decision is not None:
-            return _one(args, logged, lives, console)
+            return _one(args, logged, lives, token_keys(given), console)
         since = _day(args.day)
         total, records = logged.between(since, since + DAY_S)
         if not total:
@@ -86,7 +87,9 @@ def logged_of(given: Settings, lake_at: Path | None = None, *, lake_only: bool =
         yield Logged(lake, log)
 
 
-def _one(args: argparse.Namespace, logged: Logged, lives: Lives, console: Console) -> int:
+def _one(
+    args: argparse.Namespace, logged: Logged, lives: Lives, keys: Sequence[TokenKey], console: Console
+) -> int:
     records = logged.found(args.decision, args.subject)
     if not records:
         why = (
@@ -98,7 +101,7 @@ def _one(args: argparse.Namespace, logged: Logged, lives: Lives, console: Consol
         one = traced(records[0], lives)
     except ReplayError as lost:
         return _failed(args, "lost", str(lost))
-    document = trace_of(one, items=args.item)
+    document = trace_of(one, keys, items=args.item)
     if len(records) > 1:
         document["others_of_this_id"] = len(records) - 1
     if args.json:

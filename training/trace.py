@@ -1,16 +1,16 @@
 """The trace of a decision: made again from its logged inputs by the code that decides, and written out.
 
-    trace_of(record, lives) -> document     candidates, what dropped each and where, score terms, prices, caps
+    trace_of(traced, keys) -> document      candidates, what dropped each and where, score terms, prices, caps
     why_not(traced, item) -> document       the first thing in the way of an item
 
-Where the customer stands in the document it is by pseudonym; items, campaigns and slots go by their ids.
+Where the customer stands in the document it is by a pseudonym under a secret; items, campaigns and slots go
+by their ids.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from math import isfinite
 from typing import Any, Final
 
@@ -28,6 +28,8 @@ from serving.page import RULES
 from serving.pipeline import Page
 from serving.pipeline import Trace as Timings
 from serving.reasons import Drop, Reason
+from serving.security import pseudonym
+from serving.settings import TokenKey
 from serving.surfaces import SOURCES
 from serving.wire import rfc3339
 from training.lives import Lives, described
@@ -67,12 +69,16 @@ def traced(record: Record, lives: Lives) -> Traced:
     return Traced(record, live, decision, page, ranked, found, drops, market, rows, differs)
 
 
-def trace_of(one: Traced, *, items: Sequence[str] = (), most: int = MOST) -> dict[str, Any]:
-    """JSON-able. `items`: of which it is asked why they are not on the page."""
+def trace_of(
+    one: Traced, keys: Sequence[TokenKey], *, items: Sequence[str] = (), most: int = MOST
+) -> dict[str, Any]:
+    """JSON-able. `keys` make the customer's pseudonym; `items`: of which it is asked why they are not on the
+    page.
+    """
     record, decision, live = one.record, one.decision, one.live
     document: dict[str, Any] = {
         "decision_id": record["id"],
-        "customer": blake2b(str(record["subject"]).encode(), digest_size=6, key=b"trace").hexdigest(),
+        "customer": pseudonym(keys, str(record["subject"])),
         "at": rfc3339(record["at"]),
         "surface": record["surface"],
         "reproduced": not one.differs,

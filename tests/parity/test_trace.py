@@ -19,6 +19,7 @@ from serving.kept import CHAIN, content_body, content_of, kept_entry
 from serving.live import build_live
 from serving.prices import Prices, version_of
 from serving.registry import Registry
+from serving.security import pseudonym
 from tests.governed import governed
 from tests.parity.test_served_replay import bundle, customers_known, pages
 from tests.shell import run, running
@@ -32,6 +33,7 @@ from training.replay import ReplayError, decided_again, differing
 from training.trace import trace_of, traced, why_not
 from training.whatif import ORGANIC, what_if
 
+KEYS = (("k2", b"s" * 32), ("k1", b"t" * 32))
 DAILY = {"most": 1, "window": "1d"}
 
 
@@ -129,7 +131,8 @@ def test_what_is_lost_is_named(lived: Lived, tmp_path: Path) -> None:
 def test_the_trace_says_what_became_of_every_item(lived: Lived) -> None:
     record = next(one for one in Logged(lived.lake).between(0, 4e9)[1] if not one["refused"] and one["kills"])
     one = traced(record, again(lived, days=False))
-    document = trace_of(one, items=["nobody"])
+    document = trace_of(one, KEYS, items=["nobody"])
+    assert document["customer"] == pseudonym(KEYS, record["subject"])
     assert document["reproduced"] and document["versions"]["prices"] == record["prices"]
     assert document["why_not"][0]["code"] == "unknown_item"
     shown = [place["item"] for slot in document["slots"] for place in slot["places"]]

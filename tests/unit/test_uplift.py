@@ -19,6 +19,7 @@ from tests.worlds import NOW, tiny_bundle
 from training import uplift as fitting
 from training.dataset import build_dataset
 from training.lake import Lake
+from training.profiles import Profiles, as_served
 from training.results import OutcomeRules
 from training.uplift import (
     Study,
@@ -105,9 +106,10 @@ def replace_known(customer: Customer, unknown: tuple[str, ...]) -> Customer:
 
 def test_one_customer_is_a_row_of_the_batch() -> None:
     rng = np.random.default_rng(2)
-    records, known = profiles(rng, 3)
+    stored = Profiles(*profiles(rng, 3))
+    records, known = as_served(stored)  # what training learns from: a field under a consent only with it
     served, made = model(rng), columns_of(records, known, TAGS)
-    packed = PROFILE.pack(records, as_of=NOW, known=known)
+    packed = PROFILE.pack(stored.records, as_of=NOW, known=stored.known)
     customer = decode_customer(NOTHING._replace(profile=bytes(packed[1])), now=NOW)
     assert customer.profile is not None
     np.testing.assert_allclose(served.of(customer), served.standard(made)[1], rtol=1e-6, atol=1e-6)
