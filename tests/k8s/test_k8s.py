@@ -382,3 +382,9 @@ def test_no_registry_and_no_folder_of_a_machine_is_named() -> None:
             text = file.read_text()
             for word in ("docker.io", "ghcr.io", "quay.io", "gcr.io", "/work/", "/home/", "/root/"):
                 assert word not in text, f"{file.relative_to(ROOT)} names {word}"
+
+
+def test_the_image_starts_haproxy_by_the_script_that_takes_requests_whole() -> None:
+    text = (K8S / "Dockerfile").read_text()
+    assert "RAY_SERVE_HAPROXY_BINARY_PATH=/opt/fenliu/haproxy" in text
+    assert "python -m serving.haproxy /opt/fenliu/haproxy" in text
