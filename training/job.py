@@ -20,6 +20,7 @@ from rich.console import Console
 from features.keyspace import ViewBatch
 from features.log import EventLog
 from features.tags import TagDictionary
+from serving.arm_bundles import only
 from serving.blend import Blend
 from serving.bundle import Bundle
 from serving.control import Control
@@ -359,7 +360,7 @@ class _Run(RunState):
         if not pages or not self.lake.manifest().files["served"]:
             return None
         plan = self.plan or default_plan(bundle.kind_counts())
-        candidate = build_live(bundle, (), plan, strict=False)
+        candidate = build_live(bundle, (), plan, strict=False, bundles=only(bundle))
         return released(self.lake, candidate, self.dataset.now + 1.0, seed=self.config.seed, most=pages)
 
     def _report(
