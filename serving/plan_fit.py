@@ -7,6 +7,7 @@ campaign keeps no other org from publishing. Only what the change itself makes w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from features.ids import key32
@@ -35,7 +36,7 @@ class Fit:
         bundles: LoadBundle = unknown,
     ) -> None:
         self._bundle, self._current, self._booking, self._lists = bundle, current, booking, lists
-        self._bundles = bundles
+        self._bundles = lru_cache(maxsize=2)(bundles)  # verified once: a version never changes
 
     def __call__(self, plan: Plan, full: bool) -> Mapping[str, Any]:
         """The bundle, what was wrong before and still is, and the booking. Raises PlanError."""

@@ -8,24 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 
 from features.ids import key32, key64
 from features.log import EventLog
 from features.schema import Schemas
 from features.token import PLACES
+from serving.admin_asks import PreviewAsk
 from serving.arm_bundles import only
 from serving.bundle import Bundle, BundleError
 from serving.control import Kill, OverlayEntry
 from serving.decide import decide
-from serving.domain import Decision
+from serving.domain import Decision, Effort, Query, Rows
+from serving.errors import Problem
 from serving.live import Live
+from serving.offline import Offline
 from serving.plan import Plan, PlanError, check_plan
+from serving.plan_fit import Fit
+from serving.previewing import Previewing
 from serving.prices import Prices
 from serving.reload import Blank, check
 from serving.reserving import reserving_of
 from serving.standing import categories_of
-from tests.shell import Shell, ids, run, running
+from serving.wire import BatchAsk, parse
+from tests.shell import CONTEXT, Shell, ids, run, running, without_ids
 from tests.shell_looks import flushed
 from tests.worlds import (
     NOW,
@@ -166,6 +173,23 @@ class TestRefused:
         made = tiny_bundle()
         live = tiny_live(made, tiny_plan(experiments=experiments()), bundles=only(made))
         assert decide(query(live), live).bundle == "b-tiny"
+
+    def test_a_proposal_is_judged_by_the_arms_bundle(self) -> None:
+        loads: list[str] = []
+
+        def load(version: str) -> Bundle:
+            loads.append(version)
+            return BUNDLES[version]
+
+        fit = Fit(tiny_bundle, lambda: None, bundles=load)
+        assert fit(tiny_plan(experiments=experiments()), True) == {"bundle": "b-tiny", "problems": []}
+        lacking = tiny_plan(experiments=experiments(), campaigns=[sold(1, f"i{GONE}", "home.feed")])
+        with pytest.raises(PlanError, match=rf"e/treatment, bundle b2\): campaigns.0.*i{GONE}"):
+            fit(lacking, True)
+        assert loads == ["b2"]
+        assert Fit(tiny_bundle, lambda: lacking, bundles=load)(lacking, True)["problems"]
+        with pytest.raises(PlanError, match="b7 cannot be loaded"):
+            fit(tiny_plan(experiments=experiments("b7")), True)
 
 
 class TestPages:
@@ -370,6 +394,62 @@ class TestServed:
         old = {name: value for name, value in record.items() if name != "base"}
         if old["bundle"] == "b-tiny":
             assert query_of(old, live) and cached_of(old, live) is None
+
+    def test_the_cached_rung_of_an_arm_is_decided_again(self, tmp_path: Path) -> None:
+        lake, tiring = Lake(tmp_path), False
+
+        def failing(
+            asked: Query, live: Live, effort: Effort = "full", cached: Rows | None = None
+        ) -> Decision:
+            if tiring and effort in ("full", "light"):
+                raise RuntimeError("too tired for this rung")
+            return decide(asked, live, effort, cached)
+
+        async def story() -> tuple[EventLog, float]:
+            nonlocal tiring
+            async with running(plan=plan_of(), start=False, decide=failing) as shell:
+                shell.bundles.held["b2"] = BUNDLES["b2"]
+                await shell.app.startup()
+                before = await shell.page("u1")
+                tiring = True
+                shell.clock.now += 5
+                after = await shell.page("u1")
+                both = set(ids(before)) - {f"i{NEW}"}
+                assert len(both & set(ids(after))) > len(both) / 2
+                return shell.stores.log, shell.clock.now
+
+        log, now = run(story)
+        ingest(log, lake, now=now)
+        lives = Lives(Logged(lake), {"b-tiny": tiny_bundle(), **BUNDLES}.__getitem__)
+        first, second = sorted(Logged(lake).between(0, 4e9)[1], key=lambda record: record["at"])
+        assert (first["effort"], second["effort"]) == ("full", "cached") and second["bundle"] == "b2"
+        kept = [key for key in np.frombuffer(first["items"], "<u8").tolist() if key != key64(f"i{NEW}")]
+        assert np.frombuffer(second["cached"], "<u8").tolist() == kept
+        live = lives.of(second)
+        assert differing(second, decided_again(second, live), live) == []
+
+    def test_offline_and_previewed_pages_are_the_arms(self) -> None:
+        async def story() -> None:
+            async with running(plan=plan_of(), start=False) as shell:
+                shell.bundles.held["b2"] = BUNDLES["b2"]
+                await shell.app.startup()
+                service = shell.service
+                page = await shell.page("u1")
+                offline = Offline(service.holder.live, shell.stores, frozenset())
+                ask = parse(BatchAsk, {"user_ids": ["u1"], "context": CONTEXT})
+                line = orjson.loads(await offline.lines(ask, NOW))["page"]
+                assert line["bundle"] == "b2" and without_ids(line) == without_ids(page)
+                preview = Previewing(service, service.settings, shell.clock)
+                asked = PreviewAsk(user_id="u1")
+                seen = await preview(asked, plan_of(name="another"))
+                assert seen["bundle"] == "b2" and ids(seen) == ids(page)
+                terms = [name for slot in seen["slots"] for name in slot["explained"]["terms"]]
+                assert terms and set(terms) <= set(ids(seen))
+                with pytest.raises(Problem, match="b7 cannot be loaded") as error:
+                    await preview(asked, plan_of("b7"))
+                assert error.value.code == "bad_plan"
+
+        run(story)
 
 
 class TestFollowed:
