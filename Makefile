@@ -49,7 +49,8 @@ k8s-check: $(STAMP) .venv-k8s/.ready  ## the manifests: build, strict validation
 	@touch $@
 
 audit: .venv-audit/.ready  ## known vulnerabilities of the locked packages (needs a network: asks a public database)
-	@.venv-audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.lock $(ARGS)
+	@.venv-audit/bin/pip-audit --strict --disable-pip --require-hashes \
+	  -r requirements.lock -r requirements-image.lock $(ARGS)
 
 fuzz: $(STAMP) .venv-fuzz/.ready  ## every decoder by atheris, 30 s each, then bench fuzz at its full size (hours: ARGS=--quick)
 	@$(BIN)/fenliu bench fuzz --guided 30 $(ARGS)
@@ -72,6 +73,7 @@ COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --
 
 lock:  ## rewrite the requirements*.lock from pyproject.toml (needs uv)
 	@$(COMPILE) --extra dev pyproject.toml -o requirements.lock
+	@$(COMPILE) --group image -c requirements.lock pyproject.toml -o requirements-image.lock
 	@$(COMPILE) --group pyproject.toml:k8s -o requirements-k8s.lock
 	@$(COMPILE) --group pyproject.toml:audit -o requirements-audit.lock
 	@$(COMPILE) --group pyproject.toml:fuzz -o requirements-fuzz.lock

@@ -13,10 +13,10 @@ from typing import Any, Final, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from features.external import NO_SCORES, unpack
+from features.external import NO_SCORES, permitted
 from features.patch import Patch, decode_patch, merge
 from features.schema import Purpose, Record, SchemaMismatch, Schemas, View
-from features.views import CONTACT, MEMBERSHIP, PROFILE, RECENT, TAG_BITS
+from features.views import CONSENTS, CONTACT, MEMBERSHIP, PROFILE, RECENT, TAG_BITS
 
 
 class Blobs(NamedTuple):
@@ -85,9 +85,11 @@ def decode_customer(
     schemas: Schemas | None = None,
     materialised: frozenset[str] = frozenset(),
     watermark: float = inf,
+    consented: bool = True,
 ) -> Customer:
     """Decode what the stores returned. `materialised` names the views that the live key space holds;
-    `watermark` (POSIX seconds) is that of its profiles.
+    `watermark` (POSIX seconds) is that of its profiles. `consented` False: decided before consents of single
+    fields counted, so that it is decided the same again.
 
     While a profile lies there that cannot be read, only fields of the patch newer than the watermark are
     known: the profile may say otherwise of the others.
@@ -104,8 +106,11 @@ def decode_customer(
         record = merge(record, patch)
     asked = patch_readable and (problem in _READABLE or _says(patch, "profiling"))
     allowed = profiling and asked and (record is None or bool(record.values["profiling"]))
+    given = 0
     if record is not None:
         record = _permitted(record, profiling=allowed, permission=patch_readable)
+        given = int(record.values["consents"]) if record.known & _BITS["consents"] else 0
+        record = _consented(record, given) if consented else record
     audiences, no_membership = _audiences(blobs.membership, now, schemas, materialised)
     recent, contact = _log(blobs.recent, _NO_RECENT), _log(blobs.contact, _NO_CONTACT)
     if not allowed and recent is not None:
@@ -116,7 +121,7 @@ def decode_customer(
     if recent is None or contact is None or not patch_readable:
         missing += ("live",)
     unit = None if blobs.unit == LATE_BLOB else (blobs.unit or b"").decode(errors="replace")
-    scores = unpack(blobs.external) if allowed else NO_SCORES
+    scores = permitted(blobs.external, given) if allowed else NO_SCORES
     return Customer(record, audiences, recent, contact, missing, allowed, unit, scores)
 
 
@@ -166,16 +171,28 @@ def _permitted(record: Record, *, profiling: bool, permission: bool) -> Record:
     return record
 
 
+def _consented(record: Record, given: int) -> Record:
+    """The record without the fields whose own consent is not among those given, or not known to be."""
+    for bit, mask, where in _UNDER:
+        if record.known & mask and not given & bit:
+            record = _blanked(record, where, mask)
+    return record
+
+
 def _without(record: Record, purpose: Purpose) -> Record:
-    raw = np.where(_BYTES_OF[purpose], _BLANK, np.frombuffer(record.values.tobytes(), np.uint8))
-    return Record(raw.view(PROFILE.dtype)[0], record.known & ~_MASK_OF[purpose], record.as_of)
+    return _blanked(record, _BYTES_OF[purpose], _MASK_OF[purpose])
 
 
-def _bytes_of(purpose: Purpose) -> NDArray[np.bool_]:
-    """Which bytes of a packed profile belong to fields of a purpose."""
+def _blanked(record: Record, where: NDArray[np.bool_], mask: int) -> Record:
+    raw = np.where(where, _BLANK, np.frombuffer(record.values.tobytes(), np.uint8))
+    return Record(raw.view(PROFILE.dtype)[0], record.known & ~mask, record.as_of)
+
+
+def _bytes_of(mask: int) -> NDArray[np.bool_]:
+    """Which bytes of a packed profile belong to the fields with those known-bits."""
     marks = np.zeros(1, PROFILE.dtype)
     for one in PROFILE.fields:
-        if one.purpose == purpose:
+        if PROFILE.bit(one.name) & mask:
             size = one.packed.itemsize * int(np.prod(one.shape))
             marks[one.name] = np.frombuffer(b"\1" * size, one.packed).reshape(one.shape)
     return np.frombuffer(marks.tobytes(), np.bool_)
@@ -183,8 +200,13 @@ def _bytes_of(purpose: Purpose) -> NDArray[np.bool_]:
 
 # A profile is blanked as bytes: one operation instead of one per field.
 _BLANK: Final = np.frombuffer(PROFILE.blank_record.tobytes(), np.uint8)
-_BYTES_OF: Final = {purpose: _bytes_of(purpose) for purpose in get_args(Purpose)}
 _MASK_OF: Final = {purpose: PROFILE.purpose_mask(purpose) for purpose in get_args(Purpose)}
+_BYTES_OF: Final = {purpose: _bytes_of(mask) for purpose, mask in _MASK_OF.items()}
+UNDER_CONSENT: Final = tuple(
+    (1 << bit, mask) for bit, name in enumerate(CONSENTS) if (mask := PROFILE.consent_mask(name))
+)
+"""Of each consent that fields are used under: its bit, and their known-bits."""
+_UNDER: Final = tuple((bit, mask, _bytes_of(mask)) for bit, mask in UNDER_CONSENT)
 
 
 def _audiences(

@@ -41,6 +41,14 @@ class Entry(NamedTuple):
     payload: bytes
 
 
+class Backlog(NamedTuple):
+    """What ingest has not taken: how many entries, and when the oldest was appended (POSIX seconds by the
+    store's clock; None: there is none)."""
+
+    entries: int
+    oldest: float | None
+
+
 class EventLog(Protocol):
     @property
     def name(self) -> str:
@@ -93,6 +101,10 @@ class EventLog(Protocol):
         """Entries held, of one shard or of all."""
         ...
 
+    def backlog(self) -> Backlog:
+        """What waits behind the committed offsets; entries that are committed and not trimmed are counted."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -128,7 +140,7 @@ class MemoryLog:
         self.shards = shards
         self.max_entries = max_entries
         self.name = f"memory:{blake2b(repr((id(self), clock())).encode(), digest_size=8).hexdigest()}"
-        self._entries: list[list[tuple[int, bytes]]] = [[] for _ in range(shards)]
+        self._entries: list[list[tuple[int, bytes, float]]] = [[] for _ in range(shards)]  # and since when
         self._next = [1] * shards
         self._marks: list[dict[str, float]] = [{} for _ in range(shards)]
         self._committed: dict[int, str] = {}
@@ -162,7 +174,7 @@ class MemoryLog:
         held = self._entries[shard]
         first = self._next[shard] - len(held)  # numbers are dense: the n-th held is first + n
         start = max(order_of(after)[0] + 1 - first, 0)
-        return [(f"{number}-0", payload) for number, payload in held[start : start + count]]
+        return [(f"{number}-0", payload) for number, payload, _ in held[start : start + count]]
 
     def since(self, at: float) -> str:  # noqa: ARG002
         return START  # entries have no times here
@@ -176,12 +188,21 @@ class MemoryLog:
     def trim(self, shard: int, upto: str) -> int:
         limit = min(order_of(upto), order_of(self.committed()[shard]))[0]
         held = self._entries[shard]
-        gone = sum(number <= limit for number, _ in held)
+        gone = sum(number <= limit for number, _, _ in held)
         del held[:gone]
         return gone
 
     def length(self, shard: int | None = None) -> int:
         return sum(map(len, self._entries)) if shard is None else len(self._entries[shard])
+
+    def backlog(self) -> Backlog:
+        waiting = [
+            at
+            for shard, offset in self.committed().items()
+            for number, _, at in self._entries[shard]
+            if number > order_of(offset)[0]
+        ]
+        return Backlog(self.length(), min(waiting, default=None))
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -194,6 +215,6 @@ class MemoryLog:
         return fresh
 
     def _write(self, shard: int, entry: Entry) -> None:
-        self._entries[shard].append((self._next[shard], entry.payload))
+        self._entries[shard].append((self._next[shard], entry.payload, self.clock()))
         self._next[shard] += 1
         self._marks[shard][entry.event_id] = self.clock() + MARK_TTL_S

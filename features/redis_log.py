@@ -25,6 +25,7 @@ from features.log import (
     MAX_ENTRIES,
     SHARDS,
     START,
+    Backlog,
     CannotSync,
     Entry,
     LogFull,
@@ -189,6 +190,17 @@ class RedisLog:
         shards = range(self.shards) if shard is None else (shard,)
         with self._reading() as store:
             return sum(store.xlen(_stream(one)) for one in shards)
+
+    def backlog(self) -> Backlog:
+        """Two round trips; entries are numbered by the milliseconds at which the server got them."""
+        committed = self.committed()
+        with self._reading() as store, store.pipeline(transaction=False) as asked:
+            for shard, offset in committed.items():
+                asked.xlen(_stream(shard))
+                asked.xrange(_stream(shard), min=f"({offset}", count=1)
+            told_of: list[Any] = asked.execute()
+        firsts = [order_of(rows[0][0].decode())[0] for rows in told_of[1::2] if rows]
+        return Backlog(sum(told_of[::2]), min(firsts) / 1000.0 if firsts else None)
 
     async def close(self) -> None:
         self.close_reader()

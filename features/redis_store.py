@@ -7,16 +7,18 @@ for another's bulk read. Stores of several roles at one URL share a `Fetcher`, a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
 from features.patience import Limit
 from features.redis_address import parse_address
-from features.redis_resp import RespLink, settle
+from features.redis_resp import RespLink, Sink, settle
 from features.store import FeatureStore, StoreUnavailable
 
 MGET_KEYS: Final = 512
+TIMED: Final = 16  # one MGET in so many is timed
 _LATE: Final = "the store did not answer in time"
 
 Found = list[bytes | None]
@@ -35,6 +37,7 @@ class Fetcher:
         self.link = link
         self._waiting: list[_Waiter] = []
         self.commands = 0  # how many MGETs were sent; tests and the bench read it
+        self.timed: Callable[[float], None] | None = None  # told the seconds of one MGET in `TIMED`
 
     async def fetch(self, keys: Sequence[bytes], timeout_s: float | None = None) -> Found:
         """Values in the order of the keys. Raises StoreUnavailable, also when the time is over."""
@@ -76,7 +79,17 @@ class Fetcher:
         self.commands += 1
         limits = {waiter.timeout_s for waiter in batch if waiter.timeout_s is not None}
         timers = [Limit(limit, partial(_expire, batch, limit)) for limit in limits]
-        self.link.send((b"MGET", *keys), partial(_share, batch, timers))
+        sink: Sink = partial(_share, batch, timers)
+        if self.timed is not None and self.commands % TIMED == 0:
+            sink = partial(_timed, self.timed, time.perf_counter(), sink)
+        self.link.send((b"MGET", *keys), sink)
+
+
+def _timed(told: Callable[[float], None], sent: float, sink: Sink, reply: Any) -> None:
+    """Also of an answer that nobody waited for any more; not of a store that gave none."""
+    if not isinstance(reply, StoreUnavailable):
+        told(time.perf_counter() - sent)
+    sink(reply)
 
 
 def _expire(batch: list[_Waiter], limit: float) -> None:

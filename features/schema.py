@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as kept
 from datetime import timedelta
 from functools import cached_property
 from hashlib import blake2b
@@ -41,6 +42,9 @@ class SchemaMismatch(ValueError):
 class Field:
     """One column: a NumPy scalar type, an optional shape, the value when nothing is known, and its purpose.
 
+    `consent`: the customer's that it is used under; "" none. Like the purpose it is how today's reader treats
+    the field and not what a record holds: it is neither stored nor compared.
+
     Raises ValueError for types that have no fixed little-endian form and for defaults that do not fit.
     """
 
@@ -49,6 +53,7 @@ class Field:
     shape: tuple[int, ...] = ()
     default: float = 0
     purpose: Purpose = "profiling"
+    consent: str = kept(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -164,6 +169,10 @@ class View:
     def purpose_mask(self, purpose: Purpose) -> int:
         """The known-bits of every field of a purpose."""
         return self.mask(field.name for field in self.fields if field.purpose == purpose)
+
+    def consent_mask(self, consent: str) -> int:
+        """The known-bits of every field that is used under a consent."""
+        return self.mask(field.name for field in self.fields if field.consent == consent)
 
     def blank(self, n: int) -> Records:
         """`n` records of defaults."""

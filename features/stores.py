@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Final, NamedTuple, Self
 
 from features.customer import LATE_BLOB, Blobs
@@ -90,6 +91,8 @@ class Stores:
         self._control = control
         self.rates: Rates = MemoryRates(time.time)
         self._together = False  # whether features and live are one server
+        self._roles: dict[str, str] = {}  # URL by role, of the roles at a server
+        self._fetchers: dict[str, Fetcher] = {}  # by URL
 
     @classmethod
     def open(
@@ -124,6 +127,8 @@ class Stores:
             urls.control,
         )
         stores._together = urls.features == urls.live
+        stores._roles = {role: url for role, url in asdict(urls).items() if url in links}
+        stores._fetchers = fetchers
         stores.rates = RedisRates(links[urls.live]) if urls.live in links else MemoryRates(clock)
         return stores
 
@@ -131,6 +136,22 @@ class Stores:
     def control_link(self) -> RespLink | None:
         """The connection for the control role; None when it is in memory."""
         return self._links.get(self._control)
+
+    def time_reads(self, told: Callable[[str, float], None]) -> None:
+        """Have some reads of customers timed: `told` gets the roles of the server, such as `features` or
+        `features live`, and the seconds from the request's leaving to its answer."""
+        for url, fetcher in self._fetchers.items():
+            roles = [role for role in ("features", "live") if self._roles.get(role) == url]
+            if roles:
+                fetcher.timed = partial(told, " ".join(roles))
+
+    async def memory(self) -> dict[str, float]:
+        """By role the part of its server's `maxmemory` that is in use; roles without a limit, in this process
+        or away are left out. Raises nothing.
+        """
+        asked = {url: _memory(link) for url, link in self._links.items()}
+        parts = dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
+        return {role: part for role, url in self._roles.items() if (part := parts[url]) is not None}
 
     async def fetch_customer(
         self,
@@ -180,6 +201,16 @@ class Stores:
         await self.log.close()
         for link in self._links.values():
             await link.close()
+
+
+async def _memory(link: RespLink) -> float | None:
+    try:
+        said: bytes = await link.command(b"INFO", b"memory")
+    except StoreUnavailable:
+        return None
+    found = dict(line.split(":", 1) for line in said.decode().splitlines() if ":" in line)
+    most = int(found.get("maxmemory", "0"))
+    return int(found["used_memory"]) / most if most else None
 
 
 async def _in_time(

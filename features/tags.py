@@ -28,7 +28,9 @@ class TagError(ValueError):
 @dataclass(frozen=True, slots=True)
 class Tag:
     """One entry. `type` is how the tag comes about: rule, model, list or stated; `freshness` and `retention`
-    are days: how old it may be when used, and how long it may be kept."""
+    are days: how old it may be when used, and how long it may be kept. A tag is as old as the customers'
+    table that says it. What is too old for either is left out when records are written (`training.profiles`);
+    what is in the store already runs out with its record."""
 
     id: str
     type: str
@@ -98,6 +100,10 @@ class TagDictionary:
         bits = np.zeros(TAG_BITS, np.uint8)
         bits[[self[tag_id].bit for tag_id in tag_ids]] = 1
         return np.packbits(bits, bitorder="little")
+
+    def usable(self, age: float) -> NDArray[np.uint8]:
+        """The 16 bytes with the bits of the tags that may be `age` days old, by freshness and retention."""
+        return self.pack(tag.id for tag in self.tags if age <= min(tag.freshness, tag.retention))
 
     def unpack(self, packed: ArrayLike) -> tuple[str, ...]:
         """Ids of the tags set in 16 bytes, by bit; bits that no tag has are left out."""

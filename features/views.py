@@ -14,14 +14,20 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from features.ids import KINDS
+from features.ids import KIND_CODE, KINDS
 from features.schema import Field, Purpose, Schemas, View
 
 CONSENTS: Final = ("marketing", "data_sharing", "third_party")  # bit i of `consents`
+OFFERS: Final = ("product", "activity", "benefit")  # kinds that `blocked` may withhold one by one
+BLOCKED: Final = 1  # bit of `blocked`: nothing that asks about the customer, and no benefit
 TAG_BITS: Final = 128
 HOLDINGS_KEPT: Final = 16
 ATTRIBUTES_KEPT: Final = 16
 AUDIENCES_KEPT: Final = 64
+
+
+CONSENT_OF: Final = {"income": "data_sharing"}
+"""Fields that are used under a consent of their own: `income` is told by employers and credit bureaus."""
 
 
 class Column(NamedTuple):
@@ -38,9 +44,19 @@ def _fields(purpose: Purpose, *declared: tuple[Any, ...]) -> tuple[Field, ...]:
     """Fields of one purpose from (name, dtype[, shape[, default]])."""
 
     def field(name: str, dtype: str, shape: tuple[int, ...] = (), default: float = 0) -> Field:
-        return Field(name, dtype, shape, default, purpose)
+        return Field(name, dtype, shape, default, purpose, CONSENT_OF.get(name, ""))
 
     return tuple(field(*one) for one in declared)
+
+
+def consents_in(bits: int) -> list[str]:
+    """The names of consents that are given, or needed."""
+    return [name for bit, name in enumerate(CONSENTS) if bits >> bit & 1]
+
+
+def withheld(kind: str) -> int:
+    """The bit of `blocked` by which a kind of OFFERS is withheld from a customer."""
+    return 2 << KIND_CODE[kind]
 
 
 _SERVICE = (
@@ -53,7 +69,7 @@ _PERMISSION = (
     ("profiling", "u1", (), 1, "1 personalisation allowed, 0 refused"),
     ("risk_level", "u1", (), 0, "assessed risk level 1 to 5; 0 not assessed"),
     ("age", "u1", (), 0, "years"),
-    ("blocked", "u1", (), 0, "1: nothing may be recommended but open items"),
+    ("blocked", "u1", (), 0, "1: only open items, no benefits; 4, 8, 32: no product, activity, benefit"),
     ("holdings", "u8", (HOLDINGS_KEPT,), 0, "key64 of items held, 0 padded"),
     ("tags_off", "u1", (TAG_BITS // 8,), 0, "tags the customer switched off, packed as `tags`"),
 )
@@ -64,7 +80,7 @@ _PROFILING = (
     ("payroll", "u1", (), 0, "1: salary is paid in here"),
     ("lifecycle", "u1", (), 0, "lifecycle stage code"),
     ("assets", "f4", (), 0, "assets under management, CNY"),
-    ("income", "f4", (), 0, "monthly income, CNY"),
+    ("income", "f4", (), 0, "monthly income, CNY; used under the consent data_sharing"),
     ("tenure_days", "f4", (), 0, "days since the first account"),
     ("segment", "u2", (), 0, "segment code, for popularity"),
     ("city_tier", "u1", (), 0, "1 largest cities"),

@@ -53,12 +53,13 @@ Preview = Callable[[PreviewAsk, Plan | None], Awaitable[Mapping[str, Any]]]
 
 
 class AdminRequest(NamedTuple):
-    """What a handler may read. `if_match` is the header as it was sent."""
+    """What a handler may read. `if_match` is the header as it was sent; `key` what the caller is known by."""
 
     who: Identity
     query: Mapping[str, str] = {}
     body: bytes = b""
     if_match: str | None = None
+    key: str = ""
 
 
 class AdminAnswer(NamedTuple):
@@ -289,7 +290,8 @@ async def _decision(admin: Admin, request: AdminRequest) -> AdminAnswer:
     items = [item for item in request.query.get("item", "").split(",") if item]
     if len(items) > MOST_ITEMS:
         raise Problem("bad_query", f"item: at most {MOST_ITEMS} at once")
-    return _json(await _thread(admin.tracer, decision_id, request.query.get("subject"), items))
+    subject = request.query.get("subject")
+    return _json(await _thread(admin.tracer, decision_id, subject, items, key=request.key))
 
 
 async def _erase(admin: Admin, request: AdminRequest) -> AdminAnswer:
@@ -301,7 +303,7 @@ async def _erase(admin: Admin, request: AdminRequest) -> AdminAnswer:
     user_id = wire.check_path_id(request.query.get("id", ""), "user")
     reason = request.query.get("reason", "")[:MOST_REASON] or f"asked for by {request.who.principal}"
     devices = flag(request.query, "devices")
-    return _json(await _thread(admin.eraser, user_id, reason, devices=devices))
+    return _json(await _thread(admin.eraser, user_id, reason, devices=devices, key=request.key))
 
 
 async def _audit(admin: Admin, request: AdminRequest) -> AdminAnswer:

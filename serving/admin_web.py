@@ -40,7 +40,7 @@ from serving.errors import PROBLEM_JSON, Header, Problem
 from serving.handlers import JSON, Answer
 from serving.keys import Ring
 from serving.limits import Limits
-from serving.security import NOBODY, Access
+from serving.security import NOBODY, Access, token_of
 
 LOG: Final = logging.getLogger("fenliu.admin")
 RING_S: Final = 1.0  # a revoked key is refused within this
@@ -132,7 +132,8 @@ class AdminApp:
     async def _handle(self, scope: Scope, receive: Receive) -> AdminAnswer:
         path = scope["path"].removeprefix(self._below)
         headers = headers_of(scope)
-        who = self._access.identify(path, headers.get(b"authorization"), headers.get(b"x-api-key"))
+        given = headers.get(b"authorization"), headers.get(b"x-api-key")
+        who = self._access.identify(path, *given)
         if self._limits is not None and who is not NOBODY:
             await self._limits.admit(who.principal)
         methods: Mapping[str, AdminHandler] | None = self._routes.get(path)
@@ -151,8 +152,10 @@ class AdminApp:
             body = await body_in_time(headers.get(b"content-length"), receive, PLAN_LIMIT)
         if_match = headers.get(b"if-match")
         said = None if if_match is None else if_match.decode("latin-1")
+        key = token_of(*given) or b""
+        query = {**query_of(scope), **named}
         try:
-            return await handler(AdminRequest(who, {**query_of(scope), **named}, body, said))
+            return await handler(AdminRequest(who, query, body, said, key.decode("latin-1")))
         except StoreUnavailable as away:
             raise Problem("store_unavailable", f"control did not answer: {away}") from away
         except OSError as away:

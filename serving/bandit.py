@@ -30,7 +30,8 @@ EFFECT: Final = 0.3  # prior deviation of an arm's effect, relative to the base 
 MIXED: Final = 0.1  # … of an arm's effect in one cell
 CELL: Final = 0.5  # … of a cell's
 WARM: Final = 20.0  # displays that the bundle's base rate weighs as
-RESHAPE: Final = 0.5  # of the posterior's deviation when drawing (Chapelle and Li 2011)
+RESHAPE: Final = (0.9, 0.3)  # of the posterior's deviation when drawing (Chapelle and Li 2011): from, to …
+RESHAPED: Final = (1e3, 1e5)  # … at so many displays of the group, by their logarithm
 USUAL: Final = 0.05  # base rate where nothing is known
 HALF_LIFE_S: Final = 30 * 86_400.0  # what was seen counts half after so long
 MOST_ARMS: Final = 12
@@ -184,22 +185,33 @@ def table_of(seen: Seen, base: float, *, seed: int, draws: int = DRAWS) -> Table
     cells = tuple(np.flatnonzero(seen.shown.sum(axis=0)).tolist())
     mean, cov = posterior(seen, cells, base)
     k, rows = len(seen.arms), len(cells) + 1
-    deviation: Floats = np.sqrt(np.maximum(np.diagonal(cov), 0.0)).reshape(k, rows).T
-    root = np.linalg.cholesky(cov + 1e-12 * max(float(np.trace(cov)), 1e-12) * np.eye(len(cov)))
-    noise = np.random.default_rng(seed).standard_normal((draws, len(cov)))
-    sampled = (mean + RESHAPE * (noise @ root.T)).reshape(draws, k, rows)
-    best = sampled.argmax(axis=1)  # (draws, rows)
-    won = np.stack([(best == arm).mean(axis=0) for arm in range(k)], axis=1)  # (rows, k)
+    means = mean.reshape(k, rows).T
+    # Chances are by cell, so only the arms of one cell need to be drawn together.
+    within = np.einsum("arbr->rab", cov.reshape(k, rows, k, rows))
+    deviation: Floats = np.sqrt(np.maximum(np.diagonal(within, axis1=1, axis2=2), 0.0))
+    root = np.linalg.cholesky(within + 1e-12 * max(float(np.trace(cov)), 1e-12) * np.eye(k))
+    noise = np.random.default_rng(seed).standard_normal((k, draws))
+    total = float(seen.shown.sum())
+    sampled = means[:, :, None] + reshape_of(total) * (root @ noise)  # (rows, k, draws)
+    best = sampled.max(axis=1)
+    won = (sampled == best[:, None]).mean(axis=2)  # (rows, k)
     chances = FLOOR + (1 - k * FLOOR) * won
     chances = np.round(chances / chances.sum(axis=1, keepdims=True), 6)
     chances[:, 0] += 1 - chances.sum(axis=1)
-    means = mean.reshape(k, rows).T
-    top = sampled.max(axis=1).mean(axis=0)
+    top = best.mean(axis=1)
     given = (chances * means).sum(axis=1)
     loss: Floats = np.clip((top - given) / np.maximum(np.abs(top), 1e-12), 0.0, 1.0)
-    total = float(seen.shown.sum())
     means, deviation, loss = means.round(9), deviation.round(9), loss.round(6)
     return Table(seen.arms, cells, chances, means, deviation, loss, total)
+
+
+def reshape_of(displays: float) -> float:
+    """What part of the posterior's deviation draws have.
+
+    Most while little is known, when a wrong creative would be stuck to for long; later what drawing finds
+    is worth less than it costs, and the floor goes on looking.
+    """
+    return float(np.interp(np.log10(max(displays, 1.0)), np.log10(RESHAPED), RESHAPE))
 
 
 def posterior(seen: Seen, cells: Sequence[int], base: float) -> tuple[Floats, Floats]:

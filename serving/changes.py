@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Any, Final
 
+from features.customer import LATE_BLOB, Blobs, decode_customer
 from features.fields import MAX_AMOUNT
 from features.ids import user_subject
-from features.live_store import LiveStore
-from features.patch import patched
-from features.schema import SchemaMismatch, Schemas
+from features.patch import decode_patch, patched
+from features.schema import SchemaMismatch
+from features.store import StoreUnavailable
+from features.stores import Stores
+from features.views import consents_in
 from serving.catalogue import CatalogueError, Creative, Item, compile_items, parse_creative, parse_item
 from serving.control import Control, OverlayKind, Payload
 from serving.errors import FieldError, Problem
 from serving.intake import in_time
 from serving.items import CREATIVE_OF
-from serving.userfields import profile_changes
+from serving.live import Live
+from serving.userfields import check_own, profile_changes
 from serving.wire import ItemsAsk, UserAsk, parse
 
 _AMOUNTS: Final = ("min_amount", "rate", "price", "cost")
@@ -31,25 +36,50 @@ class Changes:
     """Raises Problem for what may not be changed so, StoreUnavailable when it could not be written."""
 
     def __init__(
-        self, control: Control, live: LiveStore, timeout_s: float, clock: Callable[[], float]
+        self, control: Control, stores: Stores, timeout_s: float, clock: Callable[[], float]
     ) -> None:
-        self._control, self._live, self._timeout_s, self._clock = control, live, timeout_s, clock
+        self._control, self._stores, self._timeout_s, self._clock = control, stores, timeout_s, clock
 
-    async def put_user(self, user_id: str, raw: Any, schemas: Schemas | None) -> dict[str, Any]:
-        """Changes the fields that are named; what is not named stays."""
+    async def put_user(self, user_id: str, raw: Any, live: Live | None, *, trusted: bool) -> dict[str, Any]:
+        """Changes the fields that are named; what is not named stays.
+
+        Who is not `trusted` says only what a customer decides. Of the consents they name, those that were
+        given stay; the answer tells which these are. Raises Problem `forbidden` for other permission fields.
+        """
         changes = profile_changes(parse(UserAsk, raw).profile)
-        now = self._clock()
+        schemas, now = live.bundle.schemas if live is not None else None, self._clock()
+        blobs: Blobs | None = None
+        if not trusted:
+            check_own(changes)
+            if "consents" in changes:
+                blobs = await self._known(user_id, live)
+        written: dict[str, Any] = changes
 
         def change(old: bytes | None) -> bytes:
-            return patched(old, changes, now, schemas=schemas)
+            nonlocal written
+            if blobs is not None:
+                given = _consents(blobs._replace(patch=old), live, now)
+                written = {**changes, "consents": changes["consents"] & given}
+            return patched(old, written, now, schemas=schemas)
 
         try:
-            await in_time(self._live.patch(user_subject(user_id), change), self._timeout_s)
+            await in_time(self._stores.live.patch(user_subject(user_id), change), self._timeout_s)
         except SchemaMismatch as strange:
             raise Problem(
                 "unreadable_record", f"what is stored for this customer cannot be read: {strange}"
             ) from None
-        return {"user_id": user_id, "changed": sorted(changes)}
+        answer = {"user_id": user_id, "changed": sorted(changes)}
+        return answer if blobs is None else {**answer, "consents": consents_in(written["consents"])}
+
+    async def _known(self, user_id: str, live: Live | None) -> Blobs:
+        """The customer's batch record. Raises StoreUnavailable: what was given is then not known."""
+        version = live.features_version if live is not None else None
+        found = await self._stores.fetch_customer(
+            user_subject(user_id), None, version, timeout_s=self._timeout_s
+        )
+        if found.blobs.profile == LATE_BLOB:
+            raise StoreUnavailable("the features store did not say which consents were given")
+        return found.blobs
 
     async def put_item(self, item_id: str, raw: Any) -> dict[str, Any]:
         item = _item(_whole(raw, item_id, "id"))
@@ -84,6 +114,17 @@ class Changes:
 
     async def _put(self, entries: Sequence[tuple[OverlayKind, str, Payload | None]]) -> int:
         return await in_time(self._control.overlay_put(entries), self._timeout_s)
+
+
+def _consents(blobs: Blobs, live: Live | None, now: float) -> int:
+    """The bits that decisions see as given; none where that is not known. Raises SchemaMismatch."""
+    schemas = live.bundle.schemas if live is not None else None
+    if blobs.patch is not None:
+        decode_patch(blobs.patch, schemas)
+    customer = decode_customer(
+        blobs, now=now, schemas=schemas, watermark=live.watermark if live is not None else inf
+    )
+    return int(customer.get("consents"))
 
 
 def _items(raw: Any) -> list[tuple[OverlayKind, str, Payload | None]]:

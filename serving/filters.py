@@ -1,7 +1,8 @@
 """Permission: one short class per rule, three-valued; what is not known denies.
 
-`rules_of` marks, per row, which rules it is subject to. A row under none of them is open: it may be shown to
-everybody, always. A filter is asked only about rows under its rule.
+`rules_of` marks, per row, which rules it is subject to. A row under none of `reasons.CLOSING` is open: it may
+be shown to everybody, always, but for those from whom the bank withholds its kind. A filter is asked about
+rows under its rule only.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.events import WHAT
-from features.views import CONTACT_KEEP, HOLDINGS_KEPT
+from features.ids import KIND_CODE
+from features.views import BLOCKED, CONTACT_KEEP, HOLDINGS_KEPT, OFFERS, withheld
 from serving.catalogue import REPEATS
 from serving.domain import Column, Facts, Mask
 from serving.pipeline import Filter, Page
@@ -25,6 +27,7 @@ Listed = Callable[[Page], list[int] | None]  # what is denied, see Filter.listed
 
 NEVER: Final = REPEATS.index("never")
 COOLING_S: Final = 14 * 86_400.0
+_OFFERED: Final = [KIND_CODE[kind] for kind in OFFERS]
 
 
 def rules_of(table: NDArray[np.void], killed: Collection[int] = ()) -> NDArray[np.uint32]:
@@ -52,6 +55,7 @@ def rules_of(table: NDArray[np.void], killed: Collection[int] = ()) -> NDArray[n
     mark(Drop.AUDIENCE, table["audience"] != 0)
     mark(Drop.COOLING, table["cooling"] != 0)
     mark(Drop.BLOCKED, (rules & np.uint32(CUSTOMER)) != 0)
+    mark(Drop.BARRED, np.isin(table["kind"], _OFFERED))
     if killed:
         rules[np.array(sorted(killed), np.intp)] |= np.uint32(Drop.KILLED.bit)
     return rules
@@ -182,17 +186,45 @@ class Age(Filter):
 
 
 class Blocked(Filter):
-    """A blocked customer (frozen, in dispute, on a list) gets nothing that asks about the customer."""
+    """A blocked customer (frozen, in dispute, on a list) gets nothing that asks about the customer.
+
+    So it is as long as it is not known whether one is; withholding a kind only (see Barred) blocks no more.
+    """
 
     rule = Drop.BLOCKED
     views = ("profile",)
 
     def denies(self, page: Page, items: Facts) -> bool:  # noqa: ARG002
         customer = page.query.customer
-        return not customer.knows("blocked") or bool(customer.get("blocked"))
+        return not customer.knows("blocked") or bool(customer.get("blocked") & BLOCKED)
 
     def cause(self, items: Facts) -> Cause:
         return lambda page: self.denies(page, items)
+
+
+class Barred(Filter):
+    """What the bank's fraud engine withholds: kinds of offers; benefits from whoever is blocked.
+
+    The one rule by which unknown does not deny: it is about who is named, and an offer that nobody else is
+    asked about (open: no age, audience, consent ...) stays on the page while profiles are late. An offer that
+    asks anything of the customer is under Blocked as well, which reads the same field and denies.
+    """
+
+    rule = Drop.BARRED
+    views = ("profile",)
+
+    def denies(self, page: Page, items: Facts) -> Mask | bool:
+        bits = self._bits(page)
+        return bits != 0 and np.isin(
+            items["kind"], [KIND_CODE[kind] for kind in OFFERS if bits & withheld(kind)]
+        )
+
+    def cause(self, items: Facts) -> Cause:  # noqa: ARG002
+        return self._bits
+
+    def _bits(self, page: Page) -> int:
+        bits = int(page.query.customer.get("blocked"))  # 0 when it is not known
+        return bits | withheld("benefit") if bits & BLOCKED else bits
 
 
 class Consent(Filter):
@@ -332,6 +364,7 @@ FILTERS: Final[tuple[Filter, ...]] = (
     Risk(),
     Age(),
     Blocked(),
+    Barred(),
     Consent(),
     Needs(),
     Excludes(),

@@ -23,6 +23,8 @@ NDJSON: Final = b"application/x-ndjson"
 BODY_LIMIT: Final = 256 * 1024
 CATALOGUE_LIMIT: Final = 4 * 1024 * 1024
 EXPLAINED_TO: Final = ("engineer", "admin", "approver", "operator")
+ASKING: Final = ("app", "engineer", "admin")  # who may ask for pages and send events
+TELLING: Final = ("core", "engineer", "admin")  # whose word counts on what permission rests on
 
 
 class Request(NamedTuple):
@@ -63,11 +65,12 @@ Handler = Callable[[Request], Awaitable[Answer | Streamed]]
 
 
 class Route(NamedTuple):
-    """`name` stands in metrics for all paths of one shape."""
+    """`name` stands in metrics for all paths of one shape; `roles`: one of them is needed."""
 
     name: str
     methods: Mapping[str, Handler]
     limit: int = BODY_LIMIT
+    roles: tuple[str, ...] = ASKING
 
 
 class Below(NamedTuple):
@@ -94,8 +97,8 @@ def routes(service: Service) -> tuple[dict[str, Route], tuple[Below, ...]]:
         Route("/v1/recommend/product", page("product")),
         Route("/v1/recommend:batch", {"POST": on(_batch)}, CATALOGUE_LIMIT),
         Route("/v1/events", {"POST": on(_events)}),
-        Route("/v1/outcomes", {"POST": on(_outcomes)}),
-        Route("/v1/items:batch", {"PUT": on(_items)}, CATALOGUE_LIMIT),
+        Route("/v1/outcomes", {"POST": on(_outcomes)}, roles=("app", *TELLING)),
+        Route("/v1/items:batch", {"PUT": on(_items)}, CATALOGUE_LIMIT, TELLING),
         Route("/livez", {"GET": on(_livez)}),
         Route("/readyz", {"GET": on(_readyz)}),
         Route("/metrics", {"GET": on(_metrics)}),
@@ -106,10 +109,18 @@ def routes(service: Service) -> tuple[dict[str, Route], tuple[Below, ...]]:
         Below(
             ("", "v1", "items"),
             (),
-            Route("/v1/items/{id}", {"PUT": on(_put_item), "DELETE": on(_delete_item)}),
+            Route("/v1/items/{id}", {"PUT": on(_put_item), "DELETE": on(_delete_item)}, roles=TELLING),
         ),
-        Below(("", "v1", "users"), (), Route("/v1/users/{id}", {"PUT": on(_put_user)})),
-        Below(("", "v1", "creatives"), (), Route("/v1/creatives/{id}", {"PUT": on(_put_creative)})),
+        Below(
+            ("", "v1", "users"),
+            (),
+            Route("/v1/users/{id}", {"PUT": on(_put_user)}, roles=("app", *TELLING)),
+        ),
+        Below(
+            ("", "v1", "creatives"),
+            (),
+            Route("/v1/creatives/{id}", {"PUT": on(_put_creative)}, roles=TELLING),
+        ),
     )
     return {route.name: route for route in exact}, below
 
@@ -185,8 +196,9 @@ def _check_creatives(request: Request, items: list[Any]) -> None:
 
 
 async def _put_user(service: Service, request: Request) -> Answer:
-    user = check_path_id(request.id, "user id")
-    return _json(await service.put_user(user, parse_json(request.body)))
+    """The app passes on what a customer decides; what permission rests on only the bank's core may say."""
+    user, trusted = check_path_id(request.id, "user id"), request.who.has(*TELLING)
+    return _json(await service.put_user(user, parse_json(request.body), trusted=trusted))
 
 
 async def _livez(service: Service, request: Request) -> Answer:  # noqa: ARG001 - handlers have one shape

@@ -31,13 +31,13 @@ class Affinity(Hydrator):
 
 @dataclass(frozen=True)
 class Fatigue(Hydrator):
-    """`fatigue`: how often it was displayed lately without an answer."""
+    """`fatigue`: how often it was displayed lately without an answer; not of who refused personalisation."""
 
     lookup: Lookup  # rows of item keys
 
     def enabled(self, page: Page) -> bool:
         contact = page.query.customer.contact
-        return contact is not None and len(contact) > 0
+        return page.query.profiling and contact is not None and len(contact) > 0
 
     def columns(self, page: Page, candidates: Candidates) -> Mapping[str, Column]:
         contact = page.query.customer.contact

@@ -4,7 +4,8 @@ device.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import time
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -24,6 +25,7 @@ from features.log import Entry
 from features.store import StoreUnavailable
 from features.token import PLACES
 from serving.intake import LiveBytes, in_time
+from serving.lately import Lately
 from serving.observe import Metrics
 from serving.publisher import Publisher
 
@@ -33,9 +35,15 @@ PAIRS_KEPT: Final = 50_000
 class Links:
     """Tells the store that a visitor is a user, once for each new state of the visitor's logs."""
 
-    def __init__(self, live: LiveStore, publisher: Publisher, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        live: LiveStore,
+        publisher: Publisher,
+        metrics: Metrics,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._live, self._publisher, self._metrics = live, publisher, metrics
-        self._told: OrderedDict[tuple[str, str], int | None] = OrderedDict()
+        self._told: Lately[tuple[str, str], int | None] = Lately(PAIRS_KEPT, clock=monotonic)
         self._repairing: set[tuple[str, str]] = set()
 
     async def joined(
@@ -50,9 +58,7 @@ class Links:
             if pair not in self._told:
                 self._publisher.put(partial(_linked_entry, visitor, user, now))
             # Until the store has heard it, the user's own logs lack what happened on the device.
-            self._told[pair] = state if told else None
-            if len(self._told) > PAIRS_KEPT:
-                self._told.popitem(last=False)
+            self._told.put(pair, state if told else None)
         return with_device(own, device, visitor)
 
     async def _tell(self, visitor: str, user: str, timeout_s: float) -> bool:

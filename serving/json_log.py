@@ -29,7 +29,10 @@ _SECRETS: Final = (
 )
 _ROOT: Final = "fenliu"
 _OTHERS: Final = ("asyncio", "uvicorn.error")  # they tell of our errors too, in their own words
-_NAMED: Final = ("FENLIU_APP_KEY", "FENLIU_APP_KEY_BEFORE", "FENLIU_KEY", "OTEL_EXPORTER_OTLP_HEADERS")
+_NAMED: Final = (
+    "FENLIU_APP_KEY", "FENLIU_APP_KEY_BEFORE", "FENLIU_KEY", "FENLIU_KEEPER_PASSWORD",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+)  # fmt: skip
 LEAST_SECRET: Final = 6  # characters: shorter ones would cut up words
 _known: re.Pattern[str] | None = None  # the secrets of this process, by their very text
 

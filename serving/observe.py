@@ -14,9 +14,20 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from features.redis_store import TIMED
+from serving.domain import Decision
+from serving.feature_counts import FeatureCounts
+from serving.score_drift import ScoreDrift
+from serving.stage_times import StageTimes
+from serving.store_watch import StoreState
+
 LATENCY_BUCKETS: Final = (
     0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06,
     0.07, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0,
+)  # fmt: skip
+READ_BUCKETS: Final = (
+    0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02,
+    0.05, 0.1, 0.5, 1.0,
 )  # fmt: skip
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST.encode()
 
@@ -85,11 +96,26 @@ class Metrics:
             registry=self.registry, buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1),
         )  # fmt: skip
         self._learned = gauge("bundle_age_seconds", "time since the last event that the bundle learned from")
+        self._planned = gauge(
+            "plan_age_seconds", "time since the running plan was first published, or its file written"
+        )
         self._limits = counter(
             "limits_total",
             "requests refused by a key's rate or quota; alone: leases made without the store",
             "what",
         )
+        self.stages = StageTimes(self.registry, LATENCY_BUCKETS)
+        self.features = FeatureCounts()
+        self.registry.register(self.features)
+        self.drift = ScoreDrift()
+        self.registry.register(self.drift)
+        self.stores_seen = StoreState()
+        self.registry.register(self.stores_seen)
+        self._reads = Histogram(
+            "fenliu_store_read_seconds",
+            f"time of a read of customers, from its leaving to its answer, of one read in {TIMED}", ("role",),
+            registry=self.registry, buckets=READ_BUCKETS,
+        )  # fmt: skip
         self._cache: dict[tuple[str, ...], Any] = {}
 
     def request(self, route: str, status: int, seconds: float) -> None:
@@ -107,15 +133,23 @@ class Metrics:
         for rule, count in drops.items():
             self._child(("drops", rule), partial(self._drops.labels, rule)).inc(count)
 
-    def recorded(self, surface: str, scores: Collection[float]) -> None:
+    def recorded(self, decision: Decision, surface: str, scores: Collection[float]) -> None:
         """A page, off the request's path. `surface`: as the plan names it, so that names stay few."""
         self._child(("surface", surface), lambda: self._surfaces.labels(surface)).inc()
+        self.features.add(decision.query.customer)
         if scores:
-            self._score.observe(sum(scores) / len(scores))
+            mean = sum(scores) / len(scores)
+            self._score.observe(mean)
+            if decision.effort == "full":
+                self.drift.add(decision.bundle, surface, mean)
 
     def learned(self, until: float) -> None:
         """POSIX seconds of the last event in the running bundle; infinite where it does not say."""
         self._learned.set_function((lambda: float("nan")) if until == inf else partial(_age, until))
+
+    def planned(self, at: float | None) -> None:
+        """POSIX seconds of the running plan's first publication; None: of the default plan, or unknown."""
+        self._planned.set_function((lambda: float("nan")) if at is None else partial(_age, at))
 
     def events(self, result: str, count: int) -> None:
         if count:
@@ -127,6 +161,9 @@ class Metrics:
 
     def store_error(self, what: str) -> None:
         self._child(("stores", what), lambda: self._stores.labels(what)).inc()
+
+    def store_read(self, role: str, seconds: float) -> None:
+        self._child(("reads", role), lambda: self._reads.labels(role)).observe(seconds)
 
     def breaker(self, role: str, opened: bool) -> None:
         self._breakers.labels(role).set(opened)

@@ -12,7 +12,15 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from features.ids import CHANNELS
-from features.views import AGGREGATED_FIELDS, ATTRIBUTES_KEPT, CONSENTS, HOLDINGS_KEPT, PROFILE, TAG_BITS
+from features.views import (
+    AGGREGATED_FIELDS,
+    ATTRIBUTES_KEPT,
+    CONSENTS,
+    HOLDINGS_KEPT,
+    OFFERS,
+    PROFILE,
+    TAG_BITS,
+)
 from serving.admin_openapi import ADMIN_MODELS, ADMIN_SCHEMAS, admin_paths
 from serving.catalogue import Creative, Item
 from serving.errors import CODES
@@ -45,6 +53,7 @@ _RECOMMEND: Final = (
 )
 _WRITE: Final = (
     "unauthorized",
+    "forbidden",
     "body_too_slow",
     "body_too_large",
     "unsupported_media_type",
@@ -303,7 +312,10 @@ _BITS: Final[dict[str, Any]] = {
     "maxItems": TAG_BITS,
 }
 _PROFILE: Final[dict[str, dict[str, Any]]] = {
-    **dict.fromkeys(("profiling", "blocked", "payroll"), _FLAG),
+    **dict.fromkeys(("profiling", "payroll"), _FLAG),
+    "blocked": {
+        "anyOf": [_FLAG, {"type": "array", "items": {"enum": list(OFFERS)}, "maxItems": len(OFFERS)}]
+    },
     **dict.fromkeys(("tags", "tags_off"), _BITS),
     **dict.fromkeys(("org", "city"), _ID),
     "tz": {"type": "string", "examples": ["Asia/Shanghai"]},

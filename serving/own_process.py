@@ -20,6 +20,7 @@ from serving.settings import Settings
 LOG: Final = logging.getLogger("fenliu.process")
 ROOT: Final = Path(__file__).parents[1]  # where `fenliu` is imported from, whatever the working folder
 NICENESS: Final = 15
+KEY: Final = "FENLIU_KEY"  # by which the command line knows who asks; not an argument, which `ps` would show
 
 
 class OwnProcess:
@@ -31,12 +32,15 @@ class OwnProcess:
         self._running: subprocess.Popen[str] | None = None
         self._closed = False
 
-    def said(self, *arguments: str, good: tuple[int, ...] = (0, 1)) -> str:
-        """The last line it printed. Raises Problem `overloaded` while another is made, else `not_ready`."""
+    def said(self, *arguments: str, good: tuple[int, ...] = (0, 1), key: str = "") -> str:
+        """The last line it printed. `key`: of whom it is done for; nobody else's is taken over.
+
+        Raises Problem `overloaded` while another is made, else `not_ready`.
+        """
         if not self._one.acquire(blocking=False):
             raise Problem("overloaded", f"another {self._what} is being made here: ask again when it is done")
         try:
-            lines = self._run(arguments, good).strip().splitlines()
+            lines = self._run(arguments, good, key).strip().splitlines()
         finally:
             self._one.release()
         return lines[-1] if lines else ""
@@ -47,12 +51,12 @@ class OwnProcess:
         if (running := self._running) is not None:
             running.kill()
 
-    def _run(self, arguments: tuple[str, ...], good: tuple[int, ...]) -> str:
+    def _run(self, arguments: tuple[str, ...], good: tuple[int, ...], key: str) -> str:
         path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
         quiet = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         process = subprocess.Popen(
             (sys.executable, *self._command, *arguments),
-            env={**os.environ, **self._settings.as_env(), **quiet},
+            env={**os.environ, **self._settings.as_env(), **quiet, KEY: key},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -32,7 +32,7 @@ from serving.plan_text import MAX_SLOTS as MAX_SLOTS
 from serving.plan_text import Plan as Plan
 from serving.plan_text import SlotSpec as SlotSpec
 from serving.plan_text import Surfaces
-from serving.reasons import STATIC
+from serving.reasons import CLOSING, STATIC
 from serving.texts import CreativeText
 
 MOST_SLOTS_CHECKED: Final = 10  # of a surface jointly: 2^10 subsets
@@ -128,7 +128,7 @@ class Stock(NamedTuple):
     row: Callable[[str], int | None]
     kinds: NDArray[np.uint8]
     layouts: NDArray[np.uint8]
-    rules: NDArray[np.uint32]  # serving.filters.rules_of: 0 = open to everybody, always
+    rules: NDArray[np.uint32]  # serving.filters.rules_of; none of CLOSING = open to everybody, always
     ranked: Rows  # all rows, most popular first
     creatives: Callable[[int], Sequence[CreativeText]] | None = None  # of a row; None: not checked
     categories: NDArray[np.uint32] | None = None  # key32 of the whole path; None: categories match nothing
@@ -230,7 +230,7 @@ def _compile_slot(
         per_category=spec.per_category,
         fallback=_fallbacks(index, spec, takes, organic, stock, problems),
         wide=ranked[(fits & ((stock.rules & np.uint32(STATIC)) == 0))[ranked]],
-        open=ranked[(fits & (stock.rules == 0))[ranked]],
+        open=ranked[(fits & ((stock.rules & np.uint32(CLOSING)) == 0))[ranked]],
         owner=spec.owner or orgs.root,
         rates=np.array(spec.rates, np.float32),
         shown=tuple(np.array(spec.rates, np.float32).tolist()),
@@ -274,7 +274,7 @@ def _fallback(
         problem = "is not in the catalogue"
     elif not takes[row]:
         problem = f"is of a kind or layout that {spec.name} does not take"
-    elif stock.rules[row]:
+    elif stock.rules[row] & np.uint32(CLOSING):
         problem = "is not open: not everybody may be shown it"
     elif not organic[row]:
         problem = "is shown by campaigns only"
@@ -293,7 +293,7 @@ def _check_page(
     problems: list[PlanError],
 ) -> None:
     """Hall's condition: no set of slots may need more open items than there are for all of them together."""
-    patterns, counts = np.unique(members[rules == 0], return_counts=True)
+    patterns, counts = np.unique(members[(rules & np.uint32(CLOSING)) == 0], return_counts=True)
     together = len(slots) if len(slots) <= MOST_SLOTS_CHECKED else 1
     for size in range(1, together + 1):
         for group in combinations(slots, size):

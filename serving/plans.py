@@ -43,6 +43,15 @@ class PlanShelf:
             raise PlanError(where, f"holds version {plan.version}", "publish it again")
         return plan
 
+    def published(self, version: str) -> float | None:
+        """When the plan was first put here, POSIX seconds; None where the storage does not tell. Raises
+        PlanError for what is no version."""
+        try:
+            at: Any = self._files.modified(self._path(version))
+            return float(at.timestamp())
+        except (OSError, KeyError, NotImplementedError, AttributeError):
+            return None
+
     def _path(self, version: str) -> str:
         if not re.fullmatch(r"[0-9a-f]{12}", version):
             raise PlanError(f"plan {version[:40]!r}", "is no plan version", "name 12 hex digits")

@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple
 
 from features.ids import BadId, check_id
 
-ROLES: Final = ("app", "operator", "approver", "engineer", "admin")
+ROLES: Final = ("app", "core", "operator", "approver", "engineer", "admin")
 HEAD_OFFICE: Final = "head"
 KEYS_EACH: Final = 2  # the present and the next: enough to rotate without a gap
 LOCAL: Final = "local"  # whoever sits at the machine, where no keys were ever made
@@ -50,9 +50,12 @@ class Scope(NamedTuple):
 
 
 def parse_scope(text: str) -> Scope:
-    """`app`, `operator:ORG`, `approver`, `approver:ORG`, `engineer` or `admin`. Raises PrincipalError."""
+    """`app`, `core` (systems of the bank), `operator:ORG`, `approver`, `approver:ORG`, `engineer`, `admin`.
+
+    Raises PrincipalError.
+    """
     role, colon, org = text.strip().partition(":")
-    known = "scopes are app, operator:ORG, approver, approver:ORG, engineer and admin"
+    known = "scopes are app, core, operator:ORG, approver, approver:ORG, engineer and admin"
     if role not in ROLES:
         raise PrincipalError(f"{text[:40]!r} is no scope: {known}")
     if (role == "operator" and not org) or (colon and (role not in ("operator", "approver") or not org)):
@@ -88,9 +91,7 @@ class Identity:
 
 
 THE_SYSTEM: Final = Identity(SYSTEM, frozenset())
-EVERYTHING: Final = frozenset(
-    {Scope("app"), Scope("operator"), Scope("approver"), Scope("engineer"), Scope("admin")}
-)
+EVERYTHING: Final = frozenset(Scope(role) for role in ROLES)
 
 
 def local_identity(name: str = "") -> Identity:

@@ -13,7 +13,7 @@ logged placement is expected to earn is asked with its own place.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from features.ranking_kernel import logistic
 from serving.domain import Scores
 from serving.forest import Forest
 from serving.taste import load_array, save_arrays
+from serving.trust import Trust
 
 FOLDER: Final = "ranker"
 FILE: Final = "ranker/ranker.json"
@@ -93,7 +94,7 @@ class Answer:
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranker:
     """`slots`: names in the order of their codes; `neutral` (features,) f4 what explains nothing; `scale`
-    mean and deviation of the model's scores.
+    mean and deviation of the model's scores; `trust` in the bank's own models.
     """
 
     facts: Facts
@@ -102,6 +103,7 @@ class Ranker:
     convert: Answer
     neutral: NDArray[np.float32]
     scale: tuple[float, float]
+    trust: Trust = field(default_factory=Trust.nothing)
 
     def __post_init__(self) -> None:
         for answer in (self.click, self.convert):
@@ -129,7 +131,11 @@ class Ranker:
         )
         self.click.save(root / "click")
         self.convert.save(root / "convert")
-        body = {"features": FEATURES, "kinds": KINDS, "slots": self.slots, "scale": list(self.scale)}
+        body: dict[str, Any] = {
+            "features": FEATURES, "kinds": KINDS, "slots": self.slots, "scale": list(self.scale),
+        }  # fmt: skip
+        if len(self.trust):
+            body["trust"] = self.trust.to_json()
         (root / "ranker.json").write_text(
             json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
@@ -145,5 +151,5 @@ class Ranker:
         return cls(
             facts, tuple(body["slots"]), Answer.load(root / "click", buys=False),
             Answer.load(root / "convert", buys=True), np.array(load_array(root, "neutral")),
-            tuple(body["scale"]),
+            tuple(body["scale"]), Trust.from_json(body.get("trust")),
         )  # fmt: skip

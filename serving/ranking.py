@@ -1,7 +1,8 @@
 """The stage that ranks: the customer, the moment and the best candidates to probabilities of a click.
 
 Of more than MOST candidates those that the blend holds best take part, kind by kind in the measure of the
-places that may take them; the others keep the blend's score, brought to the level of their kind. Where the
+places that may take them; the others keep the blend's score, brought to the level of their kind. What the
+bank's own models say counts in both, as far as they are believed (`serving.trust`). Where the
 bundle has no ranker the stage is not there; where it fails the blend's scores stand, and the page says so.
 """
 
@@ -22,6 +23,7 @@ from serving.pipeline import Page, Scorer
 from serving.ranker import Ranker
 from serving.reasons import Lift
 from serving.tables import Popular
+from serving.trust import shifted
 
 MOST: Final = 100
 
@@ -89,10 +91,20 @@ class Ranked(Scorer):
         self.ranker = ranker
         self.signals = Signals(ranker.facts, popular, ranker.scale)
         self._kinds = np.minimum(kinds, len(KINDS)).astype(np.uint8)
+        self._keys = ranker.facts.keys
         self._tables: dict[tuple[tuple[int, int], ...], tuple[Scores, Scores, Scores]] = {}
 
     def score(self, page: Page, candidates: Candidates) -> Scores:
-        chosen = chosen_of(candidates.rows, candidates.score, self._kinds, page.demand, len(self.ranker))
+        said, told, blended = page.query.customer.external, None, candidates.score
+        if len(said):
+            told = self.ranker.trust.shifts(said, page.query.now, self._keys, candidates.rows)
+        if told is None:
+            return self._ranked(page, candidates, blended)
+        return shifted(self._ranked(page, candidates, shifted(blended, told)), told)
+
+    def _ranked(self, page: Page, candidates: Candidates, promise: Scores) -> Scores:
+        """`promise` (n,) says who takes part."""
+        chosen = chosen_of(candidates.rows, promise, self._kinds, page.demand, len(self.ranker))
         if not len(chosen):
             return candidates.score
         some = candidates if len(chosen) == len(candidates) else candidates.take(chosen)

@@ -35,6 +35,7 @@ class Drop(_Coded):
     REPEAT = 15
     AUDIENCE = 16
     COOLING = 17
+    BARRED = 18
 
     @property
     def bit(self) -> int:
@@ -69,6 +70,10 @@ DROP_TEXTS: Final[dict[Drop, tuple[str, str]]] = {
         "处于冷静期或接触记录未知",
         "cooling off after a complaint or dismissal, or contacts not known",
     ),
+    Drop.BARRED: (
+        "银行已限制向该客户提供此类内容",
+        "the bank withholds such offers from the customer",
+    ),
 }
 
 STATIC: Final = Drop.STOCK.bit | Drop.KILLED.bit | Drop.WITHDRAWN.bit
@@ -88,6 +93,9 @@ CUSTOMER: Final = sum(
     )
 )
 """Rules about what is known of the customer: a blocked customer gets no item that has any."""
+
+CLOSING: Final = sum(drop.bit for drop in Drop if drop is not Drop.BARRED)
+"""Rules that close a row to whom nothing is known of. BARRED denies whom the bank names, and nobody else."""
 
 
 class Reason(_Coded):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,6 +36,7 @@ from serving.joining import Links, with_entries
 from serving.json_log import DECISION
 from serving.kept import Keeping
 from serving.ladder import Ladder, below
+from serving.lately import Lately
 from serving.live import Live
 from serving.observe import Metrics
 from serving.placed import Columns, packed
@@ -44,6 +44,7 @@ from serving.publisher import Publisher
 from serving.remembered import Remembered
 from serving.served import served_entry
 from serving.settings import Settings
+from serving.stage_times import DECIDE, DECODE, EVENTS, REMEMBER, RESERVE, STORE_READ, WRITE, Marks
 from serving.standing import categories_of, may_stand
 from serving.tallying import Tallying, tells_tags
 from serving.wire import RecommendAsk
@@ -71,6 +72,7 @@ class _Ask:
     owner: str | None
     now: float
     due: float  # monotonic
+    marks: Marks | None = None  # of a page that is timed
 
     @property
     def dry(self) -> bool:
@@ -113,9 +115,11 @@ class Recommender:
         self._in_flight = self._waiting = 0  # being answered; of these, not decided yet
         metrics.in_flight.set_function(lambda: self._in_flight)
         self._running: dict[tuple[str, str], tuple[_Ask, asyncio.Task[bytes]]] = {}
-        self._last: OrderedDict[tuple[str, str], bytes] = OrderedDict()  # key64s of the last page
+        self._last: Lately[tuple[str, str], bytes] = Lately(
+            LAST_PAGES, clock=monotonic
+        )  # key64s of the last page
         self.keeping = Keeping(publisher.put)
-        self._links = Links(stores.live, publisher, metrics)
+        self._links = Links(stores.live, publisher, metrics, monotonic)
 
     async def page(self, ask: RecommendAsk, kind: PageKind, request_id: str | None, arrived: float) -> bytes:
         """The body of the answer. `arrived` is monotonic: the deadline counts from it."""
@@ -124,7 +128,8 @@ class Recommender:
         DECISION.set(who.decision_id)
         surface, slots, owner = surface_of(live.plan, ask, kind)
         deadline_s = (ask.options.deadline_ms or self._settings.deadline_ms) / 1000
-        asked = _Ask(live, ask, who, surface, slots, owner, self._clock(), arrived + deadline_s)
+        marks = None if ask.options.dry_run else self._metrics.stages.drawn(self._monotonic)
+        asked = _Ask(live, ask, who, surface, slots, owner, self._clock(), arrived + deadline_s, marks)
         full = self._in_flight >= self._settings.max_in_flight
         if full or not self._ladder.admits(self._waiting, asked.due - self._monotonic()):
             self._metrics.shed.inc()
@@ -133,11 +138,13 @@ class Recommender:
             )
         self._in_flight += 1
         try:
-            if who.retried and not asked.dry:
-                return await self._once(asked)
-            return await self._answer(asked)
+            body = await (self._once(asked) if who.retried and not asked.dry else self._answer(asked))
         finally:
             self._in_flight -= 1
+        if marks is not None:
+            called = live.plan.called(surface)[-1]
+            self._metrics.stages.told(marks, called, self._monotonic() - arrived)
+        return body
 
     @property
     def load(self) -> float:
@@ -180,17 +187,24 @@ class Recommender:
         if isinstance(made, bytes):
             return made
         decision, taken, blobs, again = made
+        marks = asked.marks
         if not asked.dry:
             decision = await self._granted(asked, decision, again)
+        if marks is not None:
+            marks.ended(RESERVE)
         began = self._monotonic()
         columns = Columns.of(decision.placements)
         body = self._body(asked, decision, columns, taken)
         self._ladder.answered(self._monotonic() - began)
+        if marks is not None:
+            marks.ended(WRITE)
         if asked.dry:
             return body
         if asked.who.retried:
             own = Remembered.of(decision, body, columns).encode()
             body, again = await self._remember(asked, decision, own, body, again)
+            if marks is not None:
+                marks.ended(REMEMBER)
             if again < 0:
                 return body
         self._note(asked, decision, columns, blobs, again)
@@ -200,15 +214,25 @@ class Recommender:
         """The page decided before under this id; or a decision, what was taken of the events, what was read,
         and how often a page was decided afresh under the id.
         """
+        marks = asked.marks
         taken = await self._events(asked)
+        if marks is not None and asked.ask.events:
+            marks.ended(EVENTS)
         blobs, stands, reserved = await self._read(asked, taken)
+        if marks is not None:
+            marks.ended(STORE_READ)
         query = self._query(asked, blobs, reserved)
+        if marks is not None:
+            marks.ended(DECODE)
         again = 0
         if stands is not None and not asked.dry:
             if (body := self._replayed(asked, query, stands)) is not None:
                 return body
             again = 1
-        return self._decided(asked, query), taken, blobs, again
+        decision = self._decided(asked, query)
+        if marks is not None:
+            marks.ended(DECIDE)
+        return decision, taken, blobs, again
 
     # --- before the decision
 
@@ -424,7 +448,7 @@ class Recommender:
             decision.effort, decision.degraded, wanted, len(decision.placements), decision.drops
         )
         if decision.effort in ("full", "light"):
-            _keep(self._last, (asked.who.subject, asked.surface), packed("Q", columns.key), LAST_PAGES)
+            self._last.put((asked.who.subject, asked.surface), packed("Q", columns.key))
         self.keeping.note(asked.live, asked.now)
         ms = 1000.0 * (self._clock() - asked.now)
         self._publisher.put(partial(self._record, decision, columns, blobs, asked, again, ms))
@@ -435,12 +459,5 @@ class Recommender:
         """Made when it is written, off the request's path: the tallies and the served record."""
         self._tallying.add(decision, asked.live)
         surface = asked.live.plan.called(asked.surface)[-1]
-        self._metrics.recorded(surface, columns.score)
+        self._metrics.recorded(decision, surface, columns.score)
         return served_entry(decision, blobs, asked.ask, asked.live, again, columns, ms=ms)
-
-
-def _keep(held: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:
-    held[key] = value
-    held.move_to_end(key)
-    if len(held) > most:
-        held.popitem(last=False)

@@ -124,6 +124,7 @@ class Reloader:
         self._overlay = _Overlay()
         self._held: dict[str, Bundle] = {}  # the running one and those of arms, each mapped once
         self._plan: tuple[str, Plan] | None = None
+        self._planned: float | None = None  # when that one was published, POSIX seconds
         self._running: Wanted | None = None
         self._refused: Wanted | None = None
         self._refused_at = 0.0
@@ -303,8 +304,20 @@ class Reloader:
         current = self._holder.current
         if current is None or current.bundle is not bundle or current.plan.version != plan.version:
             check(live, self._clock())
+        if self._plan is None or self._plan[0] != wanted.plan:
+            self._planned = self._published(wanted.plan)
         self._plan = wanted.plan, plan
         return live
+
+    def _published(self, plan: str) -> float | None:
+        """When the plan was first published, or its file written; None: the default plan, or nobody says."""
+        file = self._settings.plan
+        if file is None:
+            return self._plans.published(plan) if plan else None
+        try:
+            return file.stat().st_mtime
+        except OSError:
+            return None
 
     def bundle(self, version: str) -> Bundle:
         """The one at hand, or loaded now; in a thread. Raises BundleError, RegistryError, OSError."""
@@ -365,6 +378,8 @@ class Reloader:
         for problem in live.problems:
             LOG.warning("%s", problem)
         self._metrics.learned(live.bundle.trained_until)
+        self._metrics.planned(self._planned)
+        self._metrics.drift.expect(live.bundle.version, live.bundle.manifest)
         self._metrics.running(live.bundle.version, live.plan.version, version, live.overlay_seq)
         space = state.keyspace
         views: Mapping[str, float] = (

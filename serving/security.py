@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections.abc import Sequence
+from hashlib import blake2b
 from hmac import compare_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -165,6 +167,16 @@ def token_keys(settings: Settings) -> tuple[TokenKey, ...]:
             " python -c 'import secrets; print(\"k1:\" + secrets.token_hex(32))'"
         )
     return (_kept(settings.home / "secrets.json"),)
+
+
+def pseudonym(keys: Sequence[TokenKey], subject: str) -> str:
+    """How a trace names a customer (12 hex digits): one customer by one name, and nobody tells who it is, or
+    whether it is a certain one, without the newest of the secrets that sign page tokens. Another name after
+    that was rotated; none that can be told again once it is forgotten.
+    """
+    _, secret = keys[0]
+    key = blake2b(b"pseudonym of a customer", key=secret, person=b"fenliu-derive", digest_size=32).digest()
+    return blake2b(subject.encode(), key=key, digest_size=6).hexdigest()
 
 
 def _kept(path: Path) -> TokenKey:

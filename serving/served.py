@@ -79,6 +79,7 @@ def record(
         "features": live.features_version or "",
         "views": sorted(live.materialised),
         "watermark": live.watermark,
+        "consented": True,  # single fields and models were used under their consents
         "kills": [list(kill) for kill in live.thrown],
         "cached": _keys(decision, rows),
         "context": _context(ask),

@@ -44,6 +44,7 @@ from serving.settings import SYNCED_LEVEL, Settings
 from serving.similar import similar_bytes
 from serving.spool_metrics import SpoolMetrics
 from serving.standing import categories_of
+from serving.store_watch import StoreWatch
 from serving.tallying import Tallying
 from serving.wire import SimilarAsk
 
@@ -69,6 +70,7 @@ class _Parts:
     pacer: Pacer
     guard: Guard
     learner: Learner
+    watch: StoreWatch
 
 
 class Service:
@@ -113,12 +115,14 @@ class Service:
         await parts.pacer.start()
         await parts.guard.start()
         await parts.learner.start()
+        await parts.watch.start()
 
     async def stop(self) -> None:
         """What was accepted is written, then everything is closed. Safe to call twice."""
         parts, self._parts = self._parts, None
         if parts is None:
             return
+        await parts.watch.stop()
         await parts.guard.stop()
         await parts.learner.stop()
         await parts.pacer.stop()
@@ -139,6 +143,7 @@ class Service:
         urls = {role: url or MEMORY for role, url in settings.store_urls.items()}
         apart = settings.durability == SYNCED_LEVEL
         stores = self._given[0] or Stores.open(StoreUrls(**urls), clock=self._clock, log_apart=apart)
+        stores.time_reads(metrics.store_read)
         link = stores.control_link
         control = self._given[1] or (MemoryControl(self._clock) if link is None else RedisControl(link))
         publisher = Publisher(stores.log, metrics, settings.served_queue)
@@ -185,8 +190,9 @@ class Service:
             control, stores.log, settings.registry_url, lambda: self.holder.current, metrics,
             secrets.token_hex(6), clock=self._clock,
         )  # fmt: skip
+        watch = StoreWatch(stores, lambda: pacer.leads, metrics.stores_seen, metrics, clock=self._clock)
         metrics.registry.register(CampaignCollector(tallying.campaigns, tallying.tags, self.holder))
-        changes = Changes(control, stores.live, settings.write_timeout_s, self._clock)
+        changes = Changes(control, stores, settings.write_timeout_s, self._clock)
         reloader = Reloader(control, self.holder, settings, metrics, self._bundles, clock=self._clock)
         return _Parts(
             stores,
@@ -203,6 +209,7 @@ class Service:
             pacer,
             guard,
             learner,
+            watch,
         )
 
     def _recommender_class(self) -> type[Recommender]:
@@ -317,9 +324,8 @@ class Service:
                 )
         return sum(fresh)
 
-    async def put_user(self, user_id: str, raw: Any) -> dict[str, Any]:
-        live = self.holder.current
-        return await self.changes.put_user(user_id, raw, live.bundle.schemas if live is not None else None)
+    async def put_user(self, user_id: str, raw: Any, *, trusted: bool) -> dict[str, Any]:
+        return await self.changes.put_user(user_id, raw, self.holder.current, trusted=trusted)
 
     async def put_creative(self, creative_id: str, raw: Any) -> dict[str, Any]:
         await self._started.reloader.poll()  # an item put a moment ago counts

@@ -39,6 +39,7 @@ class Settings:
     control_url: str | None = field(default=None, repr=False)
     registry: str = field(default="", repr=False)  # an fsspec URL or a folder; "" means home/registry
     plan: Path | None = None  # a plan file that wins over the registry's pointer
+    keeper_password: str | None = field(default=None, repr=False)  # of the stores' user `keeper`: erasure
     app_key: str | None = field(default=None, repr=False)
     app_key_before: str | None = field(default=None, repr=False)  # still taken, until everybody has the next
     token_keys: tuple[TokenKey, ...] = field(default=(), repr=False)
@@ -199,6 +200,7 @@ _VARIABLES: Final = {
     "home": ("FENLIU_HOME", _path),
     "registry": ("FENLIU_REGISTRY", _text),
     "plan": ("FENLIU_PLAN", _path),
+    "keeper_password": ("FENLIU_KEEPER_PASSWORD", _text),
     "app_key": ("FENLIU_APP_KEY", _text),
     "app_key_before": ("FENLIU_APP_KEY_BEFORE", _text),
     "token_keys": ("FENLIU_TOKEN_KEYS", _token_keys),

@@ -25,7 +25,8 @@ _STABLE: Final = frozenset({"session", "day"})
 def held_places(query: Query, asked: Sequence[SlotRequest], rows: Rows, items: Items) -> NDArray[np.int32]:
     """(h, 3): index of the slot, candidate (position in `rows`, ascending), position it last stood at.
 
-    Of each position the last display counts, and of each item its last position.
+    Of each position the last display counts, and of each item its last position. Nothing holds for who
+    refused personalisation: what they were shown is looked at by permission and caps alone.
     """
     contact = query.customer.contact
     stable = {
@@ -33,7 +34,7 @@ def held_places(query: Query, asked: Sequence[SlotRequest], rows: Rows, items: I
         for index, slot in enumerate(asked)
         if slot.spec.refresh in _STABLE and slot.spec.switching_cost > 0
     }
-    if not stable or contact is None or not len(contact) or not len(rows):
+    if not query.profiling or not stable or contact is None or not len(contact) or not len(rows):
         return NOTHING_HELD
     shown = contact[(contact["what"] == WHAT["displayed"]) & np.isin(contact["slot"], list(stable))]
     held: dict[tuple[int, int], int] = {}  # (slot, position) -> item

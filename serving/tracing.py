@@ -1,8 +1,8 @@
 """What is asked about customers and takes seconds, by the command line in its own process: traces, erasure.
 
-`GET /v1/decisions/{id}` is `fenliu replay ID --json`.
-It builds the bundle, plan and prices of that moment anew and reads the log and the lake: seconds of work that
-no page waits for.
+`GET /v1/decisions/{id}` is `fenliu replay ID --json`, asked with the caller's own key: the command line too
+checks scopes, and the audit log names who it was. It builds the bundle, plan and prices of that moment anew
+and reads the log and the lake: seconds of work that no page waits for.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ _ERASE: Final = ("-m", "fenliu", "customer", "erase", "--json")
 class Tracer(Protocol):
     """Blocking. Raises Problem: `not_found`, `overloaded`, `not_ready`."""
 
-    def __call__(self, decision_id: str, subject: str | None, items: Sequence[str]) -> Mapping[str, Any]: ...
+    def __call__(
+        self, decision_id: str, subject: str | None, items: Sequence[str], *, key: str = ""
+    ) -> Mapping[str, Any]: ...
 
     def close(self) -> None: ...
 
@@ -36,11 +38,13 @@ class TraceProcess(Tracer):
     ) -> None:
         self._process = OwnProcess(settings, "trace", limit_s, command)
 
-    def __call__(self, decision_id: str, subject: str | None, items: Sequence[str]) -> Mapping[str, Any]:
+    def __call__(
+        self, decision_id: str, subject: str | None, items: Sequence[str], *, key: str = ""
+    ) -> Mapping[str, Any]:
         asked = [f"--item={item}" for item in items]
         if subject is not None:
             asked.append(f"--subject={subject}")
-        out = self._process.said(*asked, "--", decision_id, good=(0, 1, 2))
+        out = self._process.said(*asked, "--", decision_id, good=(0, 1, 2), key=key)
         try:
             said: Mapping[str, Any] = json.loads(out)
         except ValueError:
@@ -58,7 +62,7 @@ class TraceProcess(Tracer):
 class Eraser(Protocol):
     """Blocking. Raises Problem: `overloaded`, `not_ready`."""
 
-    def __call__(self, user_id: str, reason: str, *, devices: bool) -> Mapping[str, Any]: ...
+    def __call__(self, user_id: str, reason: str, *, devices: bool, key: str = "") -> Mapping[str, Any]: ...
 
     def close(self) -> None: ...
 
@@ -71,9 +75,9 @@ class EraseProcess(Eraser):
     ) -> None:
         self._process = OwnProcess(settings, "erasure", limit_s, command)
 
-    def __call__(self, user_id: str, reason: str, *, devices: bool) -> Mapping[str, Any]:
+    def __call__(self, user_id: str, reason: str, *, devices: bool, key: str = "") -> Mapping[str, Any]:
         more = ("--devices",) if devices else ()
-        out = self._process.said(f"--reason={reason}", *more, "--", user_id)
+        out = self._process.said(f"--reason={reason}", *more, "--", user_id, key=key)
         try:
             said: Mapping[str, Any] = json.loads(out)
         except ValueError:

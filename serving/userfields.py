@@ -1,7 +1,8 @@
 """`PUT /v1/users/{id}`: values as people write them, turned into what the profile holds.
 
 Codes of places and items become keys, consents bits, dates nothing: what is computed from events is not
-accepted.
+accepted. Fields of purpose `permission` are the bank's core's to say, but for what a customer decides in the
+app: personalisation, tags switched off, consents taken back.
 """
 
 from __future__ import annotations
@@ -14,10 +15,22 @@ import numpy as np
 
 from features.ids import BadId, check_id, key32, key64
 from features.patch import fitted
-from features.views import AGGREGATED_FIELDS, ATTRIBUTES_KEPT, CONSENTS, HOLDINGS_KEPT, PROFILE, TAG_BITS
+from features.views import (
+    AGGREGATED_FIELDS,
+    ATTRIBUTES_KEPT,
+    BLOCKED,
+    CONSENTS,
+    HOLDINGS_KEPT,
+    OFFERS,
+    PROFILE,
+    TAG_BITS,
+    withheld,
+)
 from serving.errors import FieldError, Problem
 
-_FLAGS: Final = ("profiling", "blocked", "payroll")
+OWN: Final = ("profiling", "tags_off", "consents")
+"""Permission fields that the app may pass on; of `consents` only that one is withdrawn."""
+_FLAGS: Final = ("profiling", "payroll")
 _TAGS: Final = ("tags", "tags_off")
 _RANGES: Final[dict[str, tuple[float, float]]] = {
     "risk_level": (0, 5),
@@ -53,6 +66,18 @@ def profile_changes(given: Mapping[str, Any]) -> dict[str, Any]:
     return changes
 
 
+def check_own(changes: Mapping[str, Any]) -> None:
+    """Raises Problem `forbidden` naming what only the bank's core may say of a customer."""
+    said = "the bank's core says this: it needs a key of scope core, engineer or admin"
+    errors = [
+        FieldError(f"profile.{name}", "forbidden", said)
+        for name in changes
+        if PROFILE.field(name).purpose == "permission" and name not in OWN
+    ]
+    if errors:
+        raise Problem("forbidden", f"{errors[0].field}: {said}", errors=errors)
+
+
 def _in_range(name: str, value: Any) -> Any:
     low, high = _RANGES.get(name, (0, float("inf")))
     if np.ndim(value) == 0 and not isinstance(value, bytes) and not low <= value <= high:
@@ -70,6 +95,15 @@ def _flag(value: Any) -> int:
     if not isinstance(value, bool):
         raise ValueError("true or false is needed")
     return int(value)
+
+
+def _blocked(value: Any) -> int:
+    """True: everything that asks about the customer, and benefits; or the kinds that are withheld."""
+    if not isinstance(value, list):
+        return _flag(value) * BLOCKED
+    if unknown := [kind for kind in value if kind not in OFFERS]:
+        raise ValueError(f"true, false, or kinds of {', '.join(OFFERS)}, not {str(unknown[0])[:40]!r}")
+    return sum(withheld(kind) for kind in set(value))
 
 
 def _zone(value: Any) -> bytes:
@@ -130,6 +164,7 @@ _READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "org": _key,
     "city": _key,
     "consents": _consents,
+    "blocked": _blocked,
     "holdings": _holdings,
     "attributes": _attributes,
     **dict.fromkeys(_FLAGS, _flag),

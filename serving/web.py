@@ -50,7 +50,6 @@ the service's time, not the client's.
 """
 RING_S: Final = 1.0  # a revoked key is refused within this
 RING_WAIT_S: Final = 2.0  # at the start; until somebody has answered, it is taken that there are principals
-ASKING: Final = ("app", "engineer", "admin")  # who may ask for pages and send events
 
 
 class App:
@@ -168,7 +167,7 @@ class App:
         self, route: Route, identity: str, scope: Scope, receive: Receive, waited_s: float
     ) -> Answer | Streamed:
         headers = headers_of(scope)
-        who = self._who(scope["path"], headers)
+        who = self._who(route, scope["path"], headers)
         if (limits := self.service.limits) is not None and who is not NOBODY:
             await limits.admit(who.principal)
         handler = route.methods.get(scope["method"])
@@ -212,10 +211,10 @@ class App:
             self.service.metrics.failures.labels(route.name).inc()
             raise Problem("internal", "an unforeseen error; the service's log has it") from None
 
-    def _who(self, path: str, headers: Mapping[bytes, bytes]) -> Identity:
+    def _who(self, route: Route, path: str, headers: Mapping[bytes, bytes]) -> Identity:
         who = self._access.identify(path, headers.get(b"authorization"), headers.get(b"x-api-key"))
         if path not in OPEN_PATHS:
-            needs(who, *ASKING)
+            needs(who, *route.roles)
         return who
 
     @property

@@ -27,6 +27,7 @@ from serving.lists import ListShelf
 from serving.live import Live, build_live
 from serving.pace_plan import territory_of
 from serving.plan import Plan, default_plan, load_plan
+from serving.reasons import CLOSING
 from serving.registry import Registry
 from serving.settings import Settings
 from serving.vector_model import VectorModel
@@ -155,7 +156,8 @@ def stocked(live: Live) -> Stocked:
 
     return Stocked(
         plan, worth, keys, live.categories, kinds, lambda row: live.texts[row].id,
-        lookups_of(live.items.rows_of_keys, columns), live.rules == 0, estimate,
+        lookups_of(live.items.rows_of_keys, columns), (live.rules & np.uint32(CLOSING)) == 0,
+        estimate,
     )  # fmt: skip
 
 

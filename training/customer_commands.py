@@ -11,10 +11,11 @@ import orjson
 from rich.console import Console
 
 from features.ids import check_id
+from serving import permits
 from serving.backing import backed
 from serving.plans import PlanShelf
 from serving.registry import Registry
-from serving.security import needs
+from serving.security import needs, token_keys
 from serving.settings import Settings
 from training.commands import ingest_now, lake_of
 from training.customer_export import devices_of, exported
@@ -22,7 +23,6 @@ from training.desk import desk_of
 from training.erasure import ANEW, Erased, Places, Who, erase, remains
 from training.lives import Lives
 from training.logged import Logged
-from training.plain_words import told
 from training.replay_commands import logged_of
 from training.retention import dropped
 from training.trace import trace_of, traced
@@ -55,7 +55,7 @@ def customer_erase(args: argparse.Namespace, given: Settings, console: Console) 
         quiet = args.json
         done = erase(places, who, (lambda _: None) if quiet else lambda text: _print(console, text))
         left = remains(places, who) + [
-            f"{one.place}: its append-only file, until an administrator of it runs BGREWRITEAOF"
+            f"{one.place}: its append-only file, until BGREWRITEAOF was run (FENLIU_KEEPER_PASSWORD lets us)"
             for one in done
             if one.what == ANEW and not one.many
         ]
@@ -94,6 +94,7 @@ def customer_find(args: argparse.Namespace, given: Settings, console: Console) -
 
 
 def customer_why(args: argparse.Namespace, given: Settings, console: Console) -> int:
+    permits.may_trace(desk_of(given).who)
     with logged_of(given) as logged:
         document = _trace(logged, given, args.decision)
     if not document["reproduced"]:
@@ -101,7 +102,7 @@ def customer_why(args: argparse.Namespace, given: Settings, console: Console) ->
     for slot in document["slots"]:
         for place in slot["places"]:
             if args.index in (None, place["index"]):
-                words = told(place, profiling=document["profiling"])[args.lang]
+                words = place["words"][args.lang]
                 _print(console, f"{slot['slot']} {place['position']}  {place['item']}: {words}")
     return 0
 
@@ -112,7 +113,7 @@ def _trace(logged: Logged, given: Settings, decision_id: str) -> dict[str, Any]:
         raise UsageError(f"no decision {decision_id} is in the log or the lake")
     bundles = Registry(given.registry_url).loader(given.bundles)
     lives = Lives(logged, bundles, PlanShelf(given.registry_url))
-    return trace_of(traced(records[0], lives))
+    return trace_of(traced(records[0], lives), token_keys(given))
 
 
 def customer_retain(args: argparse.Namespace, given: Settings, console: Console) -> int:

@@ -1,29 +1,33 @@
-"""What is kept about one customer, as one JSON document: for the customer's right to a copy."""
+"""What is kept about one customer, as one JSON document: for the customer's right to a copy.
+
+What is kept and not what is used: whoever refuses personalisation is told of what lies there all the same.
+"""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from math import inf
 from typing import Any, Final
 
-import numpy as np
-
-from features.customer import Blobs, decode_customer
-from features.events import WHAT, unpack
+from features.customer import Blobs
+from features.events import unpack
 from features.external import external_key
-from features.external import unpack as unpack_scores
 from features.ids import key64, user_subject
 from features.keyspace import KeySpace, parse_keyspace
 from features.live_store import live_keys
 from features.redis_plain import opened
+from features.schema import SchemaMismatch, Schemas
 from features.spool_look import inspected
 from features.store import feature_key
-from features.views import MEMBERSHIP, PROFILE, PROFILE_COLUMNS
+from features.views import MEMBERSHIP, PROFILE, SCHEMAS
+from serving.bundle import BundleError
 from serving.lists import ListShelf
+from serving.registry import Registry, RegistryError
+from serving.settings import Settings
+from training.customer_stored import plain, stored, told_time
 from training.erasure import NAMED_BY, Places
 from training.materialize import pointers
 from training.tables import LakeError, pc
 
-_CODES: Final = {code: name for name, code in WHAT.items()}
 _MOST_RECORDS: Final = 100_000
 
 
@@ -32,27 +36,18 @@ def exported(places: Places, user_id: str, *, now: float) -> dict[str, Any]:
     said = pointers(places.settings.control_url or "").features
     space = None if said is None else parse_keyspace(said)
     blobs, names_of = _blobs(places, user_id, space), _item_names(places)
-    customer = decode_customer(blobs, now=now)
-    names = {number: name for name, number in ListShelf(places.settings.registry_url).numbers().items()}
-    audiences = [] if customer.audiences is None else customer.audiences.tolist()
+    lists = {number: name for name, number in ListShelf(places.settings.registry_url).numbers().items()}
     document: dict[str, Any] = {
         "user_id": user_id,
-        "made_at": _time(now),
-        "profile": []
-        if customer.profile is None
-        else _profile(customer.profile.values, customer.profile.known),
-        "audiences": [{"number": one, "list": names.get(one)} for one in audiences],
-        "behaviour": _entries(customer.recent, names_of),
-        "contacts": _entries(customer.contact, names_of),
-        "scores": [
-            {
-                "item": names_of.get(int(one["item"]), int(one["item"])),
-                "model": f"{int(one['model']):08x}",
-                "score": float(one["score"]),
-                "expires": _time(float(one["expires"])),
-            }
-            for one in unpack_scores(blobs.external)
-        ],
+        "made_at": told_time(now),
+        **stored(
+            blobs,
+            now=now,
+            schemas=_schemas(places.settings),
+            watermark=_watermark(space),
+            items=names_of,
+            lists=lists,
+        ),
     }
     subject = user_subject(user_id)
     for table in NAMED_BY:
@@ -61,7 +56,7 @@ def exported(places: Places, user_id: str, *, now: float) -> dict[str, Any]:
     users = places.lake.read_users()
     if users is not None:
         rows = users.filter(_equal(users["user_id"], user_id)).to_pylist()
-        document["customer_table"] = [{k: _plain(v) for k, v in row.items()} for row in rows]
+        document["customer_table"] = [{k: plain(v) for k, v in row.items()} for row in rows]
     return document
 
 
@@ -75,14 +70,33 @@ def devices_of(places: Places, user_id: str) -> list[str]:
 def _blobs(places: Places, user_id: str, space: KeySpace | None) -> Blobs:
     keys = live_keys(user_subject(user_id))
     with opened(places.settings.live_url or "") as live:
-        recent, contact, patch = (_bytes(live.get(key)) for key in (keys.recent, keys.contact, keys.patch))
+        wanted = (keys.recent, keys.contact, keys.patch, keys.unit)
+        recent, contact, patch, unit = (_bytes(live.get(key)) for key in wanted)
     batch: list[bytes | None] = [None, None]
     with opened(places.settings.features_url or "") as features:
         external = _bytes(features.get(external_key(user_id)))
         if space is not None:
             names = (PROFILE.name, MEMBERSHIP.name)
             batch = [_bytes(features.get(feature_key(space.version, name, user_id))) for name in names]
-    return Blobs(batch[0], batch[1], recent, contact, patch, external=external)
+    return Blobs(batch[0], batch[1], recent, contact, patch, unit, external)
+
+
+def _schemas(settings: Settings) -> Schemas:
+    """Every form that records may have, as the bundle in service knows them; today's where there is none."""
+    registry = Registry(settings.registry_url)
+    try:
+        version = registry.live()
+        if version is not None:
+            told = registry.fetch(version, settings.bundles) / "schemas.json"
+            return Schemas([*SCHEMAS, *Schemas.from_json(told.read_bytes())])
+    except (RegistryError, BundleError, OSError, SchemaMismatch):
+        pass  # what cannot be read is told in bytes
+    return SCHEMAS
+
+
+def _watermark(space: KeySpace | None) -> float:
+    found = space.views.get(PROFILE.name) if space is not None else None
+    return inf if found is None else found.as_of
 
 
 def _item_names(places: Places) -> dict[int, str]:
@@ -90,33 +104,6 @@ def _item_names(places: Places) -> dict[int, str]:
         return {key64(item["id"]): item["id"] for item in places.lake.read_items()}
     except LakeError:
         return {}
-
-
-def _profile(values: Any, known: int) -> list[dict[str, Any]]:
-    """Known fields with their purpose and meaning."""
-    return [
-        {
-            "field": column.name,
-            "purpose": column.purpose,
-            "meaning": column.meaning,
-            "value": _plain(values[column.name]),
-        }
-        for column in PROFILE_COLUMNS
-        if known & PROFILE.bit(column.name)
-    ]
-
-
-def _entries(log: Any, names: dict[int, str]) -> list[dict[str, Any]]:
-    if log is None:
-        return []
-    return [
-        {
-            "at": _time(float(one["at"])),
-            "what": _CODES.get(int(one["what"]), int(one["what"])),
-            "item": names.get(int(one["item"]), int(one["item"])),
-        }
-        for one in log
-    ]
 
 
 def _rows(places: Places, table: str, user_id: str, subject: str) -> list[dict[str, Any]]:
@@ -134,7 +121,7 @@ def _rows(places: Places, table: str, user_id: str, subject: str) -> list[dict[s
         record = row.pop("record", None)
         if record is not None:
             row["items"] = unpack(record)["item_ids"]
-        told.append({name: _plain(value) for name, value in row.items() if value is not None})
+        told.append({name: plain(value) for name, value in row.items() if value is not None})
     return told
 
 
@@ -144,13 +131,15 @@ def _spooled(places: Places, subject: str) -> list[dict[str, Any]]:
     for segment in inspected(places.settings.spool_folder):
         for at, entry in segment.records:
             if entry is not None and entry.subject == subject:
-                told.append({"spooled_at": _time(at), "event_id": entry.event_id, **_event(entry.payload)})
+                told.append(
+                    {"spooled_at": told_time(at), "event_id": entry.event_id, **_event(entry.payload)}
+                )
     return told[:_MOST_RECORDS]
 
 
 def _event(payload: bytes) -> dict[str, Any]:
     try:
-        return {"event": {name: _plain(value) for name, value in unpack(payload).items()}}
+        return {"event": {name: plain(value) for name, value in unpack(payload).items()}}
     except ValueError as bad:
         return {"unreadable": str(bad), "bytes": payload.hex()}
 
@@ -161,17 +150,3 @@ def _equal(column: Any, value: str) -> Any:
 
 def _bytes(value: Any) -> bytes | None:
     return value if isinstance(value, bytes) else None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, bytes):
-        return value.rstrip(b"\0").decode(errors="replace")
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    return value
-
-
-def _time(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat()

@@ -27,7 +27,7 @@ from training.interactions import by_user as by_user
 from training.interactions import distinct
 from training.interactions import truth as truth
 from training.lake import Lake
-from training.profiles import Profiles, as_served, holdings_of, profile_records
+from training.profiles import Profiles, as_served, holdings_of, profile_records, tag_age
 from training.results import Conversions, OutcomeRules, conversions, reported, without_repeated
 from training.source import MARKS, DataError, Mask
 from training.split import Split as Split
@@ -167,7 +167,7 @@ def build_dataset(
     fresh = without_repeated(found, user[n:], every, len(vocabulary))
     dropped["outcomes that the app reported as well"] = int((~fresh).sum())
     every = Interactions.joined([every, _converted(found, user[n:], weights).take(fresh)])
-    profiles = _profiles(lake, told, subjects, every, vocabulary, items, tags=tags)
+    profiles = _profiles(lake, told, subjects, every, vocabulary, items, tags=tags, now=now)
     recent = every.at >= (-np.inf if window is None else now - window)
     dropped["behaviour before the window"] = int((~recent).sum())
     chosen, place = np.unique(every.user[recent], return_inverse=True)
@@ -221,6 +221,7 @@ def _profiles(
     items: CompiledItems,
     *,
     tags: TagDictionary | None,
+    now: float,
 ) -> Profiles:
     """Profiles of the users, blank for visitors. Unless the customers' table says what they hold, it
     follows from all their purchases, however old, in the app and by the bank's own outcomes (`told`); who
@@ -228,7 +229,8 @@ def _profiles(
     """
     table = lake.read_users()
     users = [subject[2:] if subject.startswith("u:") else "" for subject in subjects]
-    profiles = profile_records(table, users, tags=tags)
+    age = tag_age(lake.users_written_at(), now)
+    profiles = profile_records(table, users, tags=tags, tag_age=age)
     if table is not None and "holdings" in table.column_names:
         return profiles
     kept = events.take(events.taken)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
+from serving.own_process import KEY
 from serving.settings import Settings
 from training.demo_campaigns import BRANCH, PARTNER
-from training.desk import KEY, Desk
+from training.desk import Desk
 
 MAKER, CHECKER = "li.na", "chen.hui"
 SCOPES = ("admin", "operator:head", f"operator:{BRANCH}", f"operator:{PARTNER}")

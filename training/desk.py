@@ -11,7 +11,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from serving.backing import backed
 from serving.bundle import Bundle, load
@@ -21,6 +21,7 @@ from serving.governance import Governance
 from serving.keys import Keys
 from serving.lists import ListShelf
 from serving.office import Office
+from serving.own_process import KEY
 from serving.plan import Plan, PlanError
 from serving.plan_fit import Booking, Fit, item_orgs, orgs_in
 from serving.principals import Identity, local_identity
@@ -33,7 +34,6 @@ from training.usage import UsageError
 
 T = TypeVar("T")
 Say = Callable[[str], None]
-KEY: Final = "FENLIU_KEY"
 
 
 @dataclass

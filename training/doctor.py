@@ -19,6 +19,7 @@ from urllib.request import urlopen
 
 from features import compiled
 from features.keyspace import KeySpaceError, parse_keyspace
+from features.redis_address import parse_address
 from features.redis_plain import opened
 from features.store import StoreUnavailable
 from features.views import BATCH_VIEWS
@@ -47,6 +48,7 @@ OLD_DAYS: Final = 7.0
 SLOW_MS: Final = 5.0
 SKEW_S: Final = 1.0
 TIMEOUT_S: Final = 3.0
+FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")  # of a store's URL
 
 
 def examined(
@@ -146,6 +148,10 @@ def _stores(settings: Settings, now: Callable[[], float]) -> Iterator[Finding]:
         if url is None:
             yield Finding(about, "ok", "the embedded one, started when it is needed")
             continue
+        wire = [*_wire(about, url)]
+        yield from wire
+        if any(one.state == "bad" for one in wire):
+            continue
         try:
             with opened(url, TIMEOUT_S) as store:
                 began = time.perf_counter()
@@ -167,6 +173,18 @@ def _stores(settings: Settings, now: Callable[[], float]) -> Iterator[Finding]:
             )
         if role in ("live", "log"):
             yield from _durable(about, said)
+
+
+def _wire(about: str, url: str) -> Iterator[Finding]:
+    """What its URL says of TLS; said before it is tried, for a file that is missing fails in other words."""
+    options = dict(parse_address(url).tls or ())
+    for name in FILES:
+        if name in options and not os.access(options[name], os.R_OK):
+            remedy = "on Kubernetes: the Secret fenliu-tls (k8s/README.md, TLS to the stores)"
+            yield Finding(about, "bad", f"{name} names {options[name]}, which cannot be read", remedy)
+    if options.get("ssl_cert_reqs") == "none":
+        remedy = "name the authority by ssl_ca_certs: else whoever answers there is sent the password"
+        yield Finding(about, "warn", "its certificate is not checked (ssl_cert_reqs=none)", remedy)
 
 
 def _durable(about: str, said: Mapping[str, Any]) -> Iterator[Finding]:

@@ -102,7 +102,7 @@ def add_keys(parser: argparse.ArgumentParser) -> None:
     module = "training.key_commands"
     add = _verb(verbs, "add", "a principal with a key, or another key for one", "keys_add", module)
     add.add_argument("name")
-    scopes = "app, operator:ORG, approver, approver:ORG, engineer or admin; may be repeated"
+    scopes = "app, core, operator:ORG, approver, approver:ORG, engineer or admin; may be repeated"
     add.add_argument("--scope", action="append", metavar="SCOPE", help=scopes)
     rotate = _verb(
         verbs, "rotate", "one's own next key; the former stays until revoked", "keys_rotate", module

@@ -24,7 +24,7 @@ from serving.arm_bundles import only
 from serving.blend import Blend
 from serving.bundle import Bundle
 from serving.control import Control
-from serving.live import build_live
+from serving.live import Live, build_live
 from serving.plan import Plan, default_plan
 from serving.ranker import FILE as RANKER_FILE
 from serving.ranker import Ranker
@@ -55,6 +55,7 @@ from training.publish import Parts, manifest, put_and_promote, write_and_judge
 from training.ranker_fit import RankerVerdict
 from training.report import Findings, write_report
 from training.run_state import RunState
+from training.score_reference import score_reference
 from training.source import Source, import_source
 from training.workspace import alone, prune
 
@@ -327,7 +328,7 @@ class _Run(RunState):
             folder = self.work.fresh("bundle")
             comparisons = tuple(_comparison(one) for one in evaluation["comparisons"])
             verdict, version = write_and_judge(
-                parts, folder, self.plan, comparisons, force=force, release=self._release
+                parts, folder, self.plan, comparisons, force=force, release=self._release, scores=self._scores
             )
             promoted = False
             if version is not None and not force and self.registry.taken_back(version):
@@ -359,9 +360,18 @@ class _Run(RunState):
         pages = self.config.gate.off_policy_pages
         if not pages or not self.lake.manifest().files["served"]:
             return None
+        until = self.dataset.now + 1.0
+        return released(self.lake, self._candidate(bundle), until, seed=self.config.seed, most=pages)
+
+    def _scores(self, bundle: Bundle) -> dict[str, Any]:
+        """What the bundle gives logged pages under the plan in force: what drift is told from."""
+        if not self.lake.manifest().files["served"]:
+            return {}
+        return score_reference(self.lake, self._candidate(bundle), self.dataset.now + 1.0)
+
+    def _candidate(self, bundle: Bundle) -> Live:
         plan = self.plan or default_plan(bundle.kind_counts())
-        candidate = build_live(bundle, (), plan, strict=False, bundles=only(bundle))
-        return released(self.lake, candidate, self.dataset.now + 1.0, seed=self.config.seed, most=pages)
+        return build_live(bundle, (), plan, strict=False, bundles=only(bundle))
 
     def _report(
         self, parts: Parts, verdict: Verdict, version: str | None, before: str | None, *, promoted: bool

@@ -197,10 +197,13 @@ class Lake:
         lines = b"".join(json.dumps(item, ensure_ascii=False).encode() + b"\n" for item in items)
         self.put("catalogue/items.jsonl.zst", zstandard.ZstdCompressor(level=6).compress(lines))
 
-    def write_users(self, users: pa.Table) -> None:
+    def write_users(self, users: pa.Table, *, at: float | None = None) -> None:
+        """`at`: when its facts were written, where that is not now; kept on a local disk only."""
         if "user_id" not in users.column_names:
             raise LakeError("the users table needs a column user_id")
         self.put("catalogue/users.parquet", parquet(users))
+        if at is not None and self.local:
+            os.utime(self.path("catalogue/users.parquet"), (at, at))
 
     # the parts of a commit; ingest uses them too
 

@@ -29,7 +29,7 @@ from training.base_columns import BaseCopy
 from training.dataset import Dataset
 from training.lake import Lake
 from training.lists import with_lists
-from training.profiles import USER_ID, membership_records, profile_records
+from training.profiles import USER_ID, membership_records, profile_records, tag_age
 
 pc: Any = pyarrow.compute
 _READ = ("type", "subject", "item_key", "action", "at")
@@ -83,7 +83,8 @@ def view_batches(
 ) -> list[ViewBatch]:
     """PROFILE records of every customer, and MEMBERSHIP of those in some audience or list."""
     users = lake.read_users()
-    records, known = profile_records(users, found.ids, tags=tags)
+    age = tag_age(lake.users_written_at(), dataset.now)
+    records, known = profile_records(users, found.ids, tags=tags, tag_age=age)
     _take_over(records, known, dataset, found.ids)
     fill(records, known, found.features)
     as_of = watermark(lake, dataset)

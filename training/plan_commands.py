@@ -22,11 +22,13 @@ from serving.backing import backed
 from serving.control import Kill
 from serving.errors import Problem
 from serving.overview import overview, part_document, proposal_document
+from serving.own_process import KEY
 from serving.plan import PlanError, load_plan
 from serving.plan_diff import Change, differences
 from serving.proposals import FRAME, Proposal, check_part
-from training.desk import KEY, Desk, Say
+from training.desk import Desk, Say
 from training.usage import UsageError
+from training.workspace import alone
 
 PROPOSAL: Final = re.compile(r"p\d+-[0-9a-f]{8}")
 
@@ -76,11 +78,14 @@ def _forecast(args: argparse.Namespace, raw: Any, desk: Desk) -> int:
 
 
 def plan_sample(args: argparse.Namespace, desk: Desk, say: Say) -> int:  # noqa: ARG001 - it shows a bar
-    """Daily, from a schedule: every page view of the last weeks that forecasts decide again."""
+    """Daily, from a schedule: every page view of the last weeks that forecasts decide again.
+
+    Alone in the home: a customer who is erased meanwhile must not come back with the pages read before.
+    """
     from training.booking_commands import refresh_sample
     from training.progress import wide_console
 
-    with backed(desk.settings) as settings:
+    with alone(desk.settings.home), backed(desk.settings) as settings:
         return refresh_sample(settings, wide_console(), pages=args.pages, items=tuple(args.item))
 
 

@@ -15,20 +15,25 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from features.customer import UNDER_CONSENT
 from features.ids import check_id, key32, key64
 from features.tags import TagDictionary
 from features.views import (
     AGGREGATED_FIELDS,
     ATTRIBUTES_KEPT,
     AUDIENCES_KEPT,
+    BLOCKED,
     CONSENTS,
     HOLDINGS_KEPT,
     MEMBERSHIP,
+    OFFERS,
     PROFILE,
+    withheld,
 )
 from training.cells import MISSING, numeric, pc, text_of
 
 USER_ID: Final = "user_id"
+DAY_S: Final = 86_400.0
 MOST_VALUES: Final = 1000  # a column with more distinct values than this says who someone is, not what kind
 FEW: Final = 20  # values are few, in whatever small table
 ALIKE: Final = 2  # and so does one whose values are shared by fewer customers than this, on average
@@ -89,16 +94,18 @@ def profile_records(
     ids: Sequence[str],
     *,
     tags: TagDictionary | None = None,
+    tag_age: float = 0.0,
     problems: list[CellProblem] | None = None,
 ) -> Profiles:
     """PROFILE records of `ids`; customers that are not in the table are blank, with nothing known.
 
-    Every unreadable cell is added to `problems`.
+    `tag_age`: days since the table was written; tags that are too old by it are left out. Every unreadable
+    cell is added to `problems`.
     """
     found: list[CellProblem] = [] if problems is None else problems
     if users is None or not users.num_rows:
         return Profiles(PROFILE.blank(len(ids)), np.zeros(len(ids), np.uint64))
-    all_records, all_known = _whole_table(users, tags, found)
+    all_records, all_known = _whole_table(users, tags, tag_age, found)
     at = rows_of(users, ids)
     records, known = PROFILE.blank(len(ids)), np.zeros(len(ids), np.uint64)
     have = at >= 0
@@ -108,11 +115,14 @@ def profile_records(
 
 def as_served(profiles: Profiles) -> Profiles:
     """What a decision sees of the profiles, as `features.customer.decode_customer` leaves them: no tag that
-    was switched off, and nothing of the purpose profiling of who refused it.
+    was switched off, nothing of the purpose profiling of who refused it, no field without its own consent.
     """
     records, known = profiles.records.copy(), profiles.known.copy()
     records["tags"] &= ~records["tags_off"]
     known[records["profiling"] == 0] &= ~np.uint64(PROFILE.purpose_mask("profiling"))
+    given = np.where(known & np.uint64(PROFILE.bit("consents")), records["consents"], 0)
+    for bit, mask in UNDER_CONSENT:
+        known[(given & bit) == 0] &= ~np.uint64(mask)
     return Profiles(records, known)
 
 
@@ -120,6 +130,11 @@ def rows_of(users: pa.Table, ids: Sequence[str]) -> NDArray[np.int64]:
     """The table's row of each id, -1 where it has none."""
     found = pc.index_in(pa.array(ids, pa.string()), value_set=text_of(users[USER_ID]))
     return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
+
+
+def tag_age(written_at: float | None, now: float) -> float:
+    """Days from the writing of the customers' table to `now`, the data's own present; 0 for a later table."""
+    return 0.0 if written_at is None else max(now - written_at, 0.0) / DAY_S
 
 
 def membership_records(
@@ -147,7 +162,7 @@ def _audiences(text: str | None) -> list[int]:
 
 
 def _whole_table(
-    users: pa.Table, tags: TagDictionary | None, problems: list[CellProblem]
+    users: pa.Table, tags: TagDictionary | None, tag_age: float, problems: list[CellProblem]
 ) -> tuple[NDArray[np.void], NDArray[np.uint64]]:
     n = users.num_rows
     columns = _Columns(users, tags, problems)
@@ -164,6 +179,8 @@ def _whole_table(
     names = attribute_columns(users)
     if names:
         fill("attributes", columns.attributes(names))
+    if tags is not None:  # those that were switched off stay said, whatever their age
+        records["tags"] &= tags.usable(tag_age)
     _derive(records, known, fill)
     return records, known
 
@@ -276,6 +293,20 @@ def _flag(columns: _Columns, name: str) -> Cells:
     return columns.translated(name, translate, np.zeros(1, np.uint8), "Give 1 or 0, or yes or no")
 
 
+def _blocked(columns: _Columns, name: str) -> Cells:
+    """All that asks about the customer, or kinds of offers that the bank's fraud engine withholds."""
+
+    def translate(text: str) -> int | None:
+        text = text.casefold()
+        if text in _YES or text in _NO:
+            return BLOCKED if text in _YES else 0
+        parts = _parts(text)
+        return sum(map(withheld, set(parts))) if parts and set(parts) <= set(OFFERS) else None
+
+    remedy = f"Give 1 or 0, yes or no, or any of {', '.join(OFFERS)} with | between them"
+    return columns.translated(name, translate, np.zeros(1, np.uint8), remedy)
+
+
 def _key(columns: _Columns, name: str) -> Cells:
     return columns.translated(name, key32, np.zeros(1, np.uint32), "Give a code")
 
@@ -350,7 +381,8 @@ def _tags(columns: _Columns, name: str) -> Cells:
 
 _READERS: Final[dict[str, Reader]] = {
     **dict.fromkeys(_RANGES, _number),
-    **dict.fromkeys(("profiling", "blocked", "payroll"), _flag),
+    **dict.fromkeys(("profiling", "payroll"), _flag),
+    "blocked": _blocked,
     **dict.fromkeys(("org", "city"), _key),
     **dict.fromkeys(("tags", "tags_off"), _tags),
     "tz": _zone,

@@ -19,6 +19,7 @@ from serving.bundle import MANIFEST, Bundle, BundleError, load, read_manifest, s
 from serving.models import Neighbours, ServedModel, load_model
 from serving.plan import Plan, PlanError, default_plan
 from serving.registry import Registry
+from serving.score_drift import KEY
 from training.dataset import Dataset
 from training.gate import Comparison, Refusal, Verdict, inspect, judge
 from training.golden import check_golden, make_golden
@@ -129,8 +130,10 @@ def write_and_judge(
     *,
     force: bool,
     release: Callable[[Bundle], Release | None] | None = None,
+    scores: Callable[[Bundle], Mapping[str, Any]] | None = None,
 ) -> tuple[Verdict, str | None]:
-    """`release`: what logged traffic says of the bundle; None: it is not asked.
+    """`release`: what logged traffic says of the bundle; None: it is not asked. `scores`: what it gives
+    logged pages, by surface, for the manifest; nothing is written where there is none.
 
     Save the bundle into a new folder, load it back with every digest checked, and gate it.
 
@@ -160,6 +163,8 @@ def write_and_judge(
     if found is not None:
         verdict = replace(verdict, off_policy=told(found, rules.off_policy_margin))
     said = {**read_manifest(folder), "gate": verdict.to_json()}
+    if scores is not None and (given := scores(loaded)):
+        said[KEY] = dict(given)
     version = f"{_day(parts):%Y%m%d}-{digest_of(said['files'])[:10]}"
     if verdict.forced and not verdict.passed:
         version += "-forced"

@@ -21,6 +21,7 @@ from features.transforms import DAY
 from serving.domain import Column
 
 ROUNDS: Final = 12
+MEAN_PLACE: Final = 0.03  # clicks per display, over places: items are measured against this, not one another
 ITEM_WEIGHT: Final = 1.5  # expected clicks that an item's category counts for
 CATEGORY_WEIGHT: Final = 10.0  # … and that a category's kind does
 CONVERTING_WEIGHT: Final = 20.0  # clicks that a kind's conversion rate counts for
@@ -56,7 +57,12 @@ class Rates:
 
 
 def fit_rates(counts: Counts, places: int, category: NDArray[np.int32], kind: NDArray[np.int32]) -> Rates:
-    """`category`, `kind` (n,) codes of the items. Deterministic; finite also without any display."""
+    """`category`, `kind` (n,) codes of the items. Deterministic; finite also without any display.
+
+    Only products of place and item are found; how much is the place's is a matter of scale. It is the places
+    that stay the same while what is displayed gets better: against the average item an item would draw less
+    every week, and what was learnt of last month's displays would expect too little of today's.
+    """
     n = len(category)
     cell = counts.place * n + counts.item
     shown = np.bincount(cell, minlength=places * n).reshape(places, n).astype(np.float64)
@@ -68,6 +74,10 @@ def fit_rates(counts: Counts, places: int, category: NDArray[np.int32], kind: ND
         place = (by_place + overall) / (shown @ item + 1.0)
         expected = place @ shown
         item = shrunken(by_item, expected, category, kind)
+    used = shown.sum(axis=1) > 0
+    if used.any():
+        by = float(place[used].mean()) / MEAN_PLACE
+        place, item = place / by, item * by
     bought = np.bincount(counts.item, counts.converted & counts.clicked, n)
     of_kind = (np.bincount(kind, bought, len(KINDS) + 1) + 1.0) / (
         np.bincount(kind, by_item, len(KINDS) + 1) + 20.0

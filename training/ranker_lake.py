@@ -24,6 +24,7 @@ from training.ranker_rows import page_matrix
 from training.replay import ReplayError, query_of
 from training.results import OutcomeRules, reported, results_of
 from training.sample import as_of
+from training.trust import Heard, heard_of, heard_together
 
 pc: Any = pyarrow.compute
 _PAGE: Final = ("subject", "decision_id", "item_key")
@@ -143,12 +144,15 @@ def rows_of(
     until: float,
     pages: int,
     rng: np.random.Generator,
-) -> Rows | None:
-    """Displays on at most `pages` of the pages served then, their features from what was logged.
+) -> tuple[Rows, Heard] | None:
+    """Displays on at most `pages` of the pages served then, their features from what was logged, and what the
+    bank's own models had said of them.
 
     A page of a surface that the plan has no more is left out; None where nothing is left.
     """
     parts: list[Rows] = []
+    heard: list[Heard] = []
+    total = 0
     order = np.argsort(displays.page, kind="stable")
     sorted_pages = displays.page[order]
     for record in _records(lake, numbers, since, until, pages, rng):
@@ -163,12 +167,16 @@ def rows_of(
         mine = mine[np.argsort(displays.item[mine], kind="stable")]
         matrix = page_matrix(query, live, displays.item[mine], signals)
         some = displays.take(mine)
-        at = np.full(len(mine), query.now)
+        at, said = np.full(len(mine), query.now), query.customer.external
+        if len(said):
+            heard.append(heard_of(said, query.now, live.keys[some.item], total))
+        total += len(mine)
         parts.append(Rows(matrix, some.slot, some.position, some.item, at, some.clicked, some.converted))
     if not parts:
         return None
     columns = list(zip(*(part[1:] for part in parts), strict=True))
-    return Rows(np.concatenate([one.matrix for one in parts], axis=1), *map(np.concatenate, columns))
+    made = Rows(np.concatenate([one.matrix for one in parts], axis=1), *map(np.concatenate, columns))
+    return made, heard_together(heard)
 
 
 def _records(

@@ -4,7 +4,8 @@
     displays of the validation window         the forests, calibrated across its days
     displays of the test window               the verdict, beside the blend on the same displays
 
-What serves is fitted once more, on both windows, with the counts of all days. Where pages were logged in
+What serves is fitted once more, on both windows, with the counts of all days, and with it how far to believe
+the bank's own models. Where pages were logged in
 the test window only, it is cut in two.
 """
 
@@ -63,6 +64,7 @@ from training.ranker_fit import (
 from training.ranker_gate import EARLIER, check, levelled
 from training.ranker_lake import Displays, displays_of, rows_of
 from training.ranker_rows import UNSCALED, rescaled, scale_of
+from training.trust import Heard, fit_trust, heard_together
 
 FEWEST_PAGES: Final = 100
 _MODEL, _POPULARITY, _TIRED, _ITEM, _INTEREST = (
@@ -131,10 +133,14 @@ class Learning:
             if checked.levelled:
                 new = whole.at > np.quantile(late.rows.at, EARLIER)
                 click = levelled(click, p[new], label[new], whole.slot[new])
+            later = late.heard._replace(display=late.heard.display + early.rows.size)
+            trusted = fit_trust(p, whole.clicked, whole.slot, heard_together([early.heard, later]))
+            report["external"] = trusted.to_json()
             convert = self._convert(whole, late.rates, len(slots), end, setting)
         signals, _ = self._signals(self._live("final"), displays, len(slots), end)
         neutral = np.median(whole.matrix, axis=1).astype(np.float32)
-        return RankerVerdict(Ranker(signals.facts, slots, click, convert, neutral, late.scale), report)
+        made = Ranker(signals.facts, slots, click, convert, neutral, late.scale, trusted.trust)
+        return RankerVerdict(made, report)
 
     def _convert(self, rows: Rows, rates: Rates, slots: int, now: float, setting: Setting) -> Answer:
         """P(converted within the horizon | displayed), of all displays although the newest are still open."""
@@ -207,12 +213,13 @@ class Learning:
         rng: np.random.Generator,
     ) -> _Stretch | None:
         signals, rates = self._signals(live, displays, len(slots), since)
-        rows = rows_of(self.lake, live, signals, displays, numbers, since, until, self.setting.pages, rng)
-        if rows is None:
+        found = rows_of(self.lake, live, signals, displays, numbers, since, until, self.setting.pages, rng)
+        if found is None:
             return None
+        rows, heard = found
         scale = scale_of(rows.matrix)
         rescaled(rows.matrix, scale)
-        return _Stretch(rows, rates, scale)
+        return _Stretch(rows, rates, scale, heard)
 
     def _signals(self, live: Live, displays: Displays, slots: int, cut: float) -> tuple[Signals, Rates]:
         """Counts of what was displayed before the cut."""
@@ -266,11 +273,16 @@ class _Stretch(NamedTuple):
     rows: Rows
     rates: Rates
     scale: tuple[float, float]
+    heard: Heard
 
     def halves(self) -> tuple[_Stretch, _Stretch]:
         """Before and after the moment by which EARLIER of the displays had been decided."""
         before = self.rows.at <= np.quantile(self.rows.at, EARLIER)
-        return self._replace(rows=self.rows.take(before)), self._replace(rows=self.rows.take(~before))
+        early, late = (
+            self._replace(rows=self.rows.take(some), heard=self.heard.take(some))
+            for some in (before, ~before)
+        )
+        return early, late
 
 
 def _none(why: str, report: dict[str, Any] | None = None) -> RankerVerdict:

@@ -68,6 +68,7 @@ def query_of(record: Record, live: Live) -> Query:
         schemas=live.bundle.schemas,
         materialised=frozenset(record["views"]),
         watermark=record["watermark"],
+        consented=record.get("consented", False),
     )
     return Query(
         record["id"],

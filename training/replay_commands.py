@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,12 +15,15 @@ from rich.console import Console
 from rich.table import Table
 
 from features.redis_log import RedisLog
+from serving import permits
 from serving.backing import backed
 from serving.plan import Plan, PlanError, load_plan
 from serving.plans import PlanShelf
 from serving.registry import Registry
-from serving.settings import Settings
+from serving.security import token_keys
+from serving.settings import Settings, TokenKey
 from training.commands import lake_of
+from training.desk import desk_of
 from training.lake import Lake
 from training.lives import Lives
 from training.logged import Logged
@@ -40,11 +43,12 @@ def replay(args: argparse.Namespace, given: Settings, console: Console) -> int:
         raise UsageError("name either a decision id or --day YYYY-MM-DD")
     if (args.plan or args.bundle) and args.day is None:
         raise UsageError("--plan and --bundle re-decide a day: add --day YYYY-MM-DD")
+    permits.may_trace(desk_of(given).who)
     bundle = Registry(given.registry_url).loader(given.bundles)
     with logged_of(given, args.lake, lake_only=args.lake_only) as logged:
         lives = Lives(logged, bundle, PlanShelf(given.registry_url), days=args.day is not None)
         if args.decision is not None:
-            return _one(args, logged, lives, console)
+            return _one(args, logged, lives, token_keys(given), console)
         since = _day(args.day)
         total, records = logged.between(since, since + DAY_S)
         if not total:
@@ -73,7 +77,9 @@ def logged_of(given: Settings, lake_at: Path | None = None, *, lake_only: bool =
         yield Logged(lake, log)
 
 
-def _one(args: argparse.Namespace, logged: Logged, lives: Lives, console: Console) -> int:
+def _one(
+    args: argparse.Namespace, logged: Logged, lives: Lives, keys: Sequence[TokenKey], console: Console
+) -> int:
     records = logged.found(args.decision, args.subject)
     if not records:
         why = (
@@ -85,7 +91,7 @@ def _one(args: argparse.Namespace, logged: Logged, lives: Lives, console: Consol
         one = traced(records[0], lives)
     except ReplayError as lost:
         return _failed(args, "lost", str(lost))
-    document = trace_of(one, items=args.item)
+    document = trace_of(one, keys, items=args.item)
     if len(records) > 1:
         document["others_of_this_id"] = len(records) - 1
     if args.json:

@@ -29,6 +29,7 @@ from training.item_traits import Traits
 from training.lake import Lake
 from training.learn import Fitted, Prepared, prepare
 from training.materialize import Aggregates, aggregate
+from training.profiles import tag_age
 from training.progress import StepRecord, Telling
 from training.ranker_step import Learning
 from training.shown import shown_in
@@ -36,7 +37,7 @@ from training.uplift import Learned, fit_uplift
 from training.uplift_study import study_of
 from training.workspace import Workspace, digest_of
 
-LEARNING = 5  # raise when the same inputs shall give another bundle
+LEARNING = 6  # raise when the same inputs shall give another bundle
 
 
 @dataclass
@@ -70,10 +71,17 @@ class RunState:
             {name: self.lake.manifest().files[name] for name in ("events", "outcomes", "served")},
             self._catalogue("items.jsonl.zst"),
             self._catalogue("users.parquet"),
-            b"" if self.tags is None else self.tags.to_json(),
+            self._said_of_tags(),
             self.config.model_dump(mode="json"),
             self.plan.version if self.plan is not None else "default",
         )
+
+    def _said_of_tags(self) -> bytes:
+        """The dictionary, and which of it are young enough to be used."""
+        if self.tags is None:
+            return b""
+        age = tag_age(self.lake.users_written_at(), self.last_event())
+        return self.tags.to_json() + self.tags.usable(age).tobytes()
 
     def _catalogue(self, name: str) -> bytes:
         try:

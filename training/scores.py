@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,10 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from features.external import ENTRY, KEPT, external_key, replaced
+from features.external import ENTRY, KEPT, external_key, replaced, unpack
 from features.ids import key32, keys64
 from features.redis_address import Refused
 from features.redis_plain import TIMEOUT_S, Pipe, piped, told
+from features.views import CONSENTS
 from training.columns import Codes, Rows, ids, numbers
 from training.lake import Lake
 from training.reading import read_table
@@ -158,19 +159,21 @@ class Scores:
         found: Imported,
         *,
         at: float,
+        consents: Sequence[str] = (),
         force: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> dict[str, Any]:
-        """Make it the model's live version; what the index says of it. Raises ScoresError for what the gate
+        """Make it the model's live version; what the index says of it. Without the `consents` (of CONSENTS) a
+        customer's scores lie there and are not used. Raises ScoresError for what the gate
         refuses unless `force`, StoreUnavailable, ValueError for a customer with too many models.
         """
         index = self.index(model)
-        said = {"version": index["next"], "at": at, **_figures(found)}
+        said = {"version": index["next"], "at": at, "consents": list(consents), **_figures(found)}
         live = next((one for one in index["versions"] if one["version"] == index["live"]), None)
         if live is not None and not force and (why := _worse(said, live)):
             raise ScoresError(f"{model}: {why}; --force imports it all the same")
         self.lake.put(_path(model, said["version"]), parquet(_table(found)))
-        self._swap(model, index["live"], found, progress)
+        self._swap(model, index["live"], found, consents, progress)
         versions = [*index["versions"], {**said, "forced": force}][-VERSIONS:]
         self._write(model, {"live": said["version"], "next": said["version"] + 1, "versions": versions})
         return said
@@ -181,7 +184,8 @@ class Scores:
         before = [one["version"] for one in index["versions"] if one["version"] < (index["live"] or 0)]
         if not before:
             raise ScoresError(f"{model}: there is no version before the live one")
-        self._swap(model, index["live"], self.read(model, before[-1]), progress)
+        asked = next(one.get("consents", ()) for one in index["versions"] if one["version"] == before[-1])
+        self._swap(model, index["live"], self.read(model, before[-1]), asked, progress)
         self._write(model, {**index, "live": before[-1]})
         return int(before[-1])
 
@@ -190,7 +194,7 @@ class Scores:
         index = self.index(model)
         if index["live"] is None:
             raise ScoresError(f"there are no live scores of {model!r}; there are: {', '.join(self.models())}")
-        self._swap(model, index["live"], None, progress)
+        self._swap(model, index["live"], None, (), progress)
         self._write(model, {**index, "live": None})
 
     def models(self) -> list[str]:
@@ -222,25 +226,30 @@ class Scores:
         self.lake.put(f"{FOLDER}/{model}/index.json", json.dumps(index, indent=1).encode())
 
     def _swap(
-        self, model: str, live: int | None, new: Imported | None, progress: Callable[[int], None] | None
+        self,
+        model: str,
+        live: int | None,
+        new: Imported | None,
+        consents: Sequence[str],
+        progress: Callable[[int], None] | None,
     ) -> None:
         """The customers' records: the new entries, and none for those who were in the live version only."""
         if self.store is None:
             return
         places = {} if new is None else {user: place for place, user in enumerate(new.users)}
         gone = [] if live is None else [one for one in self.read(model, live).users if one not in places]
-        none = np.zeros(0, ENTRY)
+        none, bits = np.zeros(0, ENTRY), sum(1 << CONSENTS.index(one) for one in set(consents))
         every = [*places, *gone]
         with piped(self.store, TIMEOUT_S) as pipe:
             for start in range(0, len(every), _BATCH):
                 some = every[start : start + _BATCH]
                 parts = [none if new is None or u not in places else new.of(places[u]) for u in some]
-                _rewrite(pipe, model, some, parts)
+                _rewrite(pipe, model, some, parts, bits)
                 if progress is not None:
                     progress(len(some))
 
 
-def _rewrite(pipe: Pipe, model: str, users: list[str], parts: list[NDArray[np.void]]) -> None:
+def _rewrite(pipe: Pipe, model: str, users: list[str], parts: list[NDArray[np.void]], consents: int) -> None:
     """Read, change and write back the records of some customers: two round trips."""
     keys = [external_key(user) for user in users]
     pipe.send(_command(b"MGET", *keys))
@@ -248,11 +257,11 @@ def _rewrite(pipe: Pipe, model: str, users: list[str], parts: list[NDArray[np.vo
         held = pipe.connection.read_response()
     commands = []
     for key, blob, entries in zip(keys, held, parts, strict=True):
-        now = replaced(blob, model, entries)
+        now = replaced(blob, model, entries, consents)
         if now is None:
             commands.append(_command(b"DEL", key))
             continue
-        until = int(np.frombuffer(now, ENTRY, offset=4)["expires"].max())
+        until = int(unpack(now)["expires"].max())
         commands.append(_command(b"SET", key, now, b"EXAT", b"%d" % max(until, 1)))
     pipe.send(b"".join(commands))
     try:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from training.usage import UsageError
 from training.verbs import Verbs, added, by_stores
 
 EXAMPLES: Final = """\
@@ -24,6 +25,8 @@ def add_scores(parser: argparse.ArgumentParser) -> None:
     bring = _verb(verbs, "import", "a file of scores, in place of the model's last", "bring")
     bring.add_argument("file", type=Path)
     bring.add_argument("--model", required=True, metavar="M", help="whose scores they are")
+    under = "used only of customers who gave it: marketing, data_sharing, third_party; may be repeated"
+    bring.add_argument("--consent", action="append", default=[], metavar="C", help=under)
     bring.add_argument("--force", action="store_true", help="although it looks wrong beside the live version")
     _verb(verbs, "show", "every model, its live version and what lies in it", "show")
     told = _verb(verbs, "report", "displays, clicks and lift of what each model proposed", "report")
@@ -42,11 +45,14 @@ def _verb(verbs: Verbs, name: str, about: str, function: str) -> argparse.Argume
 
 def bring(args: argparse.Namespace, desk: Any, console: Any) -> int:
     from features.ids import keys64
+    from features.views import CONSENTS
     from training.progress import counting
     from training.scores import read_scores
     from training.workspace import alone
 
     may(desk)
+    if unknown := [one for one in args.consent if one not in CONSENTS]:
+        raise UsageError(f"--consent {unknown[0]}: consents are {', '.join(CONSENTS)}")
     scores = _scores(desk)
     known = keys64([item["id"] for item in scores.lake.read_items()])
     found = read_scores(args.file, args.model, known, now=time.time())
@@ -59,8 +65,11 @@ def bring(args: argparse.Namespace, desk: Any, console: Any) -> int:
             done[0] += n
             tick(min(done[0], len(found)), len(found))
 
-        said = scores.put(args.model, found, at=time.time(), force=args.force, progress=told)
-    _record(desk, "scores_imported", args, {"version": said["version"], "customers": said["customers"]})
+        said = scores.put(
+            args.model, found, at=time.time(), consents=args.consent, force=args.force, progress=told
+        )
+    detail = {"version": said["version"], "customers": said["customers"], "consents": args.consent}
+    _record(desk, "scores_imported", args, detail)
     console.print(
         f"{args.model} version {said['version']}: {said['rows']:,} scores of {said['items']:,} items for "
         f"{said['customers']:,} customers; they are proposed from the next page on",

@@ -1,16 +1,16 @@
 """The trace of a decision: made again from its logged inputs by the code that decides, and written out.
 
-    trace_of(record, lives) -> document     candidates, what dropped each and where, score terms, prices, caps
+    trace_of(traced, keys) -> document      candidates, what dropped each and where, score terms, prices, caps
     why_not(traced, item) -> document       the first thing in the way of an item
 
-Where the customer stands in the document it is by pseudonym; items, campaigns and slots go by their ids.
+Where the customer stands in the document it is by a pseudonym under a secret; items, campaigns and slots go
+by their ids.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from math import isfinite
 from typing import Any, Final
 
@@ -28,9 +28,12 @@ from serving.page import RULES
 from serving.pipeline import Page
 from serving.pipeline import Trace as Timings
 from serving.reasons import Drop, Reason
+from serving.security import pseudonym
+from serving.settings import TokenKey
 from serving.surfaces import SOURCES
 from serving.wire import rfc3339
 from training.lives import Lives, described
+from training.plain_words import told as in_words
 from training.replay import Record, decided_first, differing, settled
 
 MOST: Final = 200  # candidates written out, those on the page and the best first
@@ -67,12 +70,16 @@ def traced(record: Record, lives: Lives) -> Traced:
     return Traced(record, view, decision, page, ranked, found, drops, market, rows, differs)
 
 
-def trace_of(one: Traced, *, items: Sequence[str] = (), most: int = MOST) -> dict[str, Any]:
-    """JSON-able. `items`: of which it is asked why they are not on the page."""
+def trace_of(
+    one: Traced, keys: Sequence[TokenKey], *, items: Sequence[str] = (), most: int = MOST
+) -> dict[str, Any]:
+    """JSON-able. `keys` make the customer's pseudonym; `items`: of which it is asked why they are not on the
+    page.
+    """
     record, decision, live = one.record, one.decision, one.live
     document: dict[str, Any] = {
         "decision_id": record["id"],
-        "customer": blake2b(str(record["subject"]).encode(), digest_size=6, key=b"trace").hexdigest(),
+        "customer": pseudonym(keys, str(record["subject"])),
         "at": rfc3339(record["at"]),
         "surface": record["surface"],
         "reproduced": not one.differs,
@@ -131,28 +138,25 @@ def _slots(one: Traced) -> list[dict[str, Any]]:
     slots = [{"slot": asked.spec.name, "asked": asked.count, "places": []} for asked in decision.query.slots]
     for index, place in enumerate(decision.placements):
         places: Any = slots[place.slot]["places"]
-        places.append(
-            {
-                "index": index,
-                "position": place.position,
-                "item": live.texts[place.row].id,
-                "campaign": _campaign(live, place.campaign),
-                "creative": live.texts[place.row].creatives[place.creative].id
-                if place.creative >= 0
-                else None,
-                "reason": Reason(place.reason).code,
-                "sources": _sources(place.origin),
-                "p": _number(place.score),
-                "shown": _number(place.shown),
-                "value_cny": _number(place.value),
-                "without_prices_cny": _number(place.base),
-                "rule": RULES[place.rule] or None,
-                "rule_of": _campaign(live, place.by),
-                "tag_cny": _number(place.tag),
-                "needs_reservation": place.capped,
-                "propensity": place.propensity,
-            }
-        )
+        said = {
+            "index": index,
+            "position": place.position,
+            "item": live.texts[place.row].id,
+            "campaign": _campaign(live, place.campaign),
+            "creative": live.texts[place.row].creatives[place.creative].id if place.creative >= 0 else None,
+            "reason": Reason(place.reason).code,
+            "sources": _sources(place.origin),
+            "p": _number(place.score),
+            "shown": _number(place.shown),
+            "value_cny": _number(place.value),
+            "without_prices_cny": _number(place.base),
+            "rule": RULES[place.rule] or None,
+            "rule_of": _campaign(live, place.by),
+            "tag_cny": _number(place.tag),
+            "needs_reservation": place.capped,
+            "propensity": place.propensity,
+        }
+        places.append({**said, "words": in_words(said, profiling=one.record["profiling"])})
     return slots
 
 

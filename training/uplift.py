@@ -8,7 +8,9 @@ Three steps, made for little data:
    matters most: who buys anyway is no gain.
 2. `persuaded`: after a click an item is used by those who would have bought anyway, and by some of the
    others, who are persuaded: P(used) = a + (1 - a)·d. Given a, d is a logistic over the columns with a bias
-   per item (pulled to its kind's). Only clicks count for it, so it is held close to one number per item.
+   per item (pulled to its kind's). Only clicks count for it, so it is held close to one number per item: how
+   close, clicks decide that the fit has not seen. Of a customer who clicks again and again the first click
+   counts: who has not bought after one is known not to be about to.
 3. `shift`: a click is a sign of wanting anyway: logit a = base + shift. Two things tell the shift: how use
    rises with base among clicks, and, where chance decided, what really happened: purchases less base, against
    (W - e)·P(clicked)·(1 - a)·d with e = P(displayed), as in the residual regression of Nie and Wager (2021).
@@ -34,7 +36,8 @@ Floats = NDArray[np.float64]
 HORIZON_S: Final = 14 * 86_400.0  # a purchase later than this after a display is not looked for
 RIDGE: Final = 20.0  # of standardised columns, in examples
 ITEM_RIDGE: Final = 10.0  # of an item's own bias
-PERSUADED_RIDGE: Final = 300.0
+PERSUADED_RIDGES: Final = (300.0, 1_000.0, 3_000.0, 10_000.0, 30_000.0)  # the one that foretells uses best
+FOLDS: Final = 4  # of clicks, to choose it
 SLOPE_RIDGE: Final = 100.0
 SHIFTS: Final = tuple(np.arange(-0.75, 0.76, 0.25).tolist())
 SHIFT_SD: Final = 0.5
@@ -44,14 +47,31 @@ TAGS_PER_GROUP: Final = 6
 _PROXIMAL = 1e-6
 
 
+class Seen(NamedTuple):
+    """What is known of pages (n) before anything is shown."""
+
+    columns: NDArray[np.float32]  # (n, COLUMNS + tags)
+    interest: NDArray[np.float32]  # (n, I) as `Study.interest`
+
+    def take(self, rows: NDArray[np.int64]) -> Seen:
+        return Seen(self.columns[rows], self.interest[rows])
+
+
 class Study(NamedTuple):
-    """Pages (n) with one of the study's items (I) or none of them. `columns` (n, COLUMNS + tags)."""
+    """Pages (n) with one of the study's items (I) or none of them. `columns` (n, COLUMNS + tags).
+
+    `interest` (n, I): log of how many times likelier than anybody the customer is to click on each item, by
+    what they did before: the ranker's feature of this name. Of pages that teach it, by ties that have not
+    seen their customer. Only P(clicked) reads it, which serving asks of the page's own scorer.
+    """
 
     columns: NDArray[np.float32]
+    interest: NDArray[np.float32]
     tags: NDArray[np.int64]
     item: NDArray[np.int64]  # (n,) the one displayed, −1 none
     clicked: NDArray[np.bool_]
     used: NDArray[np.bool_]  # converted by it, in the app or outside
+    fresh: NDArray[np.bool_]  # a click, the customer's first within HORIZON_S on an item of the group
     bought: NDArray[np.bool_]  # (n, G) anything of the group within HORIZON_S, by any way
     chance: NDArray[np.float32] | None  # (n, I) P(item displayed) where chance decided; None: it did not
     quiet: NDArray[np.bool_]  # (n,) pages that tell who buys anyway: chosen without regard to the answer
@@ -64,13 +84,19 @@ class Study(NamedTuple):
         chance = None if self.chance is None else self.chance[rows]
         return self._replace(
             columns=self.columns[rows],
+            interest=self.interest[rows],
             item=self.item[rows],
             clicked=self.clicked[rows],
             used=self.used[rows],
+            fresh=self.fresh[rows],
             bought=self.bought[rows],
             chance=chance,
             quiet=self.quiet[rows],
         )
+
+    @property
+    def seen(self) -> Seen:
+        return Seen(self.columns, self.interest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +128,17 @@ def fit_uplift(study: Study, *, seed: int = 0, most_pages: int = MOST_PAGES) -> 
     if not kinds.any():
         return None
     study = with_telling_tags(study)
-    centre, scale = _standards(study.columns)
+    centre, scale = standards(study.columns)
     x = standardised(study.columns, centre, scale)
     base = _base(study, x, seed, most_pages)
     z = x @ base[:-1].T
-    trial = None if study.chance is None else _Trial(study, sigmoid(z), sigmoid(x @ click_model(study, x)))
-    best = max((_persuaded(study, x, z, shift, trial) for shift in SHIFTS), key=lambda one: one.evidence)
+    trial = None
+    if study.chance is not None:
+        trial = _Trial(study, sigmoid(z), click_model(study, x).chances(x, study.interest))
+    best = _most_likely(study, x, z, trial, PERSUADED_RIDGES[-1])
+    ridge = _telling_ridge(study, x, z, best.shift, seed)
+    if ridge != PERSUADED_RIDGES[-1]:
+        best = _most_likely(study, x, z, trial, ridge)
     order = np.argsort(study.keys)
     kind_bias = np.where(kinds, best.kind_bias, np.nan)
     made = Uplift(
@@ -166,23 +197,44 @@ def with_telling_tags(study: Study) -> Study:
     return study._replace(columns=columns, tags=study.tags[kept])
 
 
-def click_model(study: Study, x: Floats) -> Floats:
-    """(D, I): the logit of P(clicked | displayed), a ridge logistic over the columns with a bias per item.
+@dataclass(frozen=True, slots=True)
+class Clicks:
+    """logit P(clicked | displayed) = x @ `columns` + `slope` · interest + `item`: (D,), a number, (I,)."""
 
+    columns: Floats
+    slope: float
+    item: Floats
+
+    def logit(self, x: Floats, interest: NDArray[np.float32]) -> Floats:
+        """(n, I) of pages (n, D) with their interest (n, I)."""
+        found: Floats = (x @ self.columns)[:, None] + self.slope * interest + self.item
+        return found
+
+    def chances(self, x: Floats, interest: NDArray[np.float32]) -> Floats:
+        """(n, I) probabilities."""
+        return sigmoid(self.logit(x, interest))
+
+
+def click_model(study: Study, x: Floats) -> Clicks:
+    """P(clicked | displayed), a ridge logistic over the columns with a bias per item, on top of interest.
+
+    Of every click and of one in so many displays without: that moves the constant alone, by a known amount.
     Only the level of the uplift needs it; a page is made with the scorer's own.
     """
-    shown = np.flatnonzero(study.item >= 0)
-    shown = shown[:: max(len(shown) // MOST_PAGES, 1)]
-    item = study.item[shown]
-    design = np.concatenate([x[shown], np.eye(len(study.keys))[item]], axis=1)
-    ridge = np.concatenate([_ridge(x.shape[1]), np.full(len(study.keys), ITEM_RIDGE)])
+    left = np.flatnonzero((study.item >= 0) & ~study.clicked)
+    thinned = max(len(left) // MOST_PAGES, 1)
+    shown = np.concatenate([np.flatnonzero((study.item >= 0) & study.clicked), left[::thinned]])
+    item, width = study.item[shown], x.shape[1]
+    own = study.interest[shown, item].astype(np.float64)
+    design = np.concatenate([x[shown], own[:, None], np.eye(len(study.keys))[item]], axis=1)
+    ridge = np.concatenate([_ridge(width), [_PROXIMAL], np.full(len(study.keys), ITEM_RIDGE)])
     found = logistic(design, study.clicked[shown].astype(np.float64), ridge)
-    table = np.tile(found[: x.shape[1], None], (1, len(study.keys)))
-    table[0] += found[x.shape[1] :]
-    return table
+    found[0] -= np.log(thinned)
+    return Clicks(found[:width], float(found[width]), found[width + 1 :])
 
 
-def _standards(columns: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def standards(columns: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Centre and scale of columns, for `standardised`."""
     known = np.isfinite(columns)
     count = np.maximum(known.sum(axis=0), 1)
     filled = np.where(known, columns, 0).astype(np.float64)
@@ -252,22 +304,45 @@ class _Trial(NamedTuple):
         return above / below, below**-0.5
 
 
-def _persuaded(study: Study, x: Floats, z: Floats, shift: float, trial: _Trial | None) -> _Fit:
-    """Fisher scoring on the clicks: P(used) = a + (1 - a)·sigmoid(design), a known."""
-    rows = np.flatnonzero(study.clicked & (study.item >= 0))
+class _Clicked(NamedTuple):
+    """Clicks (m): what may tell who is persuaded, P(would have bought anyway), whether it was used."""
+
+    design: Floats  # (m, D - 1 columns, base's logit, kinds, items)
+    anyway: Floats
+    used: Floats
+
+    def take(self, rows: NDArray[np.bool_]) -> _Clicked:
+        return _Clicked(*(column[rows] for column in self))
+
+    def likelihood(self, found: Floats) -> Floats:
+        """(m,) log, of coefficients."""
+        p = np.clip(self.anyway + (1 - self.anyway) * sigmoid(self.design @ found), 1e-6, 1 - 1e-6)
+        each: Floats = self.used * np.log(p) + (1 - self.used) * np.log(1 - p)
+        return each
+
+
+def _clicked(study: Study, x: Floats, z: Floats, shift: float) -> _Clicked:
+    rows = np.flatnonzero(study.clicked & study.fresh & (study.item >= 0))
     item = study.item[rows]
     own = z[rows, study.group[item]]
-    anyway = sigmoid(own + shift)
     eye = np.eye(len(KINDS))[study.kinds[item]], np.eye(len(study.keys))[item]
     design = np.concatenate([x[rows][:, 1:], own[:, None], *eye], axis=1)
-    width = x.shape[1] - 1
-    ridge = np.concatenate(
-        [np.full(width, PERSUADED_RIDGE), [SLOPE_RIDGE], np.full(len(KINDS), 1e-2),
+    return _Clicked(design, sigmoid(own + shift), study.used[rows].astype(np.float64))
+
+
+def _ridges(study: Study, width: int, persuaded: float) -> Floats:
+    """Of `_Clicked.design`, of which `width` are columns."""
+    return np.concatenate(
+        [np.full(width, persuaded), [max(persuaded, SLOPE_RIDGE)], np.full(len(KINDS), 1e-2),
          np.full(len(study.keys), ITEM_RIDGE)]
     )  # fmt: skip
+
+
+def _scored(clicks: _Clicked, ridge: Floats, width: int) -> Floats:
+    """Fisher scoring: P(used) = a + (1 - a)·sigmoid(design), a known."""
+    design, anyway, label = clicks
     found = np.zeros(design.shape[1])
     found[width + 1 : width + 1 + len(KINDS)] = -2.0
-    label = study.used[rows].astype(np.float64)
     for _ in range(40):
         d = sigmoid(design @ found)
         p = np.clip(anyway + (1 - anyway) * d, 1e-6, 1 - 1e-6)
@@ -278,7 +353,56 @@ def _persuaded(study: Study, x: Floats, z: Floats, shift: float, trial: _Trial |
         found = found + step
         if float(np.abs(step).max()) < 1e-3:
             break
-    evidence = float((label * np.log(p) + (1 - label) * np.log(1 - p)).sum() - 0.5 * ridge @ found**2)
+    return found
+
+
+def first_of(
+    cell: NDArray[np.int64], at: NDArray[np.float64], within: float = HORIZON_S
+) -> NDArray[np.bool_]:
+    """(m,) of events at these times: those that none of the same cell precedes by less than `within`."""
+    order = np.lexsort((at, cell))
+    cells, times = cell[order], at[order]
+    first = np.ones(len(order), np.bool_)
+    first[1:] = (cells[1:] != cells[:-1]) | (times[1:] - times[:-1] >= within)
+    found = np.empty_like(first)
+    found[order] = first
+    return found
+
+
+def _telling_ridge(study: Study, x: Floats, z: Floats, shift: float, seed: int) -> float:
+    """The strongest of PERSUADED_RIDGES that foretells whether clicks are used, which it has not seen, no
+    worse than the best by more than a standard error (Breiman et al. 1984): what is wrong with P(buys anyway)
+    looks like persuasion, so a little better is not enough.
+
+    Clicks with the same columns are one customer's: they are dealt to the same fold.
+    """
+    clicks, width = _clicked(study, x, z, shift), x.shape[1] - 1
+    _, alike = np.unique(clicks.design[:, :width], axis=0, return_inverse=True)
+    fold = np.random.default_rng(seed).permutation(int(alike.max(initial=0)) + 1)[alike.ravel()] % FOLDS
+    foretold = np.zeros((len(PERSUADED_RIDGES), len(fold)))
+    for row, persuaded in enumerate(PERSUADED_RIDGES):
+        ridge = _ridges(study, width, persuaded)
+        for one in range(FOLDS):
+            out = fold == one
+            foretold[row, out] = clicks.take(out).likelihood(_scored(clicks.take(~out), ridge, width))
+    behind = foretold[foretold.sum(axis=1).argmax()] - foretold
+    near = behind.sum(axis=1) <= behind.std(axis=1) * len(fold) ** 0.5
+    return max(ridge for ridge, fine in zip(PERSUADED_RIDGES, near.tolist(), strict=True) if fine)
+
+
+def _most_likely(study: Study, x: Floats, z: Floats, trial: _Trial | None, persuaded: float) -> _Fit:
+    """Of all shifts."""
+    fits = (_persuaded(study, x, z, shift, trial, persuaded) for shift in SHIFTS)
+    return max(fits, key=lambda one: one.evidence)
+
+
+def _persuaded(
+    study: Study, x: Floats, z: Floats, shift: float, trial: _Trial | None, persuaded: float
+) -> _Fit:
+    clicks, width = _clicked(study, x, z, shift), x.shape[1] - 1
+    ridge = _ridges(study, width, persuaded)
+    found = _scored(clicks, ridge, width)
+    evidence = float(clicks.likelihood(found).sum() - 0.5 * ridge @ found**2)
     kind_bias = found[width + 1 : width + 1 + len(KINDS)]
     item_bias = found[width + 1 + len(KINDS) :] + kind_bias[study.kinds]
     coefficients, own_slope = np.concatenate([[0.0], found[:width]]), float(found[width])

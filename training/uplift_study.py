@@ -25,7 +25,7 @@ from training.dataset import Dataset
 from training.lake import Lake
 from training.profiles import Profiles, as_served
 from training.results import OutcomeRules, reported
-from training.uplift import HORIZON_S, MOST_PAGES, Study
+from training.uplift import HORIZON_S, MOST_PAGES, Study, first_of
 
 pc: Any = pyarrow.compute
 LONGEST_S: Final = 28 * DAY  # of clicks that are looked at
@@ -68,13 +68,16 @@ def study_of(lake: Lake, dataset: Dataset, rules: OutcomeRules, *, seed: int = 0
     at = np.concatenate([np.full(len(people), start), clicks.at])
     item = np.concatenate([np.full(len(people), -1), np.searchsorted(benefit, clicks.item)])
     quiet = item < 0
+    fresh = first_of(clicks.user * len(groups) + np.searchsorted(groups, clicks.group), clicks.at)
     tags = np.arange(TAG_BITS)
     return Study(
         columns=_columns(dataset, events, start, tags)[user],
+        interest=np.zeros((len(user), len(benefit)), np.float32),  # chance decided nothing: it is not read
         tags=tags,
         item=item,
         clicked=item >= 0,
         used=np.concatenate([np.zeros(len(people), np.bool_), _used(clicks, bought, dataset.n_items)]),
+        fresh=np.concatenate([np.zeros(len(people), np.bool_), fresh]),
         bought=np.stack([_bought(user, at, bought, group) for group in groups.tolist()], axis=1),
         chance=None,
         quiet=quiet,

@@ -163,6 +163,23 @@ class EventLogContract:
 
         run(make, work)
 
+    def test_what_waits_for_ingest_is_told_with_the_age_of_the_oldest(self, make: Make):
+        async def work(log):
+            assert log.backlog() == (0, None)
+            await log.append([entry(1, "u:ann"), entry(2, "u:bob"), entry(3, "u:ann")])
+            entries, oldest = log.backlog()
+            assert entries == 3 and oldest is not None
+            shard = shard_of("u:ann", log.shards)
+            assert shard != shard_of("u:bob", log.shards)
+            for one in (shard, shard_of("u:bob", log.shards)):
+                rows = log.read(one, START, 9)
+                log.commit({one: rows[-1][0]})
+                log.trim(one, rows[-1][0])
+                entries, oldest = log.backlog()
+                assert (entries, oldest is None) == ((1, False) if one == shard else (0, True))
+
+        run(make, work)
+
     def test_an_offset_that_is_none_is_refused(self, make: Make):
         async def work(log):
             with pytest.raises(ValueError):
@@ -186,6 +203,19 @@ class TestMemoryLog(EventLogContract):
             clock[0] += MARK_TTL_S
 
         return passing
+
+    def test_the_oldest_that_waits_is_told_by_the_clock(self, make: Make, clock):
+        async def work(log):
+            first = clock[0]
+            await log.append([entry(1)])
+            clock[0] += 90
+            await log.append([entry(2)])
+            assert log.backlog() == (2, first)
+            shard = shard_of("u:ann", log.shards)
+            log.commit({shard: log.read(shard, START, 1)[0][0]})
+            assert log.backlog() == (2, first + 90)  # committed, not trimmed yet
+
+        run(make, work)
 
     def test_who_was_erased_is_known(self, make: Make, clock):
         async def work(log):
@@ -241,6 +271,18 @@ class RedisLogContract(EventLogContract):
             link._protocol.abort()  # another connection would say yes of writes that are not its own
             with pytest.raises(StoreUnavailable):
                 await log.synced()
+
+        run(make, work)
+
+    def test_the_oldest_that_waits_is_told_by_the_servers_clock(self, make: Make, url):
+        async def work(log):
+            with opened(url) as store:
+                store.xadd("log:{3}:stream", {"p": b"new"}, id="1800000000500-0")
+                store.xadd("log:{5}:stream", {"p": b"old"}, id="1700000000250-0")
+                store.xadd("log:{5}:stream", {"p": b"next"}, id="1750000000000-7")
+            assert log.backlog() == (3, 1_700_000_000.25)
+            log.commit({5: "1700000000250-0"})
+            assert log.backlog() == (3, 1_750_000_000.0)
 
         run(make, work)
 

@@ -156,6 +156,17 @@ def test_nobody_publishes_alone_from_a_terminal(
     assert "needs engineer or admin" in capsys.readouterr().err
 
 
+def test_an_admin_erases_over_http_and_the_record_says_who(bank: Bank) -> None:
+    """The process beside acts for the caller: where there are principals it would be nobody otherwise."""
+    for who, status in (("max", 403), ("root", 200)):
+        given = {"authorization": f"Bearer {bank.keys[who]}"}
+        answer = httpx.delete(f"{bank.url}/v1/users/u9", headers=given, timeout=60)
+        assert answer.status_code == status, answer.text
+    assert answer.json()["customers"] == 1 and answer.json()["left"] == []
+    (record,) = bank.ok("root", "/v1/audit?action=customer_erased")["records"]
+    assert record["principal"] == "root" and "u9" not in json.dumps(record)
+
+
 def test_a_plan_file_is_refused_where_there_are_principals(bank: Bank, tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     plan.write_text("{}")

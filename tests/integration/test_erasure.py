@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,7 @@ def test_a_customer_is_erased_everywhere_and_nobody_else(places: Places) -> None
     who, other = Who((GONE,)), Who((KEPT,))
     before, others = remains(places, who), remains(places, other)
     home = places.settings.home
+    os.utime(places.lake.path("catalogue/users.parquet"), (NOW - 9.0, NOW - 9.0))
     for place in (
         "store:features+live+log",
         "lake:catalogue/users.parquet",
@@ -139,6 +141,7 @@ def test_a_customer_is_erased_everywhere_and_nobody_else(places: Places) -> None
     keys = done["store:features+live+log", "keys"]
     assert keys >= 6  # two records, patch, two logs, remembered pages, marks
     assert remains(places, who) == []
+    assert places.lake.users_written_at() == NOW - 9.0  # what others changed since still wins over the table
     assert {one for one in others if "work" not in one and "part-" not in one} <= set(remains(places, other))
     assert len(places.lake.served()) == 3 and set(places.lake.events()["subject"].to_pylist()) == {
         f"u:{KEPT}"
@@ -197,8 +200,8 @@ def test_a_copy_of_what_is_kept(places: Places) -> None:
     assert len(document["served"]) == 3 and len(document["events"]) == 4 and len(document["outcomes"]) == 3
     assert document["customer_table"] == [{"user_id": GONE, "age": 30}]
     assert {one["what"] for one in document["behaviour"]} >= {"clicked"}
-    ages = [one for one in document["profile"] if one["field"] == "age"]
-    assert ages[0]["purpose"] == "permission" and ages[0]["value"] == 40
+    (age,) = [one for one in document["changes"] if one["field"] == "age"]
+    assert age["purpose"] == "permission" and age["value"] == 40 and age["used"]
     assert KEPT not in json.dumps(document, default=str)
     assert [(one["item"], one["score"]) for one in document["scores"]] == [(key64("i1"), 0.5)]
     assert devices_of(places, GONE) == ["d0"]

@@ -10,6 +10,7 @@ import pytest
 
 from features.customer import Blobs, decode_customer
 from features.events import served_to_log, unpack
+from features.external import ENTRY, pack
 from features.ids import key32
 from features.views import CONTACT, RECENT, SCHEMAS
 from serving.bundle import load
@@ -18,6 +19,7 @@ from serving.domain import Context, Query, SlotRequest
 from serving.live import build_live
 from serving.plan import default_plan
 from serving.registry import Registry
+from serving.score_drift import KEY, ScoreDrift, references
 from serving.served import record
 from serving.wire import ContextAsk, RecommendAsk
 from tests.integration.test_training_job import CONFIG, DAY, NOW, START, shop
@@ -25,6 +27,7 @@ from training.config import RankerGrid
 from training.job import run_training
 from training.lake import Lake
 from training.log_rows import served_table
+from training.score_reference import score_reference
 from training.tables import EVENT_COLUMNS
 
 PAGES, UNTIL = 420, START + 60 * DAY
@@ -43,7 +46,10 @@ def pages_served(lake: Lake, bundle, seed: int = 3) -> None:
         did = np.zeros(4, RECENT)
         did["item"], did["what"] = live.keys[rng.integers(0, len(live), 4)], 2
         did["event"], did["at"] = np.arange(4), at - rng.uniform(60, 5 * DAY, 4)
-        blobs = Blobs(None, None, did.tobytes(), np.zeros(0, CONTACT).tobytes(), None)
+        told = np.zeros(30, ENTRY)
+        told["item"], told["model"] = rng.choice(live.keys, 30, replace=False), key32("bank")
+        told["score"], told["expires"] = rng.normal(0, 1, 30), int(NOW + 60 * DAY)
+        blobs = Blobs(None, None, did.tobytes(), np.zeros(0, CONTACT).tobytes(), None, external=pack(told))
         customer = decode_customer(blobs, now=at, schemas=SCHEMAS)
         query = Query(f"d{number}", f"u:{who}", "home", slots, Context(channel=1), customer, at)
         decision = decide(query, live)
@@ -53,6 +59,7 @@ def pages_served(lake: Lake, bundle, seed: int = 3) -> None:
             row = (query.subject, query.decision_id, place, at + 1.0, slots[place.slot].spec.name)
             events.append(("displayed", *row))
             chance = 0.5 / (1 + place.position) * (1.6 if live.kind_of[place.row] in (2, 3) else 0.3)
+            chance *= 1.6 if place.key in told["item"] else 0.8
             if rng.random() < chance:
                 events.append(("clicked", *row))
     table = pa.table(
@@ -81,6 +88,14 @@ def pages_served(lake: Lake, bundle, seed: int = 3) -> None:
         manifest.files["served"] += lake.write_parts("served", served_table(served), "pages")
         manifest.batches["pages"] = len(events)
         lake.commit(manifest)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_month_of_scores():
+    """The pages here are spread over three weeks, too few of them in one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.job.score_reference", partial(score_reference, days=30))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +129,28 @@ def test_logged_pages_make_a_ranker_that_beats_the_blend_and_serves(learned) -> 
     assert place[0] > place[2]  # by the clicks the first place draws most
     live = build_live(bundle, (), default_plan(bundle.kind_counts()))
     assert [one.name for one in live.pipelines["full"].scorers].count("Ranked") == 1
+
+
+def test_the_bundle_says_what_scores_it_gives_once_pages_were_logged(learned) -> None:
+    before, _, bundle, _ = learned
+    assert KEY not in before.manifest
+    found = references(bundle.manifest)
+    assert found.keys() == {"home"} and sum(found["home"].counts) == PAGES
+    drift = ScoreDrift()
+    drift.expect(bundle.version, bundle.manifest)
+    cuts = found["home"].cuts
+    for one in np.repeat([*cuts, 2 * cuts[-1]], 100).tolist():  # as many of each decile
+        drift.add(bundle.version, "home", one)
+    (family,) = drift.collect()
+    assert [one.value < 0.05 for one in family.samples] == [True]
+
+
+def test_the_banks_own_model_is_believed_as_its_displays_bear_out(learned) -> None:
+    _, _, bundle, _ = learned
+    assert bundle.ranker is not None
+    trust = bundle.ranker.trust
+    assert trust.models.tolist() == [key32("bank")]
+    assert trust.level[0] > 0 and bundle.manifest["ranker"]["external"][str(key32("bank"))]["displays"] >= 300
 
 
 def test_a_second_run_takes_the_step_over_and_gives_the_same_bytes(learned) -> None:

@@ -9,6 +9,9 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -261,48 +264,76 @@ def test_password_and_database_come_from_the_url(tmp_path):
             with_link(f"{wrong}/0", read)
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
-def test_tls_checks_the_certificate(tmp_path):
+@contextmanager
+def tls_server(folder: Path, *options: str) -> Iterator[tuple[int, dict[str, Path]]]:
+    """A server of one's own certificate: its port, and files: cert, key; client and client_key it signed."""
     binary = shutil.which("redis-server")
-    if binary is None:
-        pytest.skip("no redis-server with TLS on PATH")
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    make = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout {key}"
-    subprocess.run(
-        [*make.split(), "-out", str(certificate), "-addext", "subjectAltName=DNS:localhost"],
-        check=True,
-        capture_output=True,
+    if binary is None or shutil.which("openssl") is None:
+        pytest.skip("no redis-server with TLS on PATH, or no openssl to make a certificate with")
+    files = {name: folder / f"{name}.pem" for name in ("cert", "key", "client", "client_key")}
+
+    def openssl(words: str) -> None:
+        subprocess.run(["openssl", *words.split()], check=True, capture_output=True)
+
+    new = "-newkey rsa:2048 -nodes"
+    openssl(
+        f"req -x509 {new} -days 2 -subj /CN=localhost -keyout {files['key']} -out {files['cert']}"
+        " -addext subjectAltName=DNS:localhost"
+    )
+    openssl(f"req {new} -subj /CN=fenliu -keyout {files['client_key']} -out {folder / 'asked.pem'}")
+    openssl(
+        f"x509 -req -days 2 -in {folder / 'asked.pem'} -CA {files['cert']} -CAkey {files['key']}"
+        f" -set_serial 7 -out {files['client']}"
     )
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    options = (
-        f"--port 0 --tls-port {port} --tls-cert-file {certificate} --tls-key-file {key} --tls-auth-clients no"
-    )
+    listens = f"--port 0 --tls-port {port} --bind 127.0.0.1 --dir {folder}"
+    certified = f"--tls-cert-file {files['cert']} --tls-key-file {files['key']}"
     process = subprocess.Popen(
-        [binary, *options.split(), "--bind", "127.0.0.1", "--dir", str(tmp_path)], stdout=subprocess.DEVNULL
+        [binary, *listens.split(), *certified.split(), *options], stdout=subprocess.DEVNULL
     )
-    trusted = f"rediss://localhost:{port}?ssl_ca_certs={certificate}"
     try:
         _wait_for(port)
+        yield port, files
+    finally:
+        process.terminate()
+        process.wait(10)
 
-        async def steps(link):
-            return await link.command("ECHO", "hidden")
 
-        assert with_link(trusted, steps, connect_s=2.0) == b"hidden"
-        assert with_link(f"rediss://127.0.0.1:{port}?ssl_cert_reqs=none", steps, connect_s=2.0) == b"hidden"
+async def echoed(link):
+    return await link.command("ECHO", "hidden")
+
+
+def test_tls_checks_the_certificate(tmp_path):
+    with tls_server(tmp_path, "--tls-auth-clients", "no") as (port, files):
+        trusted = f"rediss://localhost:{port}?ssl_ca_certs={files['cert']}"
+        anybody = f"rediss://127.0.0.1:{port}?ssl_cert_reqs=none"
+        assert with_link(trusted, echoed, connect_s=2.0) == b"hidden"
+        assert with_link(anybody, echoed, connect_s=2.0) == b"hidden"
         with opened(trusted) as store:
             assert store.echo("hidden") == b"hidden"
         for distrusted in (
             f"rediss://localhost:{port}",
-            f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}",
+            f"rediss://127.0.0.1:{port}?ssl_ca_certs={files['cert']}",
         ):
             with pytest.raises(StoreUnavailable, match="certificate verify failed"):
-                with_link(distrusted, steps, connect_s=2.0)
+                with_link(distrusted, echoed, connect_s=2.0)
             with pytest.raises(StoreUnavailable, match="certificate verify failed"), opened(distrusted):
                 pass
-    finally:
-        process.terminate()
-        process.wait(10)
+
+
+def test_tls_shows_a_certificate_of_its_own_where_the_server_asks_for_one(tmp_path):
+    asks = ("--tls-auth-clients", "yes", "--tls-ca-cert-file", str(tmp_path / "cert.pem"))
+    with tls_server(tmp_path, *asks) as (port, files):
+        unknown = f"rediss://localhost:{port}?ssl_ca_certs={files['cert']}"
+        known = f"{unknown}&ssl_certfile={files['client']}&ssl_keyfile={files['client_key']}"
+        assert with_link(known, echoed, connect_s=2.0) == b"hidden"
+        with opened(known) as store:
+            assert store.echo("hidden") == b"hidden"
+        with pytest.raises(StoreUnavailable):
+            with_link(unknown, echoed, connect_s=2.0)
+        with pytest.raises(StoreUnavailable), opened(unknown) as store:
+            store.echo("hidden")
 
 
 def _wait_for(port: int) -> None:

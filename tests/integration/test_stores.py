@@ -14,6 +14,8 @@ from features.customer import LATE_BLOB, NOTHING, Blobs
 from features.embedded import EmbeddedValkey
 from features.keyspace import KeySpaceError, ViewBatch, materialise_memory, swap
 from features.materialise import materialise
+from features.redis_plain import opened
+from features.redis_store import TIMED
 from features.store import feature_key
 from features.stores import MEMORY, Stores, StoreUrls
 from features.views import MEMBERSHIP, PROFILE
@@ -225,3 +227,41 @@ def test_batches_that_do_not_fit_together_are_refused():
     space = materialise_memory(store, "v1", [*batches(["a"]), *batches(["b"])])
     assert space.views["profile"].count == 2
     assert stores.control_link is None
+
+
+@pytest.mark.integration
+def test_reads_are_timed_by_role_and_fullness_is_told(valkey_url):
+    """One server for every role but the log: its memory counts for each, while it has a limit."""
+    told: list[tuple[str, float]] = []
+
+    async def run():
+        stores = Stores.open(StoreUrls(valkey_url, valkey_url, MEMORY, valkey_url), clock=lambda: NOW)
+        stores.time_reads(lambda role, seconds: told.append((role, seconds)))
+        for _ in range(3 * TIMED):
+            await stores.fetch_customer("u:a", None, "v1")
+        unlimited = await stores.memory()
+        with opened(valkey_url) as store:
+            before = store.config_get("maxmemory")["maxmemory"]
+            store.config_set("maxmemory", 1 << 30)
+            try:
+                limited = await stores.memory()
+            finally:
+                store.config_set("maxmemory", before)
+        await stores.close()
+        return unlimited, limited
+
+    unlimited, limited = asyncio.run(run())
+    assert [role for role, _ in told] == ["features live"] * 3
+    assert all(0 < seconds < 5 for _, seconds in told)
+    assert unlimited == {} and limited.keys() == {"features", "live", "control"}
+    assert all(0 < part < 1 for part in limited.values())
+
+
+@pytest.mark.integration
+def test_of_a_store_that_is_away_nothing_is_told():
+    async def run():
+        stores = Stores.open(StoreUrls.one("redis://127.0.0.1:1"), connect_s=0.05)
+        assert await stores.memory() == {}
+        await stores.close()
+
+    asyncio.run(run())

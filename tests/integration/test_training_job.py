@@ -23,13 +23,15 @@ from serving.bundle import load
 from serving.catalogue import parse_item
 from serving.control import MemoryControl
 from serving.registry import Registry
+from serving.settings import Settings
 from training import job
 from training.base_columns import Base
 from training.config import parse_config
+from training.erasure import Places, Who, erase
 from training.job import run_training
 from training.lake import Lake, LakeError
-from training.source import Source
-from training.tables import OUTCOME_COLUMNS
+from training.source import Source, import_source
+from training.tables import OUTCOME_COLUMNS, pc
 from training.workspace import TrainingBusy, alone
 
 START = 1_780_000_000.0
@@ -169,6 +171,32 @@ def test_another_home_gives_the_same_bytes(trained, tmp_path):
     assert other.version == report.version
     first, second = (Registry(place / "registry").show(report.version)["files"] for place in (home, tmp_path))
     assert first == second
+
+
+def test_the_next_bundle_knows_nothing_of_who_was_erased_however_often_they_come_back(trained, tmp_path):
+    """Trained after an erasure; after the events were added anew and erased again: byte for byte the same."""
+    source, made = shop(), []
+    theirs = source.events.filter(pc.equal(source.events["user_id"], "c7"))
+    assert len(theirs) > 10
+    for name, times in (("once", 1), ("again", 3)):
+        home = tmp_path / name
+        lake = Lake(home / "lake")
+        import_source(source, lake, quarantine_folder=home / "quarantine")
+        for turn in range(times):
+            if turn:
+                back = theirs.set_column(
+                    0, "event_id", pa.array([f"back{turn}-{n}" for n in range(len(theirs))])
+                )
+                assert lake.append_events(back, f"back{turn}") == len(theirs)
+                assert len(lake.events()) == len(source.events)
+            erase(Places(Settings(home=home), lake), Who(("c7",)))
+            assert len(lake.events()) == len(source.events) - len(theirs)
+        report = run_training(home, None, CONFIG, now=NOW)
+        made.append((report.version, Registry(home / "registry").show(report.version)["files"]))
+    assert made[0] == made[1]
+    home, report, _ = trained
+    with_them = Registry(home / "registry").show(report.version)["files"]
+    assert made[0][0] != report.version and made[0][1] != with_them  # they had been learnt from
 
 
 @pytest.mark.parametrize("broken", ["fit_all", "index_final", "appraise", "write_and_judge"])

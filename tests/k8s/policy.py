@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from serving.app import ALWAYS, UNLESS_SET
 from serving.settings import Settings
-from tests.k8s.manifests import Object, environment, of_kind, pods, serve_of
+from tests.k8s.manifests import Object, Pod, environment, of_kind, pods, serve_of
 
 Rule = Callable[[list[Object]], Iterator[str]]
 WE_SET = {"RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"}  # elsewhere
@@ -87,7 +87,7 @@ def secrets_by_reference(objects: list[Object]) -> Iterator[str]:
                 for rule in re.findall(r"^user \S+ on.*$", value, re.MULTILINE):
                     if "nopass" in rule and "-@all +auth +hello +ping" not in rule:
                         yield f"ConfigMap/{one['metadata']['name']}: a user without a password"
-                    if re.search(r" [>#](?!@PASSWORD_SHA256@)", rule):
+                    if re.search(r" [>#](?!@(PASSWORD|KEEPER)_SHA256@)", rule):
                         yield f"ConfigMap/{one['metadata']['name']}: a password"
     for pod in pods(objects):
         for container in pod.containers:
@@ -234,8 +234,11 @@ def scaling(objects: list[Object]) -> Iterator[str]:
         ):
             yield "Ray's autoscaler is off, or the old one"
         (deployment,) = serve_of(service)["applications"][0]["deployments"]
-        if deployment["autoscaling_config"]["min_replicas"] < 2:
+        bounds = deployment["autoscaling_config"]
+        if bounds["min_replicas"] < 2:
             yield "one replica's end is an outage"
+        if (fit := _fit(service)) < bounds["max_replicas"]:
+            yield f"{bounds['max_replicas']} replicas at most, and workers for {fit}"
         for pod in pods([service]):
             if not pod.owner.endswith("/pages"):
                 continue
@@ -244,6 +247,25 @@ def scaling(objects: list[Object]) -> Iterator[str]:
             wanted = range(int(first), int(last) + 1)
             if len(wanted) < deployment["max_replicas_per_node"] or not set(wanted) <= set(named):
                 yield f"{pod.owner}: a replica without a port to scrape"
+
+
+def _fit(service: Object) -> int:
+    """Replicas that the most workers hold: a core each, and not more of a node than has ports."""
+    (group,) = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    cores = int(group["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"])
+    return int(group["maxReplicas"]) * min(cores, _replicas(service))
+
+
+def room(objects: list[Object]) -> Iterator[str]:
+    """A worker in each of three zones, and nodes for the replicas that an update adds (production only)."""
+    for service in of_kind(objects, "RayService"):
+        (group,) = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+        (deployment,) = serve_of(service)["applications"][0]["deployments"]
+        surging = deployment["autoscaling_config"]["max_replicas"] * (100 + deployment["max_surge_percent"])
+        if group["minReplicas"] < 3:
+            yield "a zone without a worker"
+        if _fit(service) * 100 < surging:
+            yield "no nodes for the replicas of an update"
 
 
 def stores(objects: list[Object]) -> Iterator[str]:
@@ -271,6 +293,21 @@ def stores(objects: list[Object]) -> Iterator[str]:
             yield f"{role}: everybody may connect"
         if not one["spec"].get("volumeClaimTemplates"):
             yield f"{role}: no disk"
+        keeper = re.search(r"^user keeper on #@KEEPER_SHA256@ (.*)$", found["users.acl"], re.MULTILINE)
+        if keeper is None or keeper[1] != KEEPER:
+            yield f"{role}: nobody may have its file written anew, or the keeper may more than that"
+
+
+KEEPER = "resetkeys resetchannels -@all +auth +ping +info +bgrewriteaof"
+
+
+def keeper(objects: list[Object]) -> Iterator[str]:
+    """Erasure ends with files written anew, so who erases is given the keeper's password, and nobody else."""
+    for pod, one, given in _ours(objects):
+        if pod.owner.startswith("StatefulSet"):
+            continue  # its store is its own
+        if ("FENLIU_KEEPER_PASSWORD" in environment(one)) != (given.get("FENLIU_ROLE") == "admin"):
+            yield f"{pod.owner}: the keeper's password is missing, or too many"
 
 
 def apart(objects: list[Object]) -> Iterator[str]:
@@ -335,7 +372,108 @@ def _replicas(service: Object) -> int:
     return int(serve_of(service)["applications"][0]["deployments"][0]["max_replicas_per_node"])
 
 
+def _given(objects: list[Object], container: Object) -> dict[str, str]:
+    """A container's variables, those of its ConfigMaps included."""
+    held = {one["metadata"]["name"]: one.get("data", {}) for one in of_kind(objects, "ConfigMap")}
+    found: dict[str, str] = {}
+    for one in container.get("envFrom", []):
+        found |= held.get(one["configMapRef"]["name"], {})
+    return found | environment(container)
+
+
+def _ours(objects: list[Object]) -> Iterator[tuple[Pod, Object, dict[str, str]]]:
+    """Containers that run the product: pod, container, variables."""
+    for pod in pods(objects):
+        for one in pod.spec["containers"]:
+            given = _given(objects, one)
+            if "FENLIU_HOME" in given:
+                yield pod, one, given
+
+
+def whole_home(objects: list[Object]) -> Iterator[str]:
+    """Whoever may erase, train, ingest or drop has one and the same home, whole and to write in: what is not
+    mounted is not erased, and a lock in another folder holds nobody off. Who serves pages has none of it.
+    """
+    homes = set()
+    for pod, one, given in _ours(objects):
+        mounts = {mount["mountPath"]: mount for mount in one.get("volumeMounts", [])}
+        home = given["FENLIU_HOME"]
+        mount = mounts.get(home, {})
+        volume = next((v for v in pod.spec.get("volumes", []) if v["name"] == mount.get("name")), {})
+        claim = volume.get("persistentVolumeClaim", {})
+        if given.get("FENLIU_ROLE") == "pages":
+            if claim:
+                yield f"{pod.owner}: a pod that serves pages holds the lake"
+            continue
+        if "emptyDir" in volume or not mount:
+            yield f"{pod.owner}: its home is nobody else's"
+        if mount.get("readOnly") or claim.get("readOnly") or "subPath" in mount:
+            yield f"{pod.owner}: its home is not whole, or cannot be written"
+        if any(path.startswith(f"{home}/") for path in mounts):
+            yield f"{pod.owner}: something lies over a part of its home"
+        homes.add(claim.get("claimName", "its own"))
+    if len(homes) > 1:
+        yield f"several homes: {sorted(homes)}"
+
+
+def kernels(objects: list[Object]) -> Iterator[str]:
+    """Compiled code is run, so it lies where only its own pod can write, copied there from the image."""
+    for pod, one, given in _ours(objects):
+        mounts = {mount["mountPath"]: mount["name"] for mount in one.get("volumeMounts", [])}
+        name = mounts.get(given.get("NUMBA_CACHE_DIR", ""))
+        volume = next((v for v in pod.spec.get("volumes", []) if v["name"] == name), {})
+        filled = any(
+            mount["name"] == name
+            for before in pod.spec.get("initContainers", [])
+            for mount in before.get("volumeMounts", [])
+        )
+        if "emptyDir" not in volume or not filled:
+            yield f"{pod.owner}: its compiled code is not its own, or not the image's"
+
+
+def json_logs(objects: list[Object]) -> Iterator[str]:
+    """One object a line, with the decision's id."""
+    for pod, _, given in _ours(objects):
+        if given.get("FENLIU_LOG") != "json":
+            yield f"{pod.owner}: its log is not JSON"
+
+
+CERTIFICATES = "/etc/fenliu/tls"  # what store URLs name: ../../k8s/README.md, "TLS to the stores"
+
+
+def certificates(objects: list[Object]) -> Iterator[str]:
+    """Whoever has a store's URL has the folder of certificates that it may name; its Secret is optional."""
+    for pod, one, given in _ours(objects):
+        if not any(name.endswith("_URL") for name in given):
+            continue
+        mounts = {mount["mountPath"]: mount for mount in one.get("volumeMounts", [])}
+        mount = mounts.get(CERTIFICATES, {})
+        volume = next((v for v in pod.spec.get("volumes", []) if v["name"] == mount.get("name")), {})
+        if not mount.get("readOnly") or volume.get("secret", {}).get("optional") is not True:
+            yield f"{pod.owner}: no folder of certificates, or one that has to be there"
+        elif volume["secret"].get("defaultMode") != 0o440:
+            yield f"{pod.owner}: everybody may read the client's key"
+
+
+DAILY = (["customer", "retain"], ["plan", "sample"])  # what nothing else runs
+
+
+def daily(objects: list[Object]) -> Iterator[str]:
+    """Retention is in force, for a number of days that is written down, and forecasts have their sample."""
+    if not of_kind(objects, "RayService"):
+        return
+    jobs = [one for pod in pods(objects) if pod.owner.startswith("CronJob") for one in pod.spec["containers"]]
+    said = [one.get("args", []) for one in jobs]
+    for verb in DAILY:
+        if not any(words[: len(verb)] == verb for words in said):
+            yield f"nothing runs {' '.join(verb)}"
+    for words in said:
+        if words[:2] == DAILY[0] and not re.search(r"--days [1-9]\d*$", " ".join(words)):
+            yield "nobody says how long events are kept"
+
+
 EVERYWHERE: tuple[Rule, ...] = (
     confined, sized, probed, secrets_by_reference, images, network, disruption, ray_flags, ray_head, draining,
-    scaling, stores, references, spooling,
+    scaling, stores, keeper, references, spooling, whole_home, kernels, json_logs, certificates,
+    daily,
 )  # fmt: skip

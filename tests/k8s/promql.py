@@ -195,9 +195,9 @@ class Reader:
         name = self.take()
         self.take("(")
         if name in ("rate", "increase"):
-            matches, range_s = self.matcher(), self.duration()
+            matches, range_s, before = self.matcher(), self.duration(), self.offset()
             self.take(")")
-            return lambda t: _risen(self.series, matches, t, range_s, per_second=name == "rate")
+            return lambda t: _risen(self.series, matches, t - before, range_s, per_second=name == "rate")
         quantile = float(self.take()) if name == "histogram_quantile" else 0.0
         if name == "histogram_quantile":
             self.take(",")
@@ -210,10 +210,7 @@ class Reader:
         return lambda t: _quantiles(quantile, inner(t))
 
     def selector(self) -> Any:
-        matches, before = self.matcher(), 0
-        if self.peek() == "offset":
-            self.take()
-            before = self.duration()
+        matches, before = self.matcher(), self.offset()
 
         def made(t: float) -> Vector:
             found = {}
@@ -240,6 +237,13 @@ class Reader:
             return all(_meets(held.get(label, ""), sign, value) for label, sign, value in rules)
 
         return matches
+
+    def offset(self) -> int:
+        """Seconds before the time asked for; 0 where none is named."""
+        if self.peek() != "offset":
+            return 0
+        self.take()
+        return self.duration()
 
     def duration(self) -> int:
         text = self.take().strip("[]")
@@ -302,10 +306,14 @@ def _quantiles(quantile: float, buckets: Vector) -> Vector:
 
 
 def fires(expression: str, held_s: int, series: Series, at_s: int) -> bool:
-    """Whether an alert with this expression and `for` fires at that time, evaluated each minute before."""
+    """Whether an alert with this expression and `for` fires at that time, evaluated each minute before: as
+    long as the `for` is, for what held earlier does not matter.
+    """
     evaluate = Reader(expression, series_of(series)).whole()
-    since: dict[Labels, int] = {}
-    for t in range(0, at_s + 1, STEP_S):
+    if at_s < held_s:
+        return False
+    held: set[Labels] | None = None
+    for t in range(at_s - held_s, at_s + 1, STEP_S):
         holds = {_nameless(labels) for labels in evaluate(float(t))}
-        since = {labels: since.get(labels, t) for labels in holds}
-    return any(at_s - begun >= held_s for begun in since.values())
+        held = holds if held is None else held & holds
+    return bool(held)

@@ -24,7 +24,7 @@ PROBE = {
     "exec": {"command!": [str]},
     **dict.fromkeys(("periodSeconds", "timeoutSeconds", "failureThreshold"), int),
 }
-KEY_OF = {"name!": str, "key!": str}
+KEY_OF = {"name!": str, "key!": str, "optional": bool}
 CONTAINER = {
     "name!": str, "image!": str, "command": [str], "args": [str],
     "env": [{"name!": str, "value": str, "valueFrom": {"secretKeyRef": KEY_OF}}],
@@ -52,6 +52,7 @@ POD = {
     "volumes": [{
         "name!": str, "emptyDir": {"medium": str, "sizeLimit": str}, "configMap": {"name!": str},
         "persistentVolumeClaim": {"claimName!": str, "readOnly": bool},
+        "secret": {"secretName!": str, "optional": bool, "defaultMode": int},
     }],
 }  # fmt: skip
 TEMPLATE = {"metadata": {"labels": LABELS, "annotations": LABELS}, "spec!": POD}

@@ -6,21 +6,26 @@ The contract suites of each role run as the very user whose rules k8s/stores/ROL
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from redis.exceptions import ResponseError
 
 from features.embedded import EmbeddedValkey
 from features.rates import RateTerms
-from features.redis_address import Refused
+from features.redis_address import Refused, as_user
+from features.redis_erase import rewrite
 from features.redis_plain import opened
 from features.stores import Stores, StoreUrls
 from serving.front import Front
 from serving.redis_control import RedisControl
+from serving.settings import Settings
 from tests.contract.test_control import ServerControlContract
 from tests.contract.test_event_log import RedisLogContract
 from tests.contract.test_feature_store import ServerStoreContract
@@ -28,13 +33,15 @@ from tests.contract.test_ledger import ServerLedgerContract
 from tests.contract.test_ledger_caps import CapsContract
 from tests.contract.test_live_store import ServerLiveContract
 from tests.contract.test_rates import ServerRatesContract
-from tests.k8s.manifests import K8S
+from tests.k8s.manifests import K8S, built, pods
 from tests.ledgers import OnServer
 from tests.shell import ids, run, running
 from tests.worlds import sold, tiny_plan
+from training.erasure import ANEW, KEEPER, Places, Who, erase
+from training.lake import Lake
 
 pytestmark = pytest.mark.integration
-PASSWORD = "correct-horse"
+PASSWORD, KEPT = "correct-horse", "battery-staple"
 ROLES = ("features", "live", "log", "control", "all")
 DESTROYS = (
     ["FLUSHALL"], ["FLUSHDB"], ["KEYS", "*"], ["CONFIG", "SET", "appendonly", "no"], ["CONFIG", "GET", "*"],
@@ -45,9 +52,10 @@ As = Callable[[str], str]
 
 
 def users(role: str) -> dict[str, list[str]]:
-    """Rules by user, the password filled in as the init container does."""
+    """Rules by user, the passwords filled in as the init container does."""
     text = (K8S / "stores" / role / "users.acl").read_text()
     text = text.replace("@PASSWORD_SHA256@", sha256(PASSWORD.encode()).hexdigest())
+    text = text.replace("@KEEPER_SHA256@", sha256(KEPT.encode()).hexdigest())
     lines = [line.split() for line in text.splitlines()]
     assert all(words[0] == "user" for words in lines)
     return {words[1]: words[2:] for words in lines}
@@ -65,6 +73,46 @@ def as_role(valkey_server: EmbeddedValkey, valkey_url: str) -> As:
     return made
 
 
+@pytest.fixture
+def as_keeper(valkey_server: EmbeddedValkey, valkey_url: str) -> As:
+    """The URL of the same store for the keeper of a role's server."""
+
+    def made(role: str) -> str:
+        with opened(valkey_server.url) as store:
+            store.execute_command("ACL", "SETUSER", KEEPER, "reset", *users(role)[KEEPER])
+        return as_user(valkey_url, KEEPER, KEPT)
+
+    return made
+
+
+READS = (
+    ["GET", "x"], ["SET", "x", "1"], ["SCAN", "0"], ["XLEN", "log:{0}:stream"], ["EVAL", "return 1", "0"],
+    ["DBSIZE"], ["BGSAVE"], ["SAVE"], ["SELECT", "1"], ["CLIENT", "LIST"], ["ACL", "WHOAMI"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("role", [*ROLES, "gcs"])
+def test_the_keeper_may_have_the_file_written_anew_and_nothing_else(role: str, as_keeper: As) -> None:
+    url = as_keeper(role)
+    assert rewrite(url)
+    with opened(url) as store:
+        for command in (*(one for one in DESTROYS if one != ["BGREWRITEAOF"]), *READS):
+            with pytest.raises(ResponseError, match="no permissions"):
+                store.execute_command(*command)
+
+
+def test_erasure_ends_with_the_keeper_and_says_so_where_there_is_none(
+    as_role: As, as_keeper: As, tmp_path: Path
+) -> None:
+    """By the very users of the role: its own may not, the keeper may; a wrong password is as good as none."""
+    url, _ = as_role("all"), as_keeper("all")
+    urls = {f"{role}_url": url for role in ("features", "live", "log", "control")}
+    for password, anew in ((None, 0), ("wrong", 0), (KEPT, 1)):
+        settings = Settings(home=tmp_path, keeper_password=password, **urls)
+        done = erase(Places(settings, Lake(tmp_path / "lake")), Who(("u1",)))
+        assert [one.many for one in done if one.what == ANEW] == [anew], password
+
+
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("command", DESTROYS, ids=lambda words: " ".join(words[:2]))
 def test_nothing_is_destroyed_or_administered(role: str, command: list[str], as_role: As) -> None:
@@ -73,6 +121,20 @@ def test_nothing_is_destroyed_or_administered(role: str, command: list[str], as_
         assert store.ping()
     with pytest.raises(Refused, match="NOPERM"), opened(url) as store:
         store.execute_command(*command)
+
+
+def test_the_init_container_fills_in_the_hashes_of_both_passwords(tmp_path: Path) -> None:
+    """Its script itself, as it stands in the manifest, on folders of ours."""
+    (pod,) = [one for one in pods(built("prod")) if one.labels.get("fenliu/role") == "live"]
+    *shell, script = pod.spec["initContainers"][0]["command"]
+    for folder in ("/etc/valkey", "/run/valkey"):
+        script = script.replace(folder, str(tmp_path / folder[1:4]))
+        (tmp_path / folder[1:4]).mkdir()
+    (tmp_path / "etc/users.acl").write_text((K8S / "stores/live/users.acl").read_text())
+    passwords = {"PASSWORD": PASSWORD, "KEEPER": KEPT, "PATH": os.environ["PATH"]}
+    subprocess.run([*shell, script], env=passwords, check=True, timeout=20)
+    lines = [line.split() for line in (tmp_path / "run/users.acl").read_text().splitlines()]
+    assert {words[1]: words[2:] for words in lines} == users("live")
 
 
 def test_who_gives_no_password_gets_nothing(tmp_path: Path) -> None:

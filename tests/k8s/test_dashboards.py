@@ -9,34 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from serving.campaign_metrics import CampaignCollector
-from serving.observe import Metrics
-from serving.prices import NO_PRICES
-from serving.tag_sums import TagSums
-from serving.tallies import CampaignTally
+from tests.k8s.exported import exported
 from tests.k8s.manifests import K8S
 
 FOLDER = K8S / "components/monitoring/dashboards"
 BOARDS = {path.name: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
 NOT_SHOWN = {"fenliu_overlay_seq", "fenliu_replayed_total", "fenliu_swap_seconds_bucket"}  # for looking up
-
-
-class Held:
-    prices = NO_PRICES
-    prices_age_s = 1.0
-
-
-def exported() -> dict[str, set[str]]:
-    """Labels by sample name."""
-    metrics = Metrics()
-    found: dict[str, set[str]] = {}
-    for collector, names in metrics.registry._collector_to_names.items():
-        labels = set(getattr(collector, "_labelnames", ()))
-        found |= {name: labels | ({"le"} if name.endswith("_bucket") else set()) for name in names}
-    for family in CampaignCollector(CampaignTally("r"), TagSums("r"), Held()).collect():
-        name = family.name + ("_total" if family.type == "counter" else "")
-        found[name] = set(getattr(family, "_labelnames", ()))
-    return found
 
 
 EXPORTED = exported()

@@ -199,6 +199,19 @@ def test_stores_stand_apart_in_production() -> None:
     assert list(policy.apart(built("prod"))) == []
 
 
+@pytest.mark.parametrize("overlay", ["prod", "prod-managed"])
+def test_production_has_room_for_an_update_and_differs_from_the_base_by_its_bounds(overlay: str) -> None:
+    assert list(policy.room(built(overlay))) == []
+    base = yaml.safe_load((K8S / "base/rayservice.yaml").read_text())
+    configs = [serve_of(base), serve_of(of_kind(built(overlay), "RayService")[0])]
+    bounds = [
+        {name: one["applications"][0]["deployments"][0]["autoscaling_config"].pop(name)
+         for name in ("min_replicas", "max_replicas")}
+        for one in configs
+    ]  # fmt: skip
+    assert configs[0] == configs[1] and bounds[0] != bounds[1]
+
+
 def service_of(objects: list[Object]) -> Object:
     return of_kind(objects, "RayService")[0]["spec"]
 
@@ -208,9 +221,23 @@ def cluster_of(objects: list[Object]) -> Object:
     return found
 
 
-def container(objects: list[Object], owner: str) -> Object:
+def pod_of(objects: list[Object], owner: str) -> Object:
     (pod,) = [pod for pod in pods(objects) if pod.owner == owner]
-    found: Object = pod.spec["containers"][0]
+    return pod.spec
+
+
+def container(objects: list[Object], owner: str) -> Object:
+    found: Object = pod_of(objects, owner)["containers"][0]
+    return found
+
+
+def volume_of(objects: list[Object], owner: str, name: str) -> Object:
+    found: Object = next(one for one in pod_of(objects, owner)["volumes"] if one["name"] == name)
+    return found
+
+
+def mount_of(objects: list[Object], owner: str, name: str) -> Object:
+    found: Object = next(one for one in container(objects, owner)["volumeMounts"] if one["name"] == name)
     return found
 
 
@@ -218,12 +245,6 @@ def serve_with(objects: list[Object], **changes: Any) -> None:
     config = serve_of(of_kind(objects, "RayService")[0])
     config["applications"][0]["deployments"][0] |= changes
     service_of(objects)["serveConfigV2"] = yaml.safe_dump(config)
-
-
-def spool_of(objects: list[Object]) -> Object:
-    pod = next(one for one in pods(objects) if one.owner == WORKER)
-    found: Object = next(one for one in pod.spec["volumes"] if one["name"] == "spool")
-    return found
 
 
 def without(items: list[Object], name: str) -> None:
@@ -234,6 +255,11 @@ def named(objects: list[Object], kind: str, name: str) -> Object:
     return next(one for one in of_kind(objects, kind) if one["metadata"]["name"].startswith(name))
 
 
+def settings_of(objects: list[Object]) -> Object:
+    """The ConfigMap that every pod of ours takes; its name ends with a digest."""
+    return named(objects, "ConfigMap", container(objects, ADMIN)["envFrom"][0]["configMapRef"]["name"])
+
+
 def store(objects: list[Object], role: str, file: str, old: str, new: str) -> None:
     for one in of_kind(objects, "ConfigMap"):
         if one["metadata"]["name"].startswith(f"store-{role}"):
@@ -242,6 +268,7 @@ def store(objects: list[Object], role: str, file: str, old: str, new: str) -> No
 
 
 HEAD, WORKER, ADMIN = "RayService/fenliu/head", "RayService/fenliu/pages", "Deployment/fenliu-admin"
+RETAIN = "CronJob/fenliu-retain"
 Break = Callable[[list[Object]], Any]
 BREAKS: list[tuple[policy.Rule, Break]] = [
     (policy.confined, lambda o: container(o, ADMIN)["securityContext"].update(readOnlyRootFilesystem=False)),
@@ -276,16 +303,45 @@ BREAKS: list[tuple[policy.Rule, Break]] = [
     (policy.draining, lambda o: serve_with(o, max_surge_percent=0)),
     (policy.scaling, lambda o: o.append({"kind": "HorizontalPodAutoscaler", "metadata": {"name": "x"}})),
     (policy.scaling, lambda o: serve_with(o, max_replicas_per_node=8)),
+    (policy.scaling, lambda o: cluster_of(o)["workerGroupSpecs"][0].update(maxReplicas=6)),
+    (policy.room, lambda o: cluster_of(o)["workerGroupSpecs"][0].update(maxReplicas=8)),
+    (policy.room, lambda o: cluster_of(o)["workerGroupSpecs"][0].update(minReplicas=2)),
     (policy.stores, lambda o: store(o, "live", "store.conf", "appendfsync always", "appendfsync everysec")),
     (policy.stores, lambda o: store(o, "log", "store.conf", "noeviction", "allkeys-lru")),
     (policy.stores, lambda o: store(o, "control", "store.conf", "appendonly yes", "appendonly no")),
     (policy.stores, lambda o: store(o, "features", "users.acl", "user default off", "user default on")),
+    (policy.stores, lambda o: store(o, "log", "users.acl", "+bgrewriteaof", "+bgrewriteaof +config|set")),
+    (policy.stores, lambda o: store(o, "live", "users.acl", "user keeper on", "user keeper off")),
+    (policy.keeper, lambda o: without(container(o, ADMIN)["env"], "FENLIU_KEEPER_PASSWORD")),
+    (policy.keeper, lambda o: container(o, WORKER)["env"].append(
+        {"name": "FENLIU_KEEPER_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "x", "key": "y"}}})),
     (policy.apart, lambda o: of_kind(o, "StatefulSet")[0]["spec"]["template"]["spec"].pop("affinity")),
-    (policy.references, lambda o: o.remove(named(o, "ConfigMap", "fenliu-"))),
+    (policy.references, lambda o: o.remove(settings_of(o))),
     (policy.spooling, lambda o: without(container(o, WORKER)["volumeMounts"], "spool")),
-    (policy.spooling, lambda o: spool_of(o)["emptyDir"].update(medium="Memory")),
-    (policy.spooling, lambda o: spool_of(o)["emptyDir"].update(sizeLimit="1Gi")),
+    (policy.spooling, lambda o: volume_of(o, WORKER, "spool")["emptyDir"].update(medium="Memory")),
+    (policy.spooling, lambda o: volume_of(o, WORKER, "spool")["emptyDir"].update(sizeLimit="1Gi")),
     (policy.references, lambda o: o.remove(named(o, "PersistentVolumeClaim", "fenliu-lake"))),
+    (policy.whole_home, lambda o: volume_of(o, ADMIN, "home").update(
+        emptyDir=volume_of(o, ADMIN, "home").pop("persistentVolumeClaim") and {})),
+    (policy.whole_home, lambda o: volume_of(o, ADMIN, "home")["persistentVolumeClaim"].update(
+        claimName="fenliu-registry")),
+    (policy.whole_home, lambda o: mount_of(o, ADMIN, "home").update(subPath="lake")),
+    (policy.whole_home, lambda o: mount_of(o, RETAIN, "home").update(readOnly=True)),
+    (policy.whole_home, lambda o: mount_of(o, ADMIN, "home").update(mountPath="/var/lib/fenliu/lake")),
+    (policy.whole_home, lambda o: container(o, ADMIN)["volumeMounts"].append(
+        {"name": "tmp", "mountPath": "/var/lib/fenliu/work"})),
+    (policy.whole_home, lambda o: volume_of(o, WORKER, "home").update(
+        persistentVolumeClaim={"claimName": "fenliu-lake"})),
+    (policy.kernels, lambda o: mount_of(o, ADMIN, "kernels").update(name="home")),
+    (policy.kernels, lambda o: pod_of(o, WORKER).pop("initContainers")),
+    (policy.json_logs, lambda o: settings_of(o)["data"].pop("FENLIU_LOG")),
+    (policy.json_logs, lambda o: container(o, ADMIN)["env"].append({"name": "FENLIU_LOG", "value": "text"})),
+    (policy.certificates, lambda o: without(container(o, WORKER)["volumeMounts"], "tls")),
+    (policy.certificates, lambda o: volume_of(o, ADMIN, "tls")["secret"].pop("optional")),
+    (policy.certificates, lambda o: volume_of(o, ADMIN, "tls")["secret"].update(defaultMode=0o444)),
+    (policy.daily, lambda o: o.remove(named(o, "CronJob", "fenliu-retain"))),
+    (policy.daily, lambda o: o.remove(named(o, "CronJob", "fenliu-sample"))),
+    (policy.daily, lambda o: container(o, RETAIN).update(args=["customer", "retain", "--days", "0"])),
 ]  # fmt: skip
 
 
@@ -297,7 +353,7 @@ def test_a_broken_copy_breaks_its_rule(rule: policy.Rule, broken: Break) -> None
 
 
 def test_every_rule_is_shown_to_fail() -> None:
-    assert {rule for rule, _ in BREAKS} == {*policy.EVERYWHERE, policy.apart}
+    assert {rule for rule, _ in BREAKS} == {*policy.EVERYWHERE, policy.apart, policy.room}
 
 
 def test_identity_and_traces_are_added_to_an_overlay(tmp_path: Path) -> None:
@@ -326,3 +382,9 @@ def test_no_registry_and_no_folder_of_a_machine_is_named() -> None:
             text = file.read_text()
             for word in ("docker.io", "ghcr.io", "quay.io", "gcr.io", "/work/", "/home/", "/root/"):
                 assert word not in text, f"{file.relative_to(ROOT)} names {word}"
+
+
+def test_the_image_starts_haproxy_by_the_script_that_takes_requests_whole() -> None:
+    text = (K8S / "Dockerfile").read_text()
+    assert "RAY_SERVE_HAPROXY_BINARY_PATH=/opt/fenliu/haproxy" in text
+    assert "python -m serving.haproxy /opt/fenliu/haproxy" in text

@@ -18,6 +18,7 @@ from features.schema import Field, Schemas, View
 from features.store import MemoryBlobs, MemoryStore, feature_key
 from features.transforms import DAY, tokens, tokens_many
 from features.views import AGGREGATED_FIELDS, PROFILE
+from training.profiles import Profiles, as_served
 
 CUSTOMERS = 100_000
 EVENTS = 1_500_000
@@ -121,13 +122,17 @@ def test_a_decision_reads_the_offline_columns(offline):
     """`decode_customer` of the stored bytes, customer by customer, and the tokens made of them."""
     _, _, known, wire = offline
     store = in_memory(wire)
-    indptr, flat = tokens_many(wire["values"], known)
+    served = as_served(Profiles(wire["values"], known))
+    seen = PROFILE.pack(served.records, as_of=AS_OF, known=served.known)["values"]
+    under = np.uint64(PROFILE.consent_mask("data_sharing"))
+    assert ((served.known & under) != (known & under)).any() and (served.known & under).any()
+    indptr, flat = tokens_many(*served)
     stored = asyncio.run(store.fetch([feature_key("v1", "profile", one) for one in IDS]))
     for i, blob in enumerate(stored):
         customer = decode_customer(Blobs(blob, None, None, None, None), now=AS_OF)
         assert customer.profile is not None
-        assert customer.profile.known == known[i]
-        assert customer.profile.values.tobytes() == wire["values"][i].tobytes()
+        assert customer.profile.known == served.known[i]
+        assert customer.profile.values.tobytes() == seen[i].tobytes()
         if i % 50 == 0:
             mine = tokens(customer.profile.values, customer.profile.known)
             assert mine.tobytes() == flat[indptr[i] : indptr[i + 1]].tobytes()

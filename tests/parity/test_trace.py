@@ -19,6 +19,8 @@ from serving.kept import CHAIN, content_body, content_of, kept_entry
 from serving.live import build_live
 from serving.prices import Prices, version_of
 from serving.registry import Registry
+from serving.security import pseudonym
+from tests.governed import governed
 from tests.parity.test_served_replay import bundle, customers_known, pages
 from tests.shell import run, running
 from tests.worlds import NOW, item, sold, tiny_bundle, tiny_plan
@@ -26,10 +28,12 @@ from training.ingest import ingest
 from training.lake import Lake
 from training.lives import Lives
 from training.logged import Logged, told_by
+from training.plain_words import told
 from training.replay import ReplayError, decided_again, differing
 from training.trace import trace_of, traced, why_not
 from training.whatif import ORGANIC, what_if
 
+KEYS = (("k2", b"s" * 32), ("k1", b"t" * 32))
 DAILY = {"most": 1, "window": "1d"}
 
 
@@ -127,15 +131,19 @@ def test_what_is_lost_is_named(lived: Lived, tmp_path: Path) -> None:
 def test_the_trace_says_what_became_of_every_item(lived: Lived) -> None:
     record = next(one for one in Logged(lived.lake).between(0, 4e9)[1] if not one["refused"] and one["kills"])
     one = traced(record, again(lived, days=False))
-    document = trace_of(one, items=["nobody"])
+    document = trace_of(one, KEYS, items=["nobody"])
+    assert document["customer"] == pseudonym(KEYS, record["subject"])
     assert document["reproduced"] and document["versions"]["prices"] == record["prices"]
     assert document["why_not"][0]["code"] == "unknown_item"
     shown = [place["item"] for slot in document["slots"] for place in slot["places"]]
     assert shown == record["item_ids"]
+    for place in (place for slot in document["slots"] for place in slot["places"]):
+        assert place["words"] == told(place, profiling=record["profiling"])
+        assert place["words"]["en"].startswith("Why: ") and "推荐理由" in place["words"]["zh"]
     assert why_not(one, shown[0])["code"] == "placed"
     assert why_not(one, "i9")["dropped_by"][0]["code"] == "killed"
-    told = document["candidates"]
-    assert told["met"] == told["permitted"] + sum(1 for c in one.drops.tolist() if c)
+    met = document["candidates"]
+    assert met["met"] == met["permitted"] + sum(1 for c in one.drops.tolist() if c)
     codes = {why_not(one, f"i{n}")["code"] for n in range(160)}
     assert {"placed", "not_permitted", "outranked", "not_proposed"} <= codes <= {
         "placed", "not_permitted", "outranked", "not_proposed", "excluded", "no_slot", "no_creative"
@@ -225,3 +233,17 @@ def test_the_command_line_tells_a_decision_and_a_day(
     assert fenliu.main([*home, *lake[:3], "--day", day, "--plan", str(plan), "--pages", "24"]) == 0
     assert "value without prices" in capsys.readouterr().out
     assert fenliu.main([*home, "--plan", "x", lived.ids[0]]) == 2  # a plan re-decides a day
+
+
+def test_a_trace_needs_a_scope_on_the_command_line_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bank = governed(tmp_path, principals=True)
+    app, _ = bank.keys.issue(bank.root, "gateway", ["app"])
+    home = ["--home", str(tmp_path)]
+    asked = (["replay", "d1"], ["replay", "--day", "2026-09-21"], ["customer", "why", "d1"])
+    for key, refusal in (("", "set FENLIU_KEY"), (app, "admin, engineer or approver")):
+        monkeypatch.setenv("FENLIU_KEY", key)
+        for command in asked:
+            assert fenliu.main([*home, *command]) != 0
+            assert refusal in " ".join("".join(capsys.readouterr()).split())

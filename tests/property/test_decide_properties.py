@@ -80,7 +80,7 @@ def blobs(draw):
         age=draw(st.sampled_from((0, 17, 40, 70))),
         risk_level=draw(st.integers(0, 5)),
         consents=draw(st.integers(0, 7)),
-        blocked=draw(st.sampled_from((0, 0, 0, 1))),
+        blocked=draw(st.sampled_from((0, 0, 0, 1, 4, 32))),
         holdings=[key64(name) for name in draw(st.sets(st.sampled_from(("x3", "x4", "i9")))) or ()],
         city=draw(st.sampled_from((0, key32("310000"), key32("110000")))),
         star_level=draw(st.integers(0, 7)),
@@ -205,8 +205,16 @@ def permitted(one, asked):
         )
         and (one.audience == 0 or (who.audiences is not None and one.audience in who.audiences.tolist()))
         and (not one.cooling or (told is not None and key64(one.id) not in refused))
-        and (not asks_about_customer or (who.knows("blocked") and not who.get("blocked")))
+        and (not asks_about_customer or (who.knows("blocked") and not int(who.get("blocked")) & 1))
+        and not withheld_from(who, one.kind)
     )
+
+
+def withheld_from(who, kind):
+    """Known only: an open offer is shown to whom nothing is known of."""
+    bits = int(who.get("blocked")) if who.knows("blocked") else 0
+    of = {"product": 4, "activity": 8, "benefit": 32 + 1}
+    return bool(bits & of.get(kind, 0))
 
 
 def asked_of(one):

@@ -95,7 +95,7 @@ def customers(draw):
             age=draw(st.sampled_from((0, 17, 18, 40, 59, 60, 65, 66))),
             risk_level=draw(st.integers(0, 5)),
             consents=draw(st.integers(0, 7)),
-            blocked=draw(st.integers(0, 1)),
+            blocked=draw(st.sampled_from((0, 1, 4, 32, 36))),
             holdings=held,
             city=draw(st.sampled_from((0, key32("310000"), key32("330000")))),
             segment=draw(st.integers(0, 4)),
@@ -139,7 +139,7 @@ SWEEPS = {
     "age": [{"age": age} for age in (0, 16, 17, 18, 19, 59, 60, 61, 64, 65, 66)],
     "risk_level": [{"risk_level": level} for level in range(6)],
     "consents": [{"consents": bits} for bits in range(8)],
-    "blocked": [{"blocked": 0}, {"blocked": 1}],
+    "blocked": [{"blocked": bits} for bits in (0, 1, 4, 8, 32, 44)],
     "city": [{"city": key32(code)} for code in ("310000", "110000", "440300")] + [{"city": 0}],
 }
 STEPS = ("2026-09-01", "2026-09-10", "2026-09-25", "2026-09-30", "2026-10-02", "2026-11-01")

@@ -60,6 +60,7 @@ from training.whatif import what_if
 
 START = "2026-01-01T00:00:00+08:00"
 GONE, NEW = 9, 500  # only the running bundle has i9, only the other one i500
+KEYS = (("k1", b"s" * 32),)
 ARM = "experiments.layers.0.experiments.0.arms.1.changes.bundle (e/treatment)"
 
 
@@ -375,7 +376,7 @@ class TestServed:
             assert live.bundle.version == "b-tiny"
             assert differing(record, decided_again(record, live), live) == []
             one = traced(record, lives)
-            document = trace_of(one, items=["i3"])
+            document = trace_of(one, KEYS, items=["i3"])
             assert document["reproduced"] and one.live.bundle.version == record["bundle"]
             shown = [place["item"] for slot in document["slots"] for place in slot["places"]]
             assert shown == record["item_ids"]

@@ -18,11 +18,13 @@ from fenliu import main
 from serving.bandit import (
     CELLS,
     FLOOR,
+    RESHAPE,
     BanditError,
     Learned,
     Seen,
     decode_learned,
     learned,
+    reshape_of,
     table_of,
     version_of,
 )
@@ -83,6 +85,13 @@ class TestBelief:
         few = table_of(seen({1: (0.05, 0.06, 0.05)}, 100), 0.05, seed=1)
         many = table_of(seen({1: (0.05, 0.06, 0.05)}, 50_000), 0.05, seed=1)
         assert many.deviation[0, 1] < few.deviation[0, 1] / 5 and many.chances[0, 1] > few.chances[0, 1]
+
+    def test_draws_narrow_as_displays_grow(self) -> None:
+        parts = [reshape_of(displays) for displays in (0.0, 1e3, 3e3, 1e4, 1e5, 1e9)]
+        assert parts[0] == parts[1] == RESHAPE[0] and parts[-1] == parts[-2] == RESHAPE[1]
+        assert parts == sorted(parts, reverse=True) and parts[3] == pytest.approx(sum(RESHAPE) / 2)
+        chances = table_of(seen({1: (0.05, 0.05, 0.05)}, 1e5), 0.05, seed=1, draws=4_000).chances
+        assert np.allclose(chances, 1 / 3, atol=0.04), "what earns the same stays mixed"
 
     def test_a_version_is_its_bytes(self) -> None:
         groups = {key64("a"): seen({1: (0.1, 0.2, 0.1), 31: (0.1, 0.1, 0.3)})}

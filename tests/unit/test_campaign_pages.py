@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from features.customer import decode_customer
 from features.ids import key32
 from features.ledger import bucket_of
 from features.reservations import LATE, RESERVED
 from features.views import CONTACT
+from serving.domain import Effort
+from serving.ladder import Ladder
 from serving.tallying import tells_tags
 from tests.shell import Shell, ids, run, running
 from tests.worlds import NOW, sold, tiny_plan
@@ -79,6 +84,42 @@ def test_a_cap_of_one_holds_on_the_page_after_the_display() -> None:
             shell.clock.now += 86_400
             await ready(shell)
             assert tagged(await shell.page()) == {"i2": "c1", "i8": "c2"}
+
+    run(story)
+
+
+class Slow(Ladder):
+    """Too busy for anything above the cached rung."""
+
+    def choose(self, left_s: float, load: float, *, cached: bool, waiting: int = 1) -> Effort:
+        return "cached" if cached else "popular"
+
+
+@pytest.mark.parametrize("stale", [False, True], ids=["read", "read before the display"])
+def test_the_ledger_is_asked_again_on_the_cached_rung(stale: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page kept from before shows nothing whose cap was used since, even where the read missed that."""
+    made = plan(exclusive(1, "i2", tier="mandatory", caps=[ONCE]), exclusive(2, "i8", tier="mandatory"))
+
+    def forgetful(blobs: Any, **rest: Any) -> Any:
+        return decode_customer(blobs._replace(contact=None), **rest)
+
+    async def story() -> None:
+        async with running(plan=made) as shell:
+            await ready(shell)
+            first = await shell.page()
+            assert tagged(first) == {"i2": "c1", "i8": "c2"}
+            shell.service.recommender._ladder = Slow()
+            again = await shell.page(options={"explain": True})
+            assert again["effort"] == "cached" and tagged(again) == tagged(first)
+            await see(shell, again, "e1")
+            shell.clock.now += 5
+            if stale:
+                monkeypatch.setattr("serving.recommender.decode_customer", forgetful)
+            third = await shell.page(options={"explain": True})
+            assert third["effort"] == "cached" and tagged(third) == {"i8": "c2"}
+            await shell.service.publisher.flush()
+            refused = shell.logged("served")[-1]["refused"]
+            assert bool(refused) == stale  # by the ledger, where the decision could not know
 
     run(story)
 

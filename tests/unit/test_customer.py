@@ -6,7 +6,7 @@ import pytest
 from features.customer import LATE, LATE_BLOB, NOTHING, Blobs, decode_customer
 from features.patch import patched
 from features.schema import Field, Schemas, View
-from features.views import CONTACT, MEMBERSHIP, PROFILE, RECENT
+from features.views import CONSENT_OF, CONSENTS, CONTACT, MEMBERSHIP, PROFILE, RECENT
 
 NOW = 1_700_000_000.0
 BOTH = frozenset(("profile", "membership"))
@@ -42,7 +42,7 @@ def whole(**values):
 
 
 def test_everything_there():
-    customer = decode(whole(age=44, tz=b"Asia/Shanghai"))
+    customer = decode(whole(age=44, tz=b"Asia/Shanghai", consents=0b111))
     assert customer.missing == ()
     assert customer.profiling
     assert (customer.get("age"), customer.get("tz")) == (44, b"Asia/Shanghai")
@@ -253,3 +253,35 @@ def test_decoding_leaves_the_blobs_alone():
     before = bytes(bytearray(blobs.profile))
     decode(blobs)
     assert blobs.profile == before
+
+
+SHARING = 1 << CONSENTS.index("data_sharing")
+
+
+def test_every_consent_that_a_field_names_is_one_that_customers_give():
+    assert {one.consent for one in PROFILE.fields} - {""} == set(CONSENT_OF.values()) <= set(CONSENTS)
+    assert set(CONSENT_OF) <= set(PROFILE.names)
+
+
+@pytest.mark.parametrize("consents", range(8))
+def test_a_field_under_a_consent_is_seen_only_where_that_was_given(consents):
+    customer = decode(whole(income=9e3, assets=5e4, consents=consents))
+    given = bool(consents & SHARING)
+    assert customer.knows("income") == given and customer.get("income") == (9e3 if given else 0.0)
+    assert customer.knows("assets") and customer.get("assets") == 5e4
+    assert customer.profile.values["income"] == customer.get("income")  # no later stage can see it
+    before = decode(whole(income=9e3, consents=consents), consented=False)  # as decided before it counted
+    assert before.get("income") == 9e3
+
+
+def test_a_consent_that_is_withdrawn_or_not_known_blanks_the_field():
+    kept = whole(income=9e3, consents=SHARING)
+    withdrawn = patched(None, {"consents": 0}, NOW - 1)
+    assert decode(kept).knows("income")
+    for patch in (withdrawn, LATE_BLOB, b"damaged"):
+        customer = decode(kept._replace(patch=patch))
+        assert not customer.knows("income") and customer.get("income") == 0.0
+    unknown = PROFILE.encode(PROFILE.blank(1)[0], as_of=NOW - 60, known=PROFILE.mask(["income", "profiling"]))
+    assert not decode(kept._replace(profile=unknown)).knows("income")
+    told = patched(None, {"consents": SHARING}, NOW - 1)
+    assert decode(whole(income=9e3)._replace(patch=told)).get("income") == 9e3

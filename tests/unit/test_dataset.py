@@ -8,14 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from features.customer import Blobs, decode_customer
 from features.events import WHAT, action_code
 from features.ids import key64
+from features.tags import Tag, TagDictionary
 from features.transforms import EventWeights, tokens
 from features.views import PROFILE
 from serving.catalogue import CompiledItems, compile_items, parse_item
 from training.dataset import Dataset, build_dataset, by_user, split, truth
 from training.interactions import Interactions
 from training.lake import OUTCOME_COLUMNS, Lake
+from training.materialize import aggregate, view_batches
 from training.source import MARKS, DataError
 
 NOW = 1_760_000_000.0
@@ -131,6 +134,24 @@ def test_profiles_tokens_and_segments(tmp_path: Path) -> None:
     indptr, found = data.tokens
     assert np.diff(indptr).tolist() == [0, 3, 0]
     assert found.tolist() == tokens(data.profiles.records[1], int(data.profiles.known[1])).tolist()
+
+
+def test_tags_that_are_too_old_reach_neither_training_nor_the_store(tmp_path: Path) -> None:
+    """By the age of the table that says them, for who has behaviour (a) and who has none (z)."""
+    tags = TagDictionary(
+        Tag(name, "rule", "crm", "core", fresh, "profiling", 365, bit)
+        for name, fresh, bit in (("young", 30, 0), ("daily", 1, 1))
+    )
+    lake = lake_of(tmp_path, SOME)
+    table = pa.table({"user_id": ["a", "z"], "tags": ["young|daily"] * 2})
+    for days, left in ((0.5, ("young", "daily")), (2.0, ("young",))):
+        lake.write_users(table, at=NOW - days * DAY)
+        data = build(lake, tags=tags)
+        assert tags.unpack(data.profiles.records["tags"][0]) == left
+        written = view_batches(lake, data, aggregate(lake, data), tags)[0]
+        for place in (written.ids.index("a"), written.ids.index("z")):
+            customer = decode_customer(Blobs(written.blobs[place].tobytes(), None, None, None, None), now=NOW)
+            assert customer.profile is not None and tags.unpack(customer.profile.values["tags"]) == left
 
 
 def test_holdings_follow_from_purchases(tmp_path: Path) -> None:

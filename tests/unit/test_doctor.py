@@ -51,6 +51,20 @@ def test_what_is_broken_is_found(tmp_path: Path) -> None:
     assert about(examined({}, settings, lambda: NOW), "bundle").state == "bad"
 
 
+def test_a_store_that_may_be_anybody_is_warned_of_and_a_missing_certificate_is_named(tmp_path: Path) -> None:
+    nobody = "rediss://127.0.0.1:1/0"
+    settings = Settings(
+        home=tmp_path,
+        live_url=f"{nobody}?ssl_cert_reqs=none",
+        log_url=f"{nobody}?ssl_ca_certs=/nowhere/ca.crt",
+    )
+    found = examined({}, settings, lambda: NOW)
+    live = about(found, "store live")
+    assert live.state == "warn" and "not checked" in live.said and "ssl_ca_certs" in live.remedy
+    (log,) = [one for one in found if one.about == "store log"]
+    assert log.state == "bad" and "/nowhere/ca.crt" in log.said and "fenliu-tls" in log.remedy
+
+
 def test_the_command_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert fenliu.main(["--home", str(tmp_path), "doctor", "--json"]) == 1
     said = json.loads(capsys.readouterr().out)

@@ -138,6 +138,27 @@ def test_places_filled_from_behind_hold_the_same_lotteries():
         assert (made.whole[CAPPED] & RESERVES > 0).tolist() == own.tolist()
 
 
+def test_a_page_that_the_market_alone_could_not_fill_explores_too(monkeypatch):
+    rules = [{"id": "x", "categories": ["product"], "most": 3}]
+    sizes = {"home.feed": 16}
+    slots = [slot | {"size": sizes.get(slot["name"], slot["size"])} for slot in SLOTS]
+    plain = drawn(1, market_live(slots=slots, exclusions=rules))
+    live = market_live(slots=[slot | {"explore": EXPLORE} for slot in slots], exclusions=rules)
+    seen = []
+
+    def noted(*given):
+        seen.append(given[-1])
+        return exploring(*given)
+
+    exploring = decide_module.explored
+    monkeypatch.setattr(decide_module, "explored", noted)
+    page = drawn(1, live)
+    assert seen[0].grid is None and len(page.lotteries) > 20
+    for one in page.lotteries:
+        assert one.keys[0] == plain.placements[one.place].key
+        assert one.keys[one.drawn] == page.placements[one.place].key
+
+
 def test_nobody_is_explored_upon_without_profiling_or_on_a_lower_rung():
     assert not drawn(1, profiling=False).lotteries
     asked = query(LIVE, customer(), decision_id="d1")

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from features.customer import Blobs, decode_customer
-from features.external import ENTRY, MODELS, pack, replaced, unpack
+from features.external import ENTRY, MODELS, needs_of, pack, permitted, replaced, unpack
 from features.ids import key32, key64, keys64
+from features.views import CONSENTS
 from serving.decide import decide
 from serving.external import OF_A_MODEL
 from serving.surfaces import BIT
-from tests.worlds import NOW, customer, query, tiny_live
+from tests.worlds import NOW, customer, profile_blob, query, tiny_live
 from training.lake import Lake
 from training.scores import Imported, Scores, ScoresError, read_scores
 
@@ -141,3 +142,41 @@ def test_a_shuffled_list_costs_a_page_next_to_nothing() -> None:
         pages = [who, replace(who, external=entries("shuffled", *rows))]
         worth += [sum(p.score for p in decide(query(live, one), live).placements) for one in pages]
     assert worth[1] > 0.99 * worth[0]
+
+
+def scored(blob: bytes | None, **profile: int) -> list[int]:
+    held = Blobs(profile_blob(**profile), *[None] * 4, external=blob)
+    return [int(one) for one in decode_customer(held, now=NOW).external["item"]]
+
+
+def test_a_model_under_a_consent_is_used_only_where_that_was_given() -> None:
+    """Third parties' scores, beside the bank's own in one record."""
+    third = 1 << CONSENTS.index("third_party")
+    own = replaced(None, "own", entries("own", ("i1", 0.5, NOW)))
+    both = replaced(own, "theirs", entries("theirs", ("i2", 0.9, NOW)), third)
+    assert own is not None and own[:4] == b"XS01" and both is not None and both[:4] == b"XS02"
+    assert unpack(both)["item"].tolist() == [key64("i1"), key64("i2")]
+    assert needs_of(both) == {key32("theirs"): third} and needs_of(own) == {}
+    assert scored(both, consents=third) == [key64("i1"), key64("i2")]
+    assert scored(both, consents=7 & ~third) == scored(both) == [key64("i1")]
+    bare = Blobs(*[None] * 5, external=both)  # of whom nothing is known, no consent is
+    assert decode_customer(bare, now=NOW).external["item"].tolist() == [key64("i1")]
+    again = replaced(both, "theirs", entries("theirs", ("i3", 0.1, NOW)))  # imported anew, under none
+    assert again is not None and again[:4] == b"XS01" and scored(again) == [key64("i1"), key64("i3")]
+    assert replaced(both, "theirs", entries("theirs")) == own
+    for cut in range(4, len(both)):
+        assert len(permitted(both[:cut], 0)) <= 2  # never raises
+    assert not len(unpack(b"XS02")) and not len(unpack(b"XS02\xff"))
+
+
+def test_the_consents_of_a_version_come_back_with_it(tmp_path: Path) -> None:
+    scores = Scores(Lake(tmp_path), None)
+    made = Imported(("u1",), np.array([0, 1]), entries("m", ("i1", 0.5, NOW)), ())
+    swapped: list[tuple[str, ...]] = []
+    with pytest.MonkeyPatch.context() as seen:
+        seen.setattr(Scores, "_swap", lambda *given: swapped.append(tuple(given[4])))
+        assert scores.put("m", made, at=NOW, consents=("third_party",))["consents"] == ["third_party"]
+        scores.put("m", made, at=NOW)
+        scores.rollback("m")
+        scores.remove("m")
+    assert swapped == [("third_party",), (), ("third_party",), ()]

@@ -10,6 +10,11 @@ from typing import Any
 
 import pytest
 
+from features.customer import LATE_BLOB
+from features.live_store import live_keys
+from features.patch import decode_patch
+from features.store import MemoryStore, feature_key
+from features.views import PROFILE
 from serving.books import Books
 from serving.check_process import CheckProcess
 from serving.errors import Problem
@@ -19,10 +24,14 @@ from serving.live import Live
 from serving.plan import PlanError
 from serving.principals import local_identity
 from serving.settings import Settings, SettingsError
-from tests.shell import CONTEXT, Shell, ids, run, running
+from serving.userfields import OWN
+from tests.shell import CONTEXT, SPACE, Shell, ids, run, running
 from tests.worlds import NOW, tiny_plan
 
-PEOPLE = {"root": "admin", "ann": "approver", "alice": "operator:head", "eve": "engineer", "gw": "app"}
+PEOPLE = {
+    "root": "admin", "ann": "approver", "alice": "operator:head", "eve": "engineer", "gw": "app",
+    "cb": "core",
+}  # fmt: skip
 
 
 def staffed(shell: Shell) -> dict[str, str]:
@@ -90,7 +99,7 @@ def test_principals_ask_for_what_is_theirs() -> None:
             got = {
                 who: (await shell.post("/v1/recommend", ask, **as_(keys, who))).status_code for who in PEOPLE
             }
-            assert got == {"root": 200, "ann": 403, "alice": 403, "eve": 200, "gw": 200}
+            assert got == {"root": 200, "ann": 403, "alice": 403, "eve": 200, "gw": 200, "cb": 403}
             got = {
                 who: (await shell.post("/v1/recommend", explained, **as_(keys, who))).status_code
                 for who in ("root", "eve", "gw")
@@ -121,7 +130,7 @@ def test_no_creative_goes_live_past_governance() -> None:
                 **inside,
                 "creatives": [{"id": "c3", "title": "t", "layouts": ["banner"], "state": "draft"}],
             }
-            for who in ("gw", "root", "eve"):
+            for who in ("cb", "root", "eve"):
                 key = as_(keys, who)
                 for body in (live, {**live, "state": "live"}, {**live, "state": "approved"}):
                     answer = await shell.put("/v1/creatives/c2", body, **key)
@@ -139,7 +148,82 @@ def test_no_creative_goes_live_past_governance() -> None:
                 assert answer.status_code == 200, answer.text
             for body in ([1], {"items": 1}, {"items": [1]}, {"creatives": 1}, {"creatives": [1]}):
                 for path in ("/v1/items/x2", "/v1/items:batch", "/v1/creatives/c4"):
-                    assert (await shell.put(path, body, **as_(keys, "gw"))).status_code in (400, 409, 422)
+                    assert (await shell.put(path, body, **as_(keys, "cb"))).status_code in (400, 409, 422)
+                    assert (await shell.put(path, body, **as_(keys, "gw"))).status_code == 403
+            assert (await shell.send("DELETE", "/v1/items/i1", b"", **as_(keys, "gw"))).status_code == 403
+
+    run(story)
+
+
+PERMISSION = tuple(one.name for one in PROFILE.fields if one.purpose == "permission")
+FACTS = {"risk_level": 5, "age": 40, "blocked": False, "holdings": ["p1"]}
+
+
+def test_a_leaked_app_key_makes_nobody_suitable() -> None:
+    """Every field of purpose permission is the core's to say, but for what a customer decides in the app."""
+    assert set(PERMISSION) == {*FACTS, *OWN}
+
+    async def story() -> None:
+        async with running(app=Front, settings={"plan": None}) as shell:
+            keys = staffed(shell)
+            for name, value in FACTS.items():
+                body = {"profile": {name: value, "city": "310000"}}
+                for who in ("gw", "ann", "alice"):
+                    refused = await shell.put("/v1/users/u1", body, **as_(keys, who))
+                    assert refused.status_code == 403 and refused.json()["code"] == "forbidden"
+                assert (await shell.put("/v1/users/u1", body)).status_code == 403  # on loopback, as the app
+            assert (await shell.stores.live.fetch([live_keys("u:u1").patch]))[0] is None
+            for who in ("cb", "eve", "root"):
+                told = await shell.put("/v1/users/u1", {"profile": FACTS}, **as_(keys, who))
+                assert told.json() == {"user_id": "u1", "changed": sorted(FACTS)}
+            own = {"profiling": False, "tags_off": [3], "gender": 1, "tz": "Asia/Shanghai"}
+            assert (await shell.put("/v1/users/u1", {"profile": own}, **as_(keys, "gw"))).status_code == 200
+            for who in ("cb", "eve"):  # what came of it the core tells too; pages are not its business
+                assert (
+                    await shell.post("/v1/outcomes", {"outcomes": [{}]}, **as_(keys, who))
+                ).status_code == 202
+            assert (await shell.post("/v1/events", {"events": [{}]}, **as_(keys, "cb"))).status_code == 403
+
+    run(story)
+
+
+def test_the_app_takes_consents_back_and_gives_none() -> None:
+    async def story() -> None:
+        async with running(app=Front, settings={"plan": None}) as shell:
+            keys = staffed(shell)
+
+            async def said(who: str, *names: str) -> Any:
+                body = {"profile": {"consents": list(names)}}
+                answer = await shell.put("/v1/users/u1", body, **as_(keys, who))
+                assert answer.status_code == 200, answer.text
+                return answer.json().get("consents")
+
+            assert await said("gw", "marketing") == []  # nothing is known of them: nothing was given
+            await shell.know("u1", consents=0b011)
+            shell.clock.now += 60.0  # the patch above is newer than this record, so it still holds
+            assert await said("gw", "marketing", "third_party") == []
+            assert await said("cb", "marketing", "data_sharing") is None
+            assert await said("gw", "data_sharing", "third_party") == ["data_sharing"]
+            assert await said("gw", "marketing", "data_sharing") == ["data_sharing"]
+            store = shell.stores.features
+            assert isinstance(store, MemoryStore)
+            store.blobs.set(feature_key(SPACE.version, PROFILE.name, "u1"), LATE_BLOB, 1e6)
+            late = await shell.put("/v1/users/u1", {"profile": {"consents": []}}, **as_(keys, "gw"))
+            assert late.status_code == 503 and late.json()["code"] == "store_unavailable"
+
+    run(story)
+
+
+def test_consents_in_the_batch_record_are_taken_back_before_any_change() -> None:
+    async def story() -> None:
+        async with running(app=Front, settings={"plan": None}) as shell:
+            keys = staffed(shell)
+            await shell.know("u1", consents=0b111)
+            body = {"profile": {"consents": ["third_party"], "profiling": True}}
+            answer = await shell.put("/v1/users/u1", body, **as_(keys, "gw"))
+            assert answer.json()["consents"] == ["third_party"]
+            live = await shell.stores.live.fetch([live_keys("u:u1").patch])
+            assert live[0] is not None and int(decode_patch(live[0]).record.values["consents"]) == 0b100
 
     run(story)
 

@@ -20,6 +20,7 @@ from training import key_commands, plan_commands
 from training.desk import Desk
 from training.governance_arguments import add_audit, add_keys, add_kill, add_plan
 from training.usage import UsageError
+from training.workspace import TrainingBusy, alone
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {**vars(plan_commands), **vars(key_commands)}
@@ -183,3 +184,10 @@ def test_files_are_named_when_they_cannot_be_read(fenliu, texts):
         fenliu("plan", "preview", "u1", "--url", "http://127.0.0.1:9")
     with pytest.raises(UsageError, match="service's address"):
         fenliu("plan", "preview", "u1", "--url", "file:///etc/passwd")
+
+
+def test_the_sample_is_taken_alone_in_the_home(tmp_path: Path) -> None:
+    """An erasure while pages are decided again would leave the customer in what is saved afterwards."""
+    desk = Desk(Settings(home=tmp_path), {})
+    with alone(tmp_path), pytest.raises(TrainingBusy):
+        plan_commands.plan_sample(argparse.Namespace(pages=1, item=[]), desk, print)

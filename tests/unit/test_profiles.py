@@ -18,6 +18,7 @@ from training.profiles import (
     holdings_of,
     membership_records,
     profile_records,
+    tag_age,
     unused_columns,
 )
 
@@ -44,6 +45,7 @@ CELLS: list[tuple[str, list, list, int]] = [
     ("gender", [1, 2, 0, 9], [1, 2, 0, None], 1),
     ("profiling", ["yes", "0", "True", "maybe", ""], [1, 0, 1, None, None], 1),
     ("blocked", [True, False, None], [1, 0, None], 0),
+    ("blocked", ["yes", "benefit", "product|benefit", "0", "function", "3"], [1, 32, 36, 0, None, None], 2),
     ("payroll", ["是", "否"], [1, 0], 0),
     ("city", ["310000", "", "北京"], [key32("310000"), None, key32("北京")], 0),
     ("city", [310000, None], [key32("310000"), None], 0),
@@ -86,6 +88,29 @@ def test_tags_need_the_dictionary() -> None:
     assert np.unpackbits(profiles.records["tags_off"][0], bitorder="little").nonzero()[0].tolist() == [9]
     assert knows(profiles, "tags_off") == [True, True, False]
     assert problems[0].rows.tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("age", "left"),
+    [(0.0, ("a", "b", "c")), (1.0, ("a", "b", "c")), (1.5, ("b", "c")), (8.0, ("c",)), (31.0, ())],
+)
+def test_a_tag_that_is_too_old_is_left_out(age: float, left: tuple[str, ...]) -> None:
+    """By freshness and by retention; what was switched off stays so, and the rest of the record as it is."""
+    days = {"a": (1, 365), "b": (30, 7), "c": (30, 365)}  # freshness, retention
+    tags = TagDictionary(
+        Tag(name, "rule", "crm", "core", fresh, "profiling", kept, bit)
+        for bit, (name, (fresh, kept)) in enumerate(days.items())
+    )
+    table = pa.table({"user_id": ["u"], "tags": ["a|b|c"], "tags_off": ["a"], "age": ["30"]})
+    profiles = profile_records(table, ["u"], tags=tags, tag_age=age)
+    assert tags.unpack(profiles.records["tags"][0]) == left
+    assert tags.unpack(profiles.records["tags_off"][0]) == ("a",) and profiles.records["age"][0] == 30
+    assert tags.unpack(tags.usable(age)) == left
+
+
+def test_a_tag_is_as_old_as_the_table_that_says_it() -> None:
+    assert tag_age(None, 5.0) == 0.0 and tag_age(100.0, 5.0) == 0.0
+    assert tag_age(5.0, 5.0 + 1.5 * 86_400) == 1.5
 
 
 def test_without_a_dictionary_tags_are_unknown_and_reported() -> None:

@@ -63,6 +63,25 @@ def test_what_stood_at_the_top_is_not_taken_for_liked() -> None:
     assert rates.place[0] / rates.place[1] == pytest.approx(5.0, rel=0.1)
 
 
+def test_an_item_draws_the_same_while_what_is_displayed_gets_better() -> None:
+    """A policy that learns shows better items every week: an item must not seem worse for it."""
+    rng = np.random.default_rng(3)
+    n, draw = 200_000, np.array([0.06, 0.02])
+    liked = np.repeat([0.5, 1.0, 2.0], 4)
+
+    def counted(often: list[float]) -> np.ndarray:
+        chance = np.repeat(often, 4)
+        item = rng.choice(12, n, p=chance / chance.sum()).astype(np.int32)
+        place = rng.integers(0, 2, n)
+        clicked = rng.random(n) < draw[place] * liked[item]
+        counts = Counts(place, item, clicked, np.zeros(n, np.bool_))
+        zeros = np.zeros(12, np.int32)
+        return fit_rates(counts, 2, zeros, zeros).item
+
+    before, later = counted([4.0, 2.0, 1.0]), counted([1.0, 2.0, 4.0])
+    assert np.log(later / before).mean() == pytest.approx(0.0, abs=0.03)
+
+
 def test_without_displays_nothing_is_known_and_all_is_finite() -> None:
     none = Counts(*(np.zeros(0, kind) for kind in (int, np.int32, bool, bool)))
     rates = fit_rates(none, 4, np.zeros(3, np.int32), np.zeros(3, np.int32))

@@ -11,6 +11,7 @@ import pytest
 
 from features.ids import KINDS
 from features.ranking import FEATURES, Facts, hour_codes
+from features.views import CONSENTS
 from serving.bundle import BundleError, load, save
 from serving.decide import decide
 from serving.ranker import Answer, Ranker
@@ -71,8 +72,9 @@ def test_hours_are_the_customers_own() -> None:
 
 
 def test_what_permission_rests_on_moves_no_score() -> None:
+    sharing = 1 << CONSENTS.index("data_sharing")  # `income` is seen under it, so both have given it
     facts = {"age": 70, "risk_level": 5, "consents": 7, "blocked": 0}
-    young, old = customer(age=20, risk_level=1, consents=1, blocked=0), customer(**facts)
+    young, old = customer(age=20, risk_level=1, consents=sharing, blocked=0), customer(**facts)
     rows = np.arange(30)
     for name, column in matrix_of(young, rows).items():
         assert np.array_equal(column, matrix_of(old, rows)[name]), name

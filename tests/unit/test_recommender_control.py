@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import time
+from math import isnan
+from pathlib import Path
+
 import pytest
 
 from features.log import MemoryLog
 from serving.control import Kill
+from serving.plans import PlanShelf
 from tests.shell import ids, run, running
-from tests.worlds import item, tiny_bundle, tiny_items
+from tests.worlds import item, tiny_bundle, tiny_items, tiny_plan
 
 
 def test_items_put_changed_and_deleted_are_in_force_after_a_poll() -> None:
@@ -103,8 +109,6 @@ def test_everything_killed_empties_the_page_and_says_so() -> None:
 def test_a_changed_plan_file_is_taken_up() -> None:
     async def story() -> None:
         async with running() as shell:
-            from tests.worlds import tiny_plan
-
             path = shell.service.settings.plan
             assert path is not None
             path.write_text(tiny_plan(name="second").model_dump_json())
@@ -115,6 +119,53 @@ def test_a_changed_plan_file_is_taken_up() -> None:
             assert (await shell.page("u1"))["plan"] == tiny_plan(name="second").version
 
     run(story)
+
+
+def test_the_age_of_the_running_plan_is_that_of_its_publication() -> None:
+    async def story() -> None:
+        async with running(settings={"plan": None}) as shell:
+
+            def age() -> float:
+                found = shell.service.metrics.registry.get_sample_value("fenliu_plan_age_seconds", {})
+                assert found is not None
+                return found
+
+            assert isnan(age())  # the default plan was never published
+            shelf, plan = PlanShelf(shell.service.settings.registry_url), tiny_plan(name="second")
+            version = shelf.put(plan)
+            file = Path(shell.service.settings.registry_url) / "plans" / f"{version}.json"
+            os.utime(file, (time.time() - 5_000,) * 2)
+            await shell.control.set("plan", version)
+            await shell.service.reloader.poll()
+            assert (await shell.page("u1"))["plan"] == version and 5_000 <= age() < 5_100
+            third = tiny_plan(name="third")
+            await shell.control.set("plan", shelf.put(third))
+            await shell.service.reloader.poll()
+            assert (await shell.page("u1"))["plan"] == third.version and 0 <= age() < 100
+            await shell.control.set("plan", None)
+            await shell.service.reloader.poll()
+            assert isnan(age())
+
+    run(story)
+
+
+def test_the_age_of_a_plan_file_is_since_it_was_written() -> None:
+    async def story() -> None:
+        async with running() as shell:
+            path = shell.service.settings.plan
+            assert path is not None
+            os.utime(path, (time.time() - 7_000,) * 2)
+            await shell.service.reloader.poll()
+            age = shell.service.metrics.registry.get_sample_value("fenliu_plan_age_seconds", {})
+            assert age is not None and 7_000 <= age < 7_100
+
+    run(story)
+
+
+def test_a_storage_that_does_not_tell_times_leaves_the_age_open() -> None:
+    shelf = PlanShelf("memory://ages")
+    assert shelf.published("0" * 12) is None  # nothing is there
+    assert shelf.published(shelf.put(tiny_plan(name="second"))) == pytest.approx(time.time(), abs=60)
 
 
 def test_kills_come_also_while_the_plan_file_is_gone() -> None:

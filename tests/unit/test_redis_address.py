@@ -6,7 +6,7 @@ import traceback
 
 import pytest
 
-from features.redis_address import Address, BadStoreUrl, parse_address
+from features.redis_address import Address, BadStoreUrl, as_user, parse_address
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,16 @@ def test_the_greeting_logs_in_and_selects():
     assert parse_address("redis://store").greeting == ()
     assert parse_address("redis://:pw@store/2").greeting == ((b"AUTH", b"pw"), (b"SELECT", b"2"))
     assert parse_address("redis://me:pw@store").greeting == ((b"AUTH", b"me", b"pw"),)
+
+
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("redis://fenliu:pw@h:6380/2", "redis://keeper:p%40s%2Fs@h:6380/2"),
+        ("rediss://h?ssl_ca_certs=/ca", "rediss://keeper:p%40s%2Fs@h?ssl_ca_certs=/ca"),
+        ("unix://fenliu:pw@/run/v.sock?db=1", "unix://keeper:p%40s%2Fs@/run/v.sock?db=1"),
+    ],
+)
+def test_another_user_of_the_same_store(url: str, same: str) -> None:
+    assert as_user(url, "keeper", "p@s/s") == same
+    assert parse_address(same).username == "keeper" and parse_address(same).password == "p@s/s"

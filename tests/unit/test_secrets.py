@@ -26,11 +26,13 @@ SECRETS = {
     "password": "hunter2-live", "quoted password": "p@ss-word/x", "api key": f"fl_0123456789ab_{'s' * 43}",
     "signs tokens": HEX, "signed tokens": OLD, "registry": "s3cr3t-bucket",
     "jwt": "eyJhbGciOiJub25lIn0.eyJzdWIiOiJtZSJ9.c2lnbmF0dXJl", "collector": "Bearer collector-t0ken",
+    "keeper": "of-the-stores-0001",
 }  # fmt: skip
 ENV = {
     "FENLIU_APP_KEY": SECRETS["app key"],
     "FENLIU_APP_KEY_BEFORE": SECRETS["former app key"],
     "FENLIU_KEY": SECRETS["api key"],
+    "FENLIU_KEEPER_PASSWORD": SECRETS["keeper"],
     "FENLIU_TOKEN_KEYS": f"k2:{HEX},k1:{OLD}",
     "FENLIU_LIVE_URL": f"redis://fenliu:{SECRETS['password']}@127.0.0.1:1/0",
     "REDIS_URL": "redis://fenliu:p%40ss-word%2Fx@127.0.0.1:1/0",

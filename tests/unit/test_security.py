@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
 from pathlib import Path
 
 import pytest
 
 from serving.errors import Problem
-from serving.security import AppKey, check_binding, token_keys
+from serving.security import AppKey, check_binding, pseudonym, token_keys
 from serving.settings import Settings, SettingsError
 
 KEY = "correct-horse-battery"
@@ -68,6 +69,17 @@ def test_beyond_loopback_only_with_a_key() -> None:
     check_binding(Settings(host="0.0.0.0", app_key=KEY))
     with pytest.raises(SettingsError, match="FENLIU_APP_KEY"):
         check_binding(Settings(host="0.0.0.0"))
+
+
+def test_a_pseudonym_is_told_by_nobody_without_the_secret() -> None:
+    """One customer has one name, until the secret is rotated; the source alone makes none."""
+    one, other, next_one = ("k1", b"a" * 32), ("k2", b"b" * 32), ("k1", b"c" * 32)
+    name = pseudonym((one,), "u:u42")
+    assert name == pseudonym((one, other), "u:u42") and len(name) == 12 and int(name, 16) >= 0
+    others = {pseudonym((key,), "u:u42") for key in (other, next_one)} | {pseudonym((one,), "u:u4")}
+    assert len(others | {name}) == 4
+    unkeyed = {blake2b(b"u:u42", digest_size=6, key=key).hexdigest() for key in (b"", b"trace", one[1])}
+    assert name not in unkeyed
 
 
 def test_token_keys_are_made_once_on_loopback(tmp_path: Path) -> None:

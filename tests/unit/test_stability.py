@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
-from serving.decide import decide
+from serving.decide import decide, page_of
 from serving.stability import held_places
 from tests.worlds import NOW, SLOTS, contacts, customer, names, query, shown, stranger, tiny_live, tiny_plan
 
@@ -54,6 +54,8 @@ def test_only_displays_of_stable_slots_in_their_time_count():
     assert held(live, at("i0", 0), rows=[1, 2]) == set() and held(live, at("i0", 0), rows=[]) == set()
     assert held(live, at("gone", 0)) == set()
     assert held(stable("view"), at("i0", 0)) == set() and held(stable(cost=0.0), at("i0", 0)) == set()
+    refused = query(live, customer(contact=contacts(at("i0", 0)), profiling=False), profiling=False)
+    assert len(held_places(refused, refused.slots, np.arange(60, dtype=np.int32), live.items)) == 0
     one = query(live, stranger())
     assert len(held_places(one, one.slots, np.arange(5, dtype=np.int32), live.items)) == 0
 
@@ -74,3 +76,12 @@ def test_a_page_keeps_the_grid_as_it_was_seen_while_a_change_is_not_worth_it():
     assert (
         names(free, decide(query(free, customer(contact=contacts(*seen))), free), GRID) != FUNCTIONS[::-1][:5]
     )
+
+
+def test_whoever_refused_personalisation_is_tired_of_nothing() -> None:
+    live = tiny_live()
+    entries = contacts(*(shown("i8", ago, slot="home.feed") for ago in (60.0, 90.0, 120.0)))
+    hydrator = next(one for one in live.pipelines["full"].hydrators if one.name == "Fatigue")
+    for profiling in (True, False):
+        asked = query(live, customer(contact=entries, profiling=profiling), profiling=profiling)
+        assert hydrator.enabled(page_of(asked, live)) is profiling

@@ -26,7 +26,10 @@ class Told(Tracer):
     def __init__(self) -> None:
         self.asked: list[tuple[str, str | None, tuple[str, ...]]] = []
 
-    def __call__(self, decision_id: str, subject: str | None, items: Sequence[str]) -> dict[str, Any]:
+    def __call__(
+        self, decision_id: str, subject: str | None, items: Sequence[str], *, key: str = ""
+    ) -> dict[str, Any]:
+        assert key == "fl_eve"
         self.asked.append((decision_id, subject, tuple(items)))
         return {"decision_id": decision_id}
 
@@ -34,7 +37,7 @@ class Told(Tracer):
 def ask(who: Identity, tracer: Tracer | None, **query: str) -> dict[str, Any]:
     office: Any = None
     handler = admin_routes(Admin(office, tracer=tracer))["/v1/decisions/{id}"]["GET"]
-    answer = asyncio.run(handler(AdminRequest(who, query)))
+    answer = asyncio.run(handler(AdminRequest(who, query, key="fl_eve")))
     assert answer.status == 200
     said: dict[str, Any] = json.loads(answer.body)
     return said
@@ -90,10 +93,10 @@ def test_the_process_is_asked_by_arguments_that_cannot_be_options(tmp_path: Path
 
 class Gone(Eraser):
     def __init__(self) -> None:
-        self.asked: list[tuple[str, str, bool]] = []
+        self.asked: list[tuple[str, str, bool, str]] = []
 
-    def __call__(self, user_id: str, reason: str, *, devices: bool) -> dict[str, Any]:
-        self.asked.append((user_id, reason, devices))
+    def __call__(self, user_id: str, reason: str, *, devices: bool, key: str = "") -> dict[str, Any]:
+        self.asked.append((user_id, reason, devices, key))
         return {"left": []}
 
 
@@ -102,9 +105,9 @@ def test_only_an_admin_erases_a_customer() -> None:
     gone = Gone()
     handler = admin_routes(Admin(office, eraser=gone))["/v1/users/{id}"]["DELETE"]
     root = Identity("root", frozenset({Scope("admin")}))
-    answer = asyncio.run(handler(AdminRequest(root, {"id": "u4", "devices": "true"})))
+    answer = asyncio.run(handler(AdminRequest(root, {"id": "u4", "devices": "true"}, key="fl_root")))
     assert json.loads(answer.body) == {"left": []}
-    assert gone.asked == [("u4", "asked for by root", True)]
+    assert gone.asked == [("u4", "asked for by root", True, "fl_root")]
     with pytest.raises(Problem, match="admin"):
         asyncio.run(handler(AdminRequest(ENGINEER, {"id": "u4"})))
     without = admin_routes(Admin(office))["/v1/users/{id}"]["DELETE"]
@@ -116,6 +119,35 @@ def test_erasure_is_the_command_line_in_its_own_process(tmp_path: Path) -> None:
     says = "import json, sys; print(json.dumps({'argv': sys.argv[1:]}))"
     said = EraseProcess(Settings(home=tmp_path), command=("-c", says))("-u", "why", devices=True)
     assert said["argv"] == ["--reason=why", "--devices", "--", "-u"]
+
+
+def test_the_process_asks_by_the_callers_key_and_by_nobody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FENLIU_KEY", "of-whoever-started-the-service")
+    says = "import json, os, sys; print(json.dumps({'key': os.environ['FENLIU_KEY'], 'argv': sys.argv}))"
+    made = EraseProcess(Settings(home=tmp_path), command=("-c", says))
+    said = made("u1", "why", devices=False, key="fl_root")
+    assert said["key"] == "fl_root" and "fl_root" not in said["argv"]  # arguments are for everybody to see
+    assert made("u1", "why", devices=False)["key"] == ""
+    assert TraceProcess(Settings(home=tmp_path), command=("-c", says))("d1", None, (), key="k")["key"] == "k"
+
+
+def test_the_header_reaches_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        async with running(app=Front) as shell:
+            asked: list[str] = []
+
+            def said(*_: Any, key: str, **__: Any) -> str:
+                asked.append(key)
+                return "{}"
+
+            monkeypatch.setattr("serving.own_process.OwnProcess.said", said)
+            await shell.get("/v1/decisions/d1", authorization="Bearer fl_mine")
+            await shell.send("DELETE", "/v1/users/u1", b"", x_api_key="fl_other")
+            assert asked == ["fl_mine", "fl_other"]
+
+    run(story)
 
 
 def test_erasing_reaches_governance_and_changing_does_not() -> None:

@@ -16,10 +16,21 @@ from serving import bundle as bundles
 from serving.catalogue import compile_items, parse_item
 from serving.uplift import COLUMNS, FILE, Uplift, columns_of
 from tests.worlds import NOW, tiny_bundle
+from training import uplift as fitting
 from training.dataset import build_dataset
 from training.lake import Lake
+from training.profiles import Profiles, as_served
 from training.results import OutcomeRules
-from training.uplift import Study, fit_uplift, logistic, sigmoid, standardised, with_telling_tags
+from training.uplift import (
+    Study,
+    click_model,
+    fit_uplift,
+    logistic,
+    sigmoid,
+    standardised,
+    standards,
+    with_telling_tags,
+)
 from training.uplift_study import last_before, study_of, within
 from training.world import World
 
@@ -95,9 +106,10 @@ def replace_known(customer: Customer, unknown: tuple[str, ...]) -> Customer:
 
 def test_one_customer_is_a_row_of_the_batch() -> None:
     rng = np.random.default_rng(2)
-    records, known = profiles(rng, 3)
+    stored = Profiles(*profiles(rng, 3))
+    records, known = as_served(stored)  # what training learns from: a field under a consent only with it
     served, made = model(rng), columns_of(records, known, TAGS)
-    packed = PROFILE.pack(records, as_of=NOW, known=known)
+    packed = PROFILE.pack(stored.records, as_of=NOW, known=stored.known)
     customer = decode_customer(NOTHING._replace(profile=bytes(packed[1])), now=NOW)
     assert customer.profile is not None
     np.testing.assert_allclose(served.of(customer), served.standard(made)[1], rtol=1e-6, atol=1e-6)
@@ -195,7 +207,8 @@ def randomised(seed: int, n: int, shift: float) -> tuple[Study, np.ndarray, np.n
     bought[used, of[used]] = True
     delta = (1 - sigmoid(z + shift)) * np.array([0.15, 0.3])
     study = Study(
-        columns=columns, tags=np.arange(128), item=item, clicked=clicked, used=used, bought=bought,
+        columns=columns, interest=np.zeros((n, 2), np.float32), tags=np.arange(128), item=item,
+        clicked=clicked, used=used, fresh=clicked, bought=bought,
         chance=np.full((n, 2), 1 / 3, np.float32), quiet=np.ones(n, np.bool_),
         keys=np.array([key64("a"), key64("b")], np.uint64), kinds=np.full(2, BENEFIT, np.uint8),
         group=np.arange(2), groups=GROUPS,
@@ -229,6 +242,36 @@ def test_chance_tells_how_much_of_the_model_came_true() -> None:
     assert abs(learned.lift_ratio - 1) < 3 * learned.lift_sd < 1
     logged = fit_uplift(study._replace(chance=None))
     assert logged is not None and np.isnan(logged.lift_ratio) and logged.to_json()["randomised"] is None
+
+
+def test_clicks_follow_interest_at_their_own_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most displays without a click are left out: the level must not feel it."""
+    monkeypatch.setattr(fitting, "MOST_PAGES", 3_000)
+    study, *_ = randomised(12, 30_000, shift=0.0)
+    rng = np.random.default_rng(13)
+    interest = rng.normal(0, 1, (30_000, 2)).astype(np.float32)
+    truth = sigmoid(np.array([-4.0, -3.0]) + 0.8 * interest)
+    item = np.maximum(study.item, 0)
+    clicked = (study.item >= 0) & (rng.random(30_000) < truth[np.arange(30_000), item])
+    study = with_telling_tags(study._replace(interest=interest, clicked=clicked))
+    x = standardised(study.columns, *standards(study.columns))
+    made = click_model(study, x)
+    assert abs(made.slope - 0.8) < 0.15
+    chances = made.chances(x, interest)
+    assert np.abs(chances.mean(axis=0) / truth.mean(axis=0) - 1).max() < 0.15
+
+
+def test_who_is_persuaded_is_told_as_finely_as_unseen_uses_bear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where columns say nothing of it, the strongest ridge is chosen; where they say much, a weaker one."""
+    chosen: list[float] = []
+    real = fitting._telling_ridge
+    monkeypatch.setattr(fitting, "_telling_ridge", lambda *of: chosen.append(real(*of)) or chosen[-1])
+    plain, *_ = randomised(14, 20_000, shift=0.0)
+    young = plain.columns[:, 0] < np.nanmedian(plain.columns[:, 0])
+    told = plain._replace(used=plain.clicked & young)
+    for study in (plain, told):
+        assert fit_uplift(study) is not None
+    assert chosen[0] == fitting.PERSUADED_RIDGES[-1] and chosen[1] < chosen[0]
 
 
 def test_too_little_is_not_measured() -> None:

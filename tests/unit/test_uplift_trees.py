@@ -24,7 +24,8 @@ def trial(n: int = 6_000, seed: int = 1) -> tuple[Study, np.ndarray]:
     bought = own.copy()
     bought[used, item[used]] = True
     study = Study(
-        columns=x, tags=np.zeros(0, np.int64), item=item, clicked=clicked, used=used, bought=bought,
+        columns=x, interest=np.zeros((n, 2), np.float32), tags=np.zeros(0, np.int64), item=item,
+        clicked=clicked, used=used, fresh=clicked, bought=bought,
         chance=np.full((n, 2), 1 / 3, np.float32), quiet=np.ones(n, np.bool_),
         keys=np.arange(2, dtype=np.uint64), kinds=np.zeros(2, np.uint8), group=np.arange(2),
         groups=np.arange(2, dtype=np.uint32),
@@ -39,7 +40,7 @@ def test_who_gains_is_found(learner: object, least: float, monkeypatch: pytest.M
     monkeypatch.setattr(uplift_trees, "BASE_TREES", 25)
     study, _ = trial()
     fresh, truth = trial(2_000, seed=2)
-    found = learner(study)(fresh.columns)  # type: ignore[operator]
+    found = learner(study)(fresh.seen)  # type: ignore[operator]
     assert found.shape == truth.shape
     assert area(found, truth) / area(truth, truth) > least
     assert found.mean() == pytest.approx(truth.mean(), rel=0.35)
@@ -47,7 +48,7 @@ def test_who_gains_is_found(learner: object, least: float, monkeypatch: pytest.M
 
 def test_clicks_alone_order_by_clicks_and_chance_is_needed() -> None:
     study, _ = trial(2_000)
-    assert (((p := clicks_alone(study)(study.columns)) > 0) & (p < 1)).all()
+    assert (((p := clicks_alone(study)(study.seen)) > 0) & (p < 1)).all()
     for learner in (t_learner, x_learner, r_learner):
         with pytest.raises(UpliftError, match="randomised"):
             learner(study._replace(chance=None))

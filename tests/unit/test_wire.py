@@ -176,7 +176,7 @@ GOOD_FIELDS: dict[str, tuple[Any, Any]] = {
     "profiling": (False, 0),
     "risk_level": (4, 4),
     "age": (41, 41),
-    "blocked": (True, 1),
+    "blocked": (["benefit", "product"], 0b100100),
     "holdings": (["p1", "p2", "p1"], [key64("p1"), key64("p2")]),
     "tags_off": ([0, 9], [1, 2]),
     "gender": (2, 2),

@@ -25,7 +25,7 @@ from training.bench.harness import Bar, Result
 
 if TYPE_CHECKING:
     from training.bench.coupons import CouponBank, Pages
-    from training.uplift import Study
+    from training.uplift import Seen, Study
     from training.world.respondent import Respondent
 
 ABOUT = "coupons: value gained per CNY by measured uplift, beside p x v, random and the oracle"
@@ -72,16 +72,16 @@ class Known:
     """What the bank knows after learning: P(click) and the served uplift, of every customer's columns."""
 
     bank: CouponBank
-    click: Callable[[NDArray[np.float32]], Floats]
-    per_click: Callable[[NDArray[np.float32]], tuple[Floats, Floats]]
-    columns: NDArray[np.float32]  # (customers, columns) as of the first day that is decided
+    click: Callable[[Seen], Floats]
+    per_click: Callable[[Seen], tuple[Floats, Floats]]
+    seen: Seen  # of all customers, as of the first day that is decided
     _pages: dict[int, tuple[Floats, Floats, Floats]] = field(default_factory=dict)
 
     def guess(self, name: str, day: int, pages: Pages) -> Guess:
         """What a policy believes of a day's pages, which are the same for all."""
         if day not in self._pages:
-            columns = self.columns[pages.customers]
-            self._pages[day] = (self.click(columns), *self.per_click(columns))
+            seen = self.seen.take(pages.customers)
+            self._pages[day] = (self.click(seen), *self.per_click(seen))
         click, use, delta = self._pages[day]
         cost, value = self.bank.coupons.cost, self.bank.coupons.value
         return Guess(click * (delta if name == "ours" else use) * value, click * use * cost)
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> Result:
 def learned(bank: CouponBank, study: Study) -> Known:
     """Everything that policies know. RuntimeError where too little was used to learn from."""
     from training.bench.coupons import LEARNED
-    from training.uplift import click_model, fit_uplift, sigmoid, standardised, with_telling_tags
+    from training.uplift import click_model, fit_uplift, standardised, with_telling_tags
 
     found = fit_uplift(study, seed=bank.world.seed)
     if found is None:
@@ -135,16 +135,17 @@ def learned(bank: CouponBank, study: Study) -> Known:
     clicks = click_model(study, standardised(study.columns, model.centre, model.scale))
     rows = model.bound(study.keys, study.kinds, study.groups[study.group])
 
-    def click(columns: NDArray[np.float32]) -> Floats:
-        return sigmoid(standardised(columns, model.centre, model.scale) @ clicks)
+    def click(seen: Seen) -> Floats:
+        return clicks.chances(standardised(seen.columns, model.centre, model.scale), seen.interest)
 
-    def per_click(columns: NDArray[np.float32]) -> tuple[Floats, Floats]:
-        each = [rows.per_click(one) for one in model.standard(columns)]
+    def per_click(seen: Seen) -> tuple[Floats, Floats]:
+        each = [rows.per_click(one) for one in model.standard(seen.columns)]
         return np.array([one.use for one in each], np.float64), np.array(
             [one.delta for one in each], np.float64
         )
 
-    return Known(bank, click, per_click, bank.profiles(LEARNED)[:, kept])
+    seen = bank.seen(LEARNED, np.arange(len(bank.world.customers)))
+    return Known(bank, click, per_click, seen._replace(columns=seen.columns[:, kept]))
 
 
 def everybody(known: Known) -> float:

@@ -32,6 +32,8 @@ ABOUT: Final = "exploration: propensities against Monte-Carlo frequencies of dec
 CUSTOMERS: Final = 4
 EXPLORE: Final = 0.3
 BUDGET: Final = 0.05
+FEED: Final = "home.feed"  # the slot that `fenliu demo` lets explore, as often as there
+FEED_EXPLORE: Final = 0.02
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,10 +54,12 @@ def run(args: argparse.Namespace) -> Result:
     return tally.result()
 
 
-def _exploring(live: Live) -> Live:
+def _exploring(live: Live, only: str | None = None, explore: float = EXPLORE) -> Live:
     plan = live.plan.plan
     slots = tuple(
-        slot.model_copy(update={"explore": EXPLORE, "explore_budget": BUDGET if slot.size > 5 else 1.0})
+        slot.model_copy(update={"explore": explore, "explore_budget": BUDGET if slot.size > 5 else 1.0})
+        if only in (None, slot.name)
+        else slot
         for slot in plan.slots
     )
     return build_live(live.bundle, (), plan.model_copy(update={"slots": slots}))
@@ -133,6 +137,9 @@ def _cost(tally: Tally, plain: Live, live: Live, seed: int, pages: int = 128) ->
     tally.put("explore_us", more * 1e6, "µs", said)
     own = _alone(live, views[1][1])
     tally.put("lotteries_us", own * 1e6, "µs", "the lotteries alone, page by page; a page's budget has 10")
+    feed = _exploring(plain, FEED, FEED_EXPLORE)
+    own = _alone(feed, queries(feed, pages, 16, seed))
+    tally.put("feed_us", own * 1e6, "µs", "the same where the feed alone explores, on 2 % of its places")
     tally.put("explore_part", more / without, "", "of a page without", ("<=", 0.1))
 
 

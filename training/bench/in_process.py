@@ -12,6 +12,7 @@ from typing import Any, Final
 import orjson
 
 from features.customer import Blobs
+from features.external import external_key
 from features.keyspace import KeySpace, ViewSpace
 from features.log import EventLog
 from features.store import MemoryStore, feature_key
@@ -64,12 +65,14 @@ class InProcess:
         return self.stores.log
 
     def know(self, user: str, blobs: Blobs) -> None:
-        """The batch records of a customer."""
+        """The batch records of a customer, and imported scores."""
         store = self.stores.features
         assert isinstance(store, MemoryStore)
         for view, blob in ((PROFILE, blobs.profile), (MEMBERSHIP, blobs.membership)):
             if blob is not None:
                 store.blobs.set(feature_key("bench", view.name, user), blob, 1e9)
+        if blobs.external is not None:
+            store.blobs.set(external_key(user), blobs.external, 1e9)
 
     async def page(self, ask: dict[str, Any]) -> bytes:
         """The body of a page; what a client could send, parsed as ever."""

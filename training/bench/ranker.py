@@ -3,7 +3,8 @@
 Displayed placements of the last days are foretold by what was learnt before them. Quality is taken against
 the truth, which is what clicks and conversions come to without chance; what really came is printed beside it.
 A cell of slot and kind is held to 3 % where what taught it can tell 3 % from chance (`DECIDES` clicks); the
-others are counted. A month and more teaches, so that every day of the month (paydays) was seen.
+others to 3 % and the chance of what taught them. A month and more teaches, so that every day of the month
+(paydays) was seen.
 """
 
 from __future__ import annotations
@@ -120,6 +121,7 @@ def _bars(quick: bool) -> dict[str, Bar]:
     for name, low, high in (("cell", 0.97, 1.03), ("decile", 0.9, 1.1), ("campaign", 0.9, 1.1)):
         bars |= {f"{name}_lowest": (">=", low), f"{name}_highest": ("<=", high)}
     off: Bar = ("<=", 0.03)
+    bars["cells_beyond_chance"] = ("<=", 0.0)
     return bars | {"attained": (">=", 0.85), "slope_off": ("<=", 0.05), "newest_day_off": off}
 
 
@@ -229,6 +231,7 @@ NOTES: Final = {
     "sum_over_clicks": "Σp over the clicks that chance made of the truth",
     "cell_lowest": f"Σp over the truth by slot and kind that {DECIDES:,} clicks taught, 200 expected",
     "cells_undecided": "taught by fewer clicks: chance alone moves them by more than 3 % (95 %)",
+    "cells_beyond_chance": "of all, those that miss 3 % by more than the chance of what taught them (95 %)",
     "campaign_lowest": "made-up campaigns of 200 clicks and more",
     "lost_by_distillation": "mean log loss, the distilled forest's less the large one's",
     "straight_attained": "a small forest that learnt from the clicks themselves: this way serves",

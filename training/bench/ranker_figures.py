@@ -15,6 +15,7 @@ from training.world import HOME
 
 CAMPAIGNS: Final = 40  # made up: sets of items, as campaigns are
 DECIDES: Final = 4_300  # clicks taught: of fewer, 1.96 / sqrt(clicks) is more than 3 %
+TOLERATED: Final = 0.03
 FEWEST: Final = 200  # positives of a campaign, or expected ones of a slot and kind, that count
 NAMES: Final = tuple(slot.name for slot in HOME.slots)
 
@@ -53,6 +54,10 @@ def click_figures(
     every = ratios(p, truth, cell_of(slot, kind), FEWEST)
     cells = {one: ratio for one, ratio in every.items() if one < len(taught) and taught[one] >= DECIDES}
     found["cells_undecided"] = float(len(every) - len(cells))
+    learnt = {one: max(float(taught[one]) if one < len(taught) else 0.0, 1.0) for one in every}
+    found["cells_beyond_chance"] = float(
+        sum(abs(ratio - 1) > TOLERATED + 1.96 / learnt[one] ** 0.5 for one, ratio in every.items())
+    )
     found["fewest_taught"] = float(min((taught[one] for one in cells), default=0.0))
     cells = cells or {0: float("nan")}  # nothing that could be held to a bar: it is missed
     found["cell_lowest"], found["cell_highest"] = min(cells.values()), max(cells.values())

@@ -68,8 +68,7 @@ class Study:
         self, since: float, until: float, pages: int, tick: Callable[[int, int], None] | None = None
     ) -> Stretch:
         """At most `pages` of the pages decided then, drawn by chance; counts and models from before."""
-        live, facts_rates = self._before(since)
-        signals, rates = facts_rates
+        live, signals, rates = self.before(since)
         first, last = np.searchsorted(self.history.at, (since, until))
         drawn = np.arange(first, last)
         if len(drawn) > pages:
@@ -121,7 +120,8 @@ class Study:
         )  # fmt: skip
         return made, at
 
-    def _before(self, cut: float) -> tuple[Live, tuple[Signals, Rates]]:
+    def before(self, cut: float) -> tuple[Live, Signals, Rates]:
+        """What is known at a moment: a Live without a ranker, and the counts for one."""
         h, codes = self.history, self._codes
         past = np.flatnonzero(h.at[h.page] < cut)
         place = h.slot * POSITIONS + h.position
@@ -145,7 +145,7 @@ class Study:
         bundle = self._bundle(cut)
         live = build_live(bundle, (), default_plan(bundle.kind_counts()))
         facts = facts_of(self._table, rates, ties, hours)
-        return live, (Signals(facts, bundle.popular, UNSCALED), rates)
+        return live, Signals(facts, bundle.popular, UNSCALED), rates
 
     @cached_property
     def _hours(self) -> NDArray[np.int64]:

@@ -25,8 +25,8 @@ from training.world.response import Probabilities
 from training.world.rows import ACTED, CLICKED, CONVERTED, DISMISSED, DISPLAYED, OUTCOME, Rows
 
 PLACES = HOME.places
-_LIVE = (ACTED, CLICKED, CONVERTED, DISMISSED)
-_MET = (DISPLAYED, CLICKED, CONVERTED, DISMISSED)
+LIVE = (ACTED, CLICKED, CONVERTED, DISMISSED)
+MET = (DISPLAYED, CLICKED, CONVERTED, DISMISSED)
 _APART = 1e8  # seconds: customers' times side by side on one axis
 
 
@@ -123,9 +123,18 @@ def channel_of(history: History, page: int) -> int:
     return int(history.world.customers.channel[history.customer[page]])
 
 
-def lived(world: World, days: int, kept: int, progress: Callable[[int, int], None] | None = None) -> History:
-    """`days` days under the logging policy; the pages of the last `kept` are kept with their truth."""
-    respondent = Watched.of(world)
+def lived(
+    world: World,
+    days: int,
+    kept: int,
+    progress: Callable[[int, int], None] | None = None,
+    respondent: Watched | None = None,
+) -> History:
+    """`days` days under the logging policy; the pages of the last `kept` are kept with their truth.
+
+    `respondent`: fresh ones, to go on with from where the days leave them.
+    """
+    respondent = respondent or Watched.of(world)
     parts: list[Rows] = []
     asked: list[Asked] = []
     for day in world.history(days, respondent=respondent):
@@ -169,7 +178,7 @@ def _history(world: World, rows: Rows, parts: list[Asked], until: float) -> Hist
     compiled = compile_items(world.items())
     return History(
         world, compiled, as_served(profile_records(users, ids)),
-        _logs(rows, _LIVE, world, RECENT, RECENT_KEEP), _logs(rows, _MET, world, CONTACT, CONTACT_KEEP),
+        logs_of(rows, LIVE, world, RECENT, RECENT_KEEP), logs_of(rows, MET, world, CONTACT, CONTACT_KEEP),
         rows, at, customer, page, place, item, clicked[page, place], converted[page, place],
         click[page, place], click[page, place] * convert[page, place],
         examined[page, place], until,
@@ -189,7 +198,8 @@ def _numbers(rows: Rows, customer: NDArray[np.int64], at: NDArray[np.float64]) -
     return np.where(hit, some["page"][order][found], -1)
 
 
-def _logs(rows: Rows, kinds: tuple[int, ...], world: World, dtype: np.dtype[np.void], most: int) -> Logs:
+def logs_of(rows: Rows, kinds: tuple[int, ...], world: World, dtype: np.dtype[np.void], most: int) -> Logs:
+    """Of what happened, these kinds, as entries of `dtype`, of each customer the last `most`."""
     rows = rows[np.isin(rows["what"], kinds)]
     key = rows["customer"] * _APART + (rows["received_at"] - world.start)
     order = np.argsort(key, kind="stable")

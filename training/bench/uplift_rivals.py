@@ -22,12 +22,14 @@ from training.bench.coupons import LEARNED, CouponBank
 from training.uplift import (
     MOST_PAGES,
     RIDGE,
+    Seen,
     Study,
     click_model,
     fit_uplift,
     logistic,
     sigmoid,
     standardised,
+    standards,
     with_telling_tags,
 )
 
@@ -47,15 +49,15 @@ def areas(bank: CouponBank, study: Study) -> dict[str, float]:
         study.take(np.arange(int(pages * TRAINED_ON), pages)),
     )
     asked = bank.begin(LEARNED)
-    columns = bank.profiles(LEARNED)[asked.customers]
+    seen = bank.seen(LEARNED, asked.customers)
     every = np.tile(np.arange(len(study.keys)), (len(asked.at), 1))
     truth = bank.truth(asked, every, bank.respondent).gain
     best = area(truth, truth)
     found: dict[str, float] = {}
     for name, method in (("ours", served), ("two_models", _two_models), ("transformed", _transformed)):
         score = method(early)
-        found[f"qini_{name}"] = area(score(late.columns), logged(late)) * 1000
-        found[f"auuc_{name}"] = area(score(columns), truth) / best
+        found[f"qini_{name}"] = area(score(late.seen), logged(late)) * 1000
+        found[f"auuc_{name}"] = area(score(seen), truth) / best
     return found
 
 
@@ -77,7 +79,7 @@ def logged(study: Study) -> Floats:
     return gain
 
 
-def served(study: Study) -> Callable[[NDArray[np.float32]], Floats]:
+def served(study: Study) -> Callable[[Seen], Floats]:
     learned = fit_uplift(study)
     if learned is None:
         raise RuntimeError("too few coupons were used to learn from: ask for more customers")
@@ -86,15 +88,15 @@ def served(study: Study) -> Callable[[NDArray[np.float32]], Floats]:
     clicks = click_model(told, standardised(told.columns, model.centre, model.scale))
     rows = model.bound(study.keys, study.kinds, study.groups[study.group])
 
-    def score(columns: NDArray[np.float32]) -> Floats:
-        some = columns[:, kept]
+    def score(seen: Seen) -> Floats:
+        some = seen.columns[:, kept]
         delta = np.array([rows.per_click(one).delta for one in model.standard(some)], np.float64)
-        return delta * sigmoid(standardised(some, model.centre, model.scale) @ clicks)
+        return delta * clicks.chances(standardised(some, model.centre, model.scale), seen.interest)
 
     return score
 
 
-def _two_models(study: Study) -> Callable[[NDArray[np.float32]], Floats]:
+def _two_models(study: Study) -> Callable[[Seen], Floats]:
     kept = _kept(study, with_telling_tags(study).tags)
     centre, scale, x = _standard(study.columns[:, kept])
     ridge = np.full(x.shape[1], RIDGE)
@@ -106,14 +108,14 @@ def _two_models(study: Study) -> Callable[[NDArray[np.float32]], Floats]:
         )
         pairs.append([logistic(x[rows], label[rows], ridge) for rows in (shown, not_shown)])
 
-    def score(columns: NDArray[np.float32]) -> Floats:
-        of = standardised(columns[:, kept], centre, scale)
+    def score(seen: Seen) -> Floats:
+        of = standardised(seen.columns[:, kept], centre, scale)
         return np.stack([sigmoid(of @ with_it) - sigmoid(of @ without) for with_it, without in pairs], axis=1)
 
     return score
 
 
-def _transformed(study: Study) -> Callable[[NDArray[np.float32]], Floats]:
+def _transformed(study: Study) -> Callable[[Seen], Floats]:
     kept = _kept(study, with_telling_tags(study).tags)
     centre, scale, x = _standard(study.columns[:, kept])
     gain = logged(study)
@@ -122,8 +124,8 @@ def _transformed(study: Study) -> Callable[[NDArray[np.float32]], Floats]:
     curve = x.T @ x + np.diag(ridge)
     found = np.linalg.solve(curve, x.T @ (gain - bias))
 
-    def score(columns: NDArray[np.float32]) -> Floats:
-        scored: Floats = standardised(columns[:, kept], centre, scale) @ found + bias
+    def score(seen: Seen) -> Floats:
+        scored: Floats = standardised(seen.columns[:, kept], centre, scale) @ found + bias
         return scored
 
     return score
@@ -135,7 +137,5 @@ def _kept(study: Study, tags: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _standard(columns: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32], Floats]:
-    exact = columns.astype(np.float64)
-    centre = np.asarray(np.nanmean(exact, axis=0), np.float32)
-    scale = np.maximum(np.asarray(np.nanstd(exact, axis=0), np.float32), np.float32(1e-6))
+    centre, scale = standards(columns)
     return centre, scale, standardised(columns, centre, scale)
