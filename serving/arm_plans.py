@@ -31,6 +31,7 @@ class Tuning:
     paused: frozenset[str] = frozenset()  # campaigns
     sources_off: frozenset[str] = frozenset()
     ranker: Ranker = "blend"
+    bundle: str | None = None  # version; None: the one that runs
 
 
 AS_PLANNED: Final = Tuning()
@@ -70,6 +71,7 @@ def varied(plan: Plan, arms: Iterable[tuple[Experiment, Arm]]) -> tuple[Plan, Tu
             tuning.paused | frozenset(changes.paused),
             tuning.sources_off | frozenset(changes.sources_off),
             changes.ranker or tuning.ranker,
+            (changes.bundle if arm.state == "live" else None) or tuning.bundle,
         )
     made = plan.model_copy(
         update={

@@ -56,10 +56,13 @@ def decide(
     """Fill the query's slots. Every rung passes permission and kills.
 
     `cached`: the rows of the customer's last page of this Live, for the rung of that name. `trace` collects
-    stage timings where it has a timer; the decision does not depend on it.
+    stage timings where it has a timer; the decision does not depend on it. Rows of the decision, and of the
+    query in it, are those of `live.of(decision)`: an arm may be served from another bundle.
     """
     trace = trace if trace is not None else Trace()
-    query, live, arms, arm_draws = _under_arms(query, live)
+    query, mine, arms, arm_draws = _under_arms(query, live)
+    if mine is not live:
+        cached, live = _moved(cached, live, mine), mine
     page = page_of(query, live, effort, cached)
     ranked, found, drops = live.pipelines[effort].run(page, trace)
     start = trace.start()
@@ -113,9 +116,25 @@ def _under_arms(query: Query, live: Live) -> tuple[Query, Live, tuple[Assigned, 
     if live.experiments.adaptive:
         arms, draws = drawn_arms(query, live, arms)
     mine = live.under(one.arm for one in arms)
-    if mine is not live:
-        query = replace(query, slots=tuple(_asked(asked, mine) for asked in query.slots))
-    return query, mine, arms, draws
+    return asked_of(query, live, mine), mine, arms, draws
+
+
+def asked_of(query: Query, live: Live, other: Live) -> Query:
+    """The question put to another view of the same plan. An anchor that is not there is none."""
+    if other is live:
+        return query
+    anchor = query.anchor_row
+    if anchor is not None and other.bundle is not live.bundle:
+        found = int(other.items.rows_of_keys(live.keys[anchor : anchor + 1])[0])
+        anchor = found if found >= 0 else None
+    return replace(query, slots=tuple(_asked(asked, other) for asked in query.slots), anchor_row=anchor)
+
+
+def _moved(rows: Rows | None, live: Live, other: Live) -> Rows | None:
+    """Rows of one view as those of another, in their order; -1 where it does not have the item."""
+    if rows is None or other.bundle is live.bundle:
+        return rows
+    return other.items.rows_of_keys(live.keys[rows[(rows >= 0) & (rows < len(live))]])
 
 
 def _asked(asked: SlotRequest, live: Live) -> SlotRequest:

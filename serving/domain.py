@@ -146,7 +146,7 @@ class Candidates:
 
 
 class Placement(NamedTuple):
-    """One item at one place. Texts: `live.texts[row]`; slot: `query.slots[slot]`."""
+    """One item at one place. Texts: `live.of(decision).texts[row]`; slot: `query.slots[slot]`."""
 
     slot: int  # index in query.slots
     position: int  # from 0 within the slot
@@ -261,5 +261,5 @@ class Decision:
 
     @property
     def rows(self) -> Rows:
-        """The placed rows in page order, as the `cached` rung takes them."""
+        """The placed rows in page order, of `live.of(decision)`; the `cached` rung takes the Live's own."""
         return np.array([placement.row for placement in self.placements], np.int32)

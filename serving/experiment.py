@@ -22,6 +22,7 @@ MOST_ARMS: Final = 8
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Ranker = Literal["blend", "popularity"]
+BundleVersion = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
 Switchable = Literal[
     "nearest_to_customer",
     "nearest_to_anchor",
@@ -70,6 +71,10 @@ class Changes(TextModel):
     ranker: Ranker | None = Field(
         None, description="popularity: without the model's own scores; None: the bundle's blend"
     )
+    bundle: BundleVersion | None = Field(
+        None,
+        description="a published bundle to be served from in place of the live one; None: the live one",
+    )
 
 
 class Arm(TextModel):
@@ -79,7 +84,9 @@ class Arm(TextModel):
     weight: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 1.0
     changes: Changes = Changes()
     state: Literal["live", "off"] = Field(
-        "live", description="off: its units see the plan as it stands, and are no longer counted"
+        "live",
+        description="off: its units see the plan as it stands, and are no longer counted; a bundle of its own"
+        " is not loaded",
     )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from serving.plan_text import Plan
 
 MOST_VARIANTS: Final = 32
+MOST_BUNDLES: Final = 4  # beside the one that runs: each is mapped whole
 GLOBAL: Final = "*"  # the layer that the global holdout is logged as
 HOLDOUT: Final = "holdout"
 Parameter = tuple[str, ...]
@@ -48,7 +49,20 @@ def check_experiments(plan: Plan) -> None:
         _check_ranges(path, layer)
     _check_ownership(text)
     _check_variants(text)
+    _check_bundles(text)
     _check_testers(text)
+
+
+def arm_bundles(text: Experiments) -> dict[str, str]:
+    """Version -> the path of the first live arm that is served from that bundle."""
+    found: dict[str, str] = {}
+    for at, layer in enumerate(text.layers):
+        for place, one in enumerate(layer.experiments):
+            for number, arm in enumerate(one.arms):
+                if arm.changes.bundle is not None and arm.state == "live":
+                    path = f"experiments.layers.{at}.experiments.{place}.arms.{number}.changes.bundle"
+                    found.setdefault(arm.changes.bundle, f"{path} ({one.name}/{arm.name})")
+    return found
 
 
 def parameters(changes: Changes) -> Iterator[Parameter]:
@@ -57,7 +71,7 @@ def parameters(changes: Changes) -> Iterator[Parameter]:
         yield from (("slots", slot, field) for field in change.said)
     for what in ("levers", "creatives", "paused"):
         yield from ((what, name) for name in getattr(changes, what))
-    for what in ("values", "ranker", "sources_off"):
+    for what in ("values", "ranker", "sources_off", "bundle"):
         if getattr(changes, what):
             yield (what,)
 
@@ -182,6 +196,16 @@ def _check_variants(text: Experiments) -> None:
             "experiments",
             f"{count - 1} combinations of arms are each a plan held in memory, of at most {MOST_VARIANTS}",
             "put experiments into one layer or into domains, or remove what has ended",
+        )
+
+
+def _check_bundles(text: Experiments) -> None:
+    found = arm_bundles(text)
+    if len(found) > MOST_BUNDLES:
+        raise PlanError(
+            list(found.values())[MOST_BUNDLES],
+            f"is the bundle number {MOST_BUNDLES + 1} beside the live one, of at most {MOST_BUNDLES}",
+            "compare fewer bundles at a time",
         )
 
 

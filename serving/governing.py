@@ -12,6 +12,7 @@ from serving.lists import ListShelf
 from serving.plan import Plan
 from serving.plan_fit import Booking, Fit, item_orgs, orgs_in
 from serving.proposals import FRAME
+from serving.registry import Registry
 from serving.settings import Settings
 
 
@@ -31,9 +32,17 @@ def governance_of(
     def current() -> Plan | None:
         return None if holder.current is None else holder.current.plan.plan
 
+    registered = Registry(settings.registry_url).loader(settings.bundles)
+
+    def load(version: str) -> Bundle:
+        current = holder.current  # what an arm is served from already is at hand
+        at_hand = () if current is None else (one.bundle for one in (current, *current.others))
+        found = next((one for one in at_hand if one.version == version), None)
+        return found if found is not None else registered(version)
+
     made = Governance(
         settings.registry_url,
-        check=Fit(bundle, current, booking, ListShelf(settings.registry_url).numbers),
+        check=Fit(bundle, current, booking, ListShelf(settings.registry_url).numbers, load),
         item_org=item_orgs(lambda: holder.current, lambda: orgs_in(made.books.newest(FRAME))),
         approvals=approvals,
         clock=clock,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any, Final, NamedTuple, Protocol
@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.ids import LAYOUTS, key32
+from serving.arm_bundles import LoadBundle, bundle_of_arm, unknown
 from serving.arm_plans import AS_PLANNED, Tuning, combined
 from serving.audience_facts import lookups_of
 from serving.bandit import NOTHING_LEARNED, Learned
 from serving.bundle import Bundle
-from serving.domain import Drops, Effort, Rows
+from serving.domain import Decision, Drops, Effort, Rows
 from serving.experiments import NO_EXPERIMENTS, CompiledExperiments, compile_experiments
 from serving.filters import rules_of
 from serving.ghosts import NO_GHOSTS, Ghosts
@@ -116,6 +117,7 @@ class Live:
     experiments: CompiledExperiments = NO_EXPERIMENTS
     ghosts: Ghosts = NO_GHOSTS
     variants: Mapping[frozenset[int], Live] = field(default_factory=dict)  # by numbers of arms with changes
+    rebased: Mapping[str, frozenset[int]] = field(default_factory=dict)  # other bundles: a variant over each
     # Memos, the same on every replica: by layout and language, per row; and the slots of pages as columns.
     _picks: dict[tuple[int, bool], list[int]] = field(default_factory=dict, repr=False)
     _tables: dict[bool, NDArray[np.int16]] = field(default_factory=dict, repr=False)
@@ -138,6 +140,20 @@ class Live:
         """The same view as arms of experiments have it, by their numbers; −1 changes nothing."""
         changed = frozenset(arm for arm in arms if arm >= 0)
         return self.variants[changed] if changed else self
+
+    def of(self, decision: Decision) -> Live:
+        """A view over the bundle that a decision of this one was made from: whose rows its places are."""
+        return self.over(decision.bundle)
+
+    def over(self, bundle: str) -> Live:
+        """A view over a bundle that an arm is served from; this one where no arm is."""
+        arms = self.rebased.get(bundle)
+        return self if arms is None else self.variants[arms]
+
+    @property
+    def others(self) -> Iterator[Live]:
+        """A view over each bundle that arms are served from beside this one's."""
+        return (self.variants[arms] for arms in self.rebased.values())
 
     @property
     def texts(self) -> Texts:
@@ -215,16 +231,20 @@ def build_live(
     lists: Mapping[str, int] | None = None,
     strict: bool = True,
     tuning: Tuning = AS_PLANNED,
+    bundles: LoadBundle = unknown,
+    items: Items | None = None,
 ) -> Live:
     """Build a view aside; nothing is touched when it fails. Milliseconds for 3,000 items.
 
-    `overlay` holds every entry since the bundle, in any order; `lists`: numbers of uploaded lists by name.
+    `overlay` holds every entry since the bundle, in any order; `lists`: numbers of uploaded lists by name;
+    `bundles` loads what arms are served from; `items`: those of bundle and overlay, where they are made.
     Raises PlanError when the plan does not fit the bundle's items; when only the overlay or a kill makes it
-    short (or `strict` is False, for a preview), it stands and `problems` says so.
+    short (or `strict` is False, for a preview), it stands and `problems` says so. An arm whose bundle cannot
+    be loaded is never served from another one: that raises whatever `strict` says.
     """
     kills = tuple(kills)
     stopped = Kills.of(kills)
-    items = items_in_effect(bundle, overlay)
+    items = items_in_effect(bundle, overlay) if items is None else items
     stock = _stock(items, stopped, lists)
     compiled = compile_plan(plan, stock, strict=False)
     if strict and compiled.problems:
@@ -287,12 +307,15 @@ def build_live(
         lists=lists,
         tags=stock.tags,
     )
-    variants = _variants(
-        live, experiments, overlay, kills, lists=lists, strict=strict and not compiled.problems
-    )
-    told = {problem for one in variants.values() for problem in one.problems} - set(live.problems)
+    variants = _variants(live, experiments, overlay, kills, lists=lists, strict=strict, bundles=bundles)
+    told = {
+        problem if one.bundle is bundle else f"bundle {one.bundle.version}: {problem}"
+        for one in variants.values()
+        for problem in one.problems
+    } - set(live.problems)
     problems = (*live.problems, *(f"experiments: {problem}" for problem in sorted(told)))
-    return replace(live, experiments=experiments, variants=variants, problems=problems)
+    rebased = {one.bundle.version: arms for arms, one in variants.items() if one.bundle is not bundle}
+    return replace(live, experiments=experiments, variants=variants, rebased=rebased, problems=problems)
 
 
 def _variants(
@@ -303,16 +326,28 @@ def _variants(
     *,
     lists: Mapping[str, int] | None,
     strict: bool,
+    bundles: LoadBundle,
 ) -> dict[frozenset[int], Live]:
-    """The view under every set of arms that a unit can be in. Raises PlanError as `build_live` does."""
+    """The view under every set of arms that a unit can be in. Raises PlanError as `build_live` does.
+
+    Views over one bundle share its items: rows and texts are the same in all of them.
+    """
     number = {name: at for at, name in enumerate(experiments.arms)}
-    made = {}
+    made: dict[frozenset[int], Live] = {}
+    loaded, items = {live.bundle.version: live.bundle}, {live.bundle.version: live.items}
+    short = bool(live.plan.problems)
     for names, plan, tuning in combined(live.plan.plan):
         if not all(name in number for name in names):
             continue  # of an experiment that is paused
+        bundle = live.bundle
+        if (version := tuning.bundle) is not None:
+            if version not in loaded:
+                loaded[version] = bundle_of_arm(live.plan.plan, version, live.bundle, bundles)
+            bundle = loaded[version]
+        own = bundle is not live.bundle
         try:
-            made[frozenset(number[name] for name in names)] = build_live(
-                live.bundle,
+            view = made[frozenset(number[name] for name in names)] = build_live(
+                bundle,
                 overlay,
                 plan,
                 kills,
@@ -322,17 +357,25 @@ def _variants(
                 watermark=live.watermark,
                 prices=live.prices,
                 lists=lists,
-                strict=strict,
+                strict=strict and (own or not short),  # what is short already is said of the plan itself
                 tuning=tuning,
+                items=items.get(bundle.version),
             )
         except PlanError as error:
-            raise error.within(f"experiments ({', '.join(names)})") from None
+            over = f", bundle {bundle.version}" if own else ""
+            raise error.within(f"experiments ({', '.join(names)}{over})") from None
+        items.setdefault(bundle.version, view.items)
     return made
 
 
 def compile_for(plan: Plan, bundle: Bundle, lists: Mapping[str, int] | None = None) -> CompiledPlan:
     """What `fenliu plan check` runs: the plan over a bundle alone. Raises PlanError."""
     return compile_plan(plan, _stock(items_in_effect(bundle, ()), Kills(), lists))
+
+
+def check_fit(plan: Plan, bundle: Bundle, bundles: LoadBundle = unknown) -> None:
+    """The plan over its bundle, and every arm over its own, whatever lists there are. Raises PlanError."""
+    build_live(bundle, (), plan, bundles=bundles)
 
 
 def _dense(category: NDArray[np.uint32]) -> NDArray[np.int32]:

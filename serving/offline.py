@@ -96,7 +96,7 @@ class Offline:
         decision = decide(query, self.live)
         page = page_bytes(
             decision,
-            self.live.texts,
+            self.live.of(decision).texts,
             page_token=None,
             valid_until=decision.valid_until,
             campaigns=self.live.plan.campaigns.ids,

@@ -7,9 +7,11 @@ campaign keeps no other org from publishing. Only what the change itself makes w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from features.ids import key32
+from serving.arm_bundles import LoadBundle, unknown
 from serving.bundle import Bundle
 from serving.live import Live, build_live
 from serving.plan import Plan, PlanError
@@ -21,7 +23,8 @@ Booking = Callable[[Plan], Mapping[str, Any]]
 
 class Fit:
     """A `composing.Check`. `bundle` and `current` are asked anew each time: the live ones, or None; so are
-    `lists`, the numbers of the lists that audiences may name (None: not checked).
+    `lists`, the numbers of the lists that audiences may name (None: not checked). `bundles` loads what arms
+    are served from.
     """
 
     def __init__(
@@ -30,8 +33,10 @@ class Fit:
         current: Callable[[], Plan | None],
         booking: Booking | None = None,
         lists: Callable[[], Mapping[str, int] | None] = lambda: None,
+        bundles: LoadBundle = unknown,
     ) -> None:
         self._bundle, self._current, self._booking, self._lists = bundle, current, booking, lists
+        self._bundles = lru_cache(maxsize=2)(bundles)  # verified once: a version never changes
 
     def __call__(self, plan: Plan, full: bool) -> Mapping[str, Any]:
         """The bundle, what was wrong before and still is, and the booking. Raises PlanError."""
@@ -39,11 +44,11 @@ class Fit:
         if bundle is None:
             return {"bundle": None, "problems": []}
         lists = self._lists()
-        problems = list(build_live(bundle, (), plan, lists=lists, strict=False).problems)
+        problems = list(self._view(bundle, plan, lists, strict=False).problems)
         known = self._known(bundle, lists) if problems else ()
         fresh = [problem for problem in problems if problem not in known]
         if fresh:
-            build_live(bundle, (), plan, lists=lists)  # raises the very error, with its path
+            self._view(bundle, plan, lists)  # raises the very error, with its path
             raise PlanError("the whole", fresh[0], "correct it")
         report: dict[str, Any] = {"bundle": bundle.version, "problems": problems}
         if full and self._booking is not None:
@@ -52,7 +57,12 @@ class Fit:
 
     def _known(self, bundle: Bundle, lists: Mapping[str, int] | None) -> Sequence[str]:
         plan = self._current()
-        return () if plan is None else build_live(bundle, (), plan, lists=lists, strict=False).problems
+        return () if plan is None else self._view(bundle, plan, lists, strict=False).problems
+
+    def _view(
+        self, bundle: Bundle, plan: Plan, lists: Mapping[str, int] | None, *, strict: bool = True
+    ) -> Live:
+        return build_live(bundle, (), plan, lists=lists, strict=strict, bundles=self._bundles)
 
 
 def item_orgs(

@@ -14,12 +14,13 @@ from typing import Any, Final
 import orjson
 
 from serving.admin_asks import PreviewAsk
+from serving.errors import Problem
 from serving.granting import Granting
 from serving.holder import Holder
 from serving.lists import ListShelf
 from serving.live import Live, build_live
 from serving.observe import Metrics
-from serving.plan import Plan
+from serving.plan import Plan, PlanError
 from serving.recommender import Recommender
 from serving.service import Service
 from serving.settings import Settings
@@ -57,7 +58,8 @@ class Previewing:
         self._one = asyncio.Semaphore(1)
 
     async def __call__(self, ask: PreviewAsk, plan: Plan | None) -> dict[str, Any]:
-        """The page, explained. Raises Problem: `not_ready`, `unknown_surface` and what the ask earns."""
+        """The page, explained. Raises Problem: `not_ready`, `bad_plan`, `unknown_surface` and what the ask
+        earns."""
         async with self._one:
             holder = Holder()
             holder.swap(await self._view(plan))
@@ -74,19 +76,23 @@ class Previewing:
             return now
         control = self._service.control
         state, overlay = await control.poll(), await control.overlay_since(0)
-        return await asyncio.to_thread(
-            lambda: build_live(
-                now.bundle,
-                overlay,
-                plan,
-                state.kills,
-                features_version=now.features_version,
-                materialised=now.materialised,
-                watermark=now.watermark,
-                lists=self._lists.numbers(),
-                strict=False,
+        try:
+            return await asyncio.to_thread(
+                lambda: build_live(
+                    now.bundle,
+                    overlay,
+                    plan,
+                    state.kills,
+                    features_version=now.features_version,
+                    materialised=now.materialised,
+                    watermark=now.watermark,
+                    lists=self._lists.numbers(),
+                    strict=False,
+                    bundles=self._service.reloader.bundle,
+                )
             )
-        )
+        except PlanError as bad:  # an arm's bundle
+            raise Problem("bad_plan", str(bad)) from None
 
     def _recommender(self, holder: Holder) -> Recommender:
         """The very shell that answers pages, with counters of its own that nobody reads."""

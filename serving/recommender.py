@@ -386,20 +386,19 @@ class Recommender:
 
     def _body(self, asked: _Ask, decision: Decision, columns: Columns, taken: Taken | None) -> bytes:
         extra: dict[str, Any] = {}
+        texts = asked.live.of(decision).texts
         if taken is not None:
             extra["events"] = taken.answer()
         if asked.ask.options.explain:
             extra["effort"] = decision.effort
         return page_bytes(
             decision,
-            asked.live.texts,
+            texts,
             page_token=None if asked.dry else self._token(decision, columns),
             valid_until=decision.valid_until,
             campaigns=asked.live.plan.campaigns.ids,
             extra=extra,
-            explained=wire.explained_slots(decision, asked.live.texts)
-            if decision.explained is not None
-            else None,
+            explained=wire.explained_slots(decision, texts) if decision.explained is not None else None,
             columns=columns,
         )
 

@@ -22,7 +22,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from features.ids import BadId, check_id
-from serving.bundle import MANIFEST, BundleError, check_files, read_manifest
+from serving.bundle import MANIFEST, Bundle, BundleError, check_files, load, read_manifest
 
 POINTER: Final = "LIVE.json"
 
@@ -85,6 +85,10 @@ class Registry:
                 if not (target / MANIFEST).exists():  # another process was faster: its copy is as good
                     raise
         return target
+
+    def loader(self, cache_dir: str | Path) -> Callable[[str], Bundle]:
+        """What gives bundles by version: fetched once, verified, memory-mapped."""
+        return lambda version: load(self.fetch(version, cache_dir))
 
     def show(self, version: str) -> dict[str, Any]:
         """The manifest. Raises RegistryError when there is no such bundle."""

@@ -24,14 +24,14 @@ from features.store import StoreUnavailable
 from features.views import PROFILE
 from serving.bandit import NOTHING_LEARNED, BanditError
 from serving.bandit_shelf import BanditShelf
-from serving.bundle import Bundle, BundleError, load
+from serving.bundle import Bundle, BundleError
 from serving.control import Control, ControlError, ControlState, OverlayEntry
 from serving.decide import decide
 from serving.domain import Context, Query, SlotRequest
 from serving.holder import Holder
 from serving.keys import PLAN_FILE, Ring
 from serving.lists import ListShelf
-from serving.live import Live, build_live, compile_for
+from serving.live import Live, build_live, check_fit
 from serving.observe import Metrics
 from serving.plan import Plan, PlanError, default_plan, load_plan
 from serving.plans import PlanShelf
@@ -64,13 +64,14 @@ class FromRegistry:
     """Bundles fetched into a folder of this machine and memory-mapped from there."""
 
     def __init__(self, settings: Settings) -> None:
-        self._registry, self._folder = Registry(settings.registry_url), settings.bundles
+        self._registry = Registry(settings.registry_url)
+        self._load = self._registry.loader(settings.bundles)
 
     def live(self) -> str | None:
         return self._registry.live()
 
     def load(self, version: str) -> Bundle:
-        return load(self._registry.fetch(version, self._folder))
+        return self._load(version)
 
 
 class Blank(ValueError):
@@ -121,7 +122,7 @@ class Reloader:
         self._bundles = bundles
         self._plans = PlanShelf(settings.registry_url)
         self._overlay = _Overlay()
-        self._bundle: Bundle | None = None
+        self._held: dict[str, Bundle] = {}  # the running one and those of arms, each mapped once
         self._plan: tuple[str, Plan] | None = None
         self._planned: float | None = None  # when that one was published, POSIX seconds
         self._running: Wanted | None = None
@@ -264,12 +265,14 @@ class Reloader:
         try:
             live = await asyncio.to_thread(self._build, wanted, state, entries)
         except REFUSED as problem:
+            self._let_go(self._holder.current)
             self._refused, self._refused_at = wanted, time.monotonic()
             self._metrics.swaps.labels("refused").inc()
             self._complain(f"refused bundle {wanted.bundle}, plan {wanted.plan or 'default'}: {problem}")
             LOG.error("%s", self._holder.reason)
             return await self._keep_old(state, entries)
         self._holder.swap(live)
+        self._let_go(live)
         self._running, self._refused = wanted, None
         self._metrics.swaps.labels("done").inc()
         self._metrics.swap_seconds.observe(time.monotonic() - started)
@@ -294,10 +297,7 @@ class Reloader:
 
     def _build(self, wanted: Wanted, state: ControlState, entries: Sequence[OverlayEntry]) -> Live:
         """In a thread. What a bundle says is checked by its digests, then by deciding with it."""
-        if self._bundle is None or self._bundle.version != wanted.bundle:
-            bundle = self._bundles.load(wanted.bundle)
-        else:
-            bundle = self._bundle
+        bundle = self.bundle(wanted.bundle)
         plan = self._plan_for(wanted, bundle)
         live = self._live(bundle, plan, state, entries, None)
         live.plan.audiences.warm()
@@ -306,7 +306,7 @@ class Reloader:
             check(live, self._clock())
         if self._plan is None or self._plan[0] != wanted.plan:
             self._planned = self._published(wanted.plan)
-        self._bundle, self._plan = bundle, (wanted.plan, plan)
+        self._plan = wanted.plan, plan
         return live
 
     def _published(self, plan: str) -> float | None:
@@ -318,6 +318,18 @@ class Reloader:
             return file.stat().st_mtime
         except OSError:
             return None
+
+    def bundle(self, version: str) -> Bundle:
+        """The one at hand, or loaded now; in a thread. Raises BundleError, RegistryError, OSError."""
+        found = self._held.get(version)
+        if found is None:
+            found = self._held[version] = self._bundles.load(version)
+        return found
+
+    def _let_go(self, live: Live | None) -> None:
+        """Of the bundles that nothing is served from."""
+        kept = () if live is None else (live, *live.others)
+        self._held = {one.bundle.version: one.bundle for one in kept}
 
     def _plan_for(self, wanted: Wanted, bundle: Bundle) -> Plan:
         if not wanted.plan:
@@ -350,11 +362,12 @@ class Reloader:
             materialised=_materialised(space) if old is None else old.materialised,
             watermark=_watermark(space) if old is None else old.watermark,
             lists=None if self._lists is None else dict(self._lists),
+            bundles=self.bundle,
         )
         try:
             return made()
         except PlanError:
-            compile_for(plan, bundle)  # raises, unless all that is wrong is a list that is gone
+            check_fit(plan, bundle, self.bundle)  # raises, unless all that is wrong is a list that is gone
             return made(
                 strict=False
             )  # whoever was in it is in no audience by it any more; `problems` says so
@@ -395,7 +408,16 @@ def _watermark(space: KeySpace | None) -> float:
 
 
 def check(live: Live, now: float) -> None:
-    """Decide every surface for somebody of whom nothing is known. Raises Blank when a slot stays empty."""
+    """Decide every surface for somebody of whom nothing is known, under the plan and under every arm with a
+    bundle of its own. Raises Blank when a slot stays empty.
+    """
+    _check(live, now, "")
+    for one in live.variants.values():
+        if one.bundle is not live.bundle:
+            _check(one, now, f"from bundle {one.bundle.version}: ")
+
+
+def _check(live: Live, now: float, whence: str) -> None:
     stranger = decode_customer(NOTHING, now=now)
     if live.kills.everything:
         return
@@ -409,4 +431,4 @@ def check(live: Live, now: float) -> None:
             empty = [slot.name for slot, n in zip(slots, made.sizes, strict=True) if not n]
             empty = [name for name in empty if name not in live.kills.slots and name not in may_be_empty]
             if empty:
-                raise Blank(f"on surface {surface}, {', '.join(empty)} would stay empty ({effort})")
+                raise Blank(f"{whence}on surface {surface}, {', '.join(empty)} would stay empty ({effort})")

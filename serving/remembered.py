@@ -1,8 +1,8 @@
 """A page as it is remembered for ten minutes, so that a retry gets it byte for byte.
 
 zstd (level 1) of MessagePack: what was asked (a digest of surface and slots), whether the page was
-personal, the keys of what is shown, the body. With them a replica sees that something on the page may not be
-shown any more: then the page is decided afresh.
+personal, its bundle, the keys of what is shown, the body. With them a replica sees that something on the
+page may not be shown any more: then the page is decided afresh.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from serving.domain import Decision, SlotRequest
 from serving.placed import Columns
 
-VERSION: Final = 2
+VERSION: Final = 3
 _MOST_BYTES: Final = 4 * 1024 * 1024
 _PACK = zstandard.ZstdCompressor(level=1)
 _UNPACK = zstandard.ZstdDecompressor()
@@ -32,6 +32,7 @@ class Remembered:
 
     asked: bytes
     profiling: bool
+    bundle: str
     items: NDArray[np.uint64]
     creatives: NDArray[np.uint32]
     slots: NDArray[np.uint32]
@@ -39,7 +40,8 @@ class Remembered:
 
     def encode(self) -> bytes:
         columns = [column.tobytes() for column in (self.items, self.creatives, self.slots)]
-        return _PACK.compress(msgpack.packb([VERSION, self.asked, self.profiling, *columns, self.body]))
+        head = [VERSION, self.asked, self.profiling, self.bundle]
+        return _PACK.compress(msgpack.packb([*head, *columns, self.body]))
 
     @classmethod
     def of(cls, decision: Decision, body: bytes, columns: Columns | None = None) -> Remembered:
@@ -48,6 +50,7 @@ class Remembered:
         return cls(
             asked_for(decision.query.surface, decision.query.slots),
             decision.query.profiling,
+            decision.bundle,
             np.array(columns.key, np.uint64),
             np.array(columns.creative_key, np.uint32),
             np.array(slots, np.uint32),
@@ -60,7 +63,7 @@ def decode(blob: bytes) -> Remembered | None:
     try:
         if zstandard.frame_content_size(blob) > _MOST_BYTES:  # it is allocated before anything is read
             return None
-        version, asked, profiling, items, creatives, slots, body = msgpack.unpackb(
+        version, asked, profiling, bundle, items, creatives, slots, body = msgpack.unpackb(
             _UNPACK.decompress(blob, max_output_size=_MOST_BYTES)
         )
         if version != VERSION:
@@ -70,7 +73,7 @@ def decode(blob: bytes) -> Remembered | None:
             np.frombuffer(creatives, np.uint32),
             np.frombuffer(slots, np.uint32),
         )
-        return Remembered(asked, bool(profiling), *keys, body)
+        return Remembered(asked, bool(profiling), bundle, *keys, body)
     except (zstandard.ZstdError, ValueError, TypeError, msgpack.UnpackException):
         return None
 

@@ -49,9 +49,9 @@ def reserving_of(
     checks: dict[CapCheck, int] = {}
     places: list[int] = []
     wishes: list[tuple[Wish, ...]] = []
-    columns = Columns.of(decision.placements)
+    columns, categories = Columns.of(decision.placements), live.of(decision).category_of
     for index in [at for at, one in enumerate(columns.capped) if one and at not in without]:
-        place = _Place.of_columns(columns, index, decision, live)
+        place = _Place.of_columns(columns, index, decision, categories)
         caps = tuple([checks.setdefault(check(cap), len(checks)) for cap in _caps(place, live)])
         if caps:
             places.append(index)
@@ -74,12 +74,12 @@ class _Place(NamedTuple):
     of: int  # index of the campaign, −1 organic
 
     @classmethod
-    def of_columns(cls, columns: Columns, index: int, decision: Decision, live: Live) -> _Place:
+    def of_columns(cls, columns: Columns, index: int, decision: Decision, categories: list[int]) -> _Place:
         query = decision.query
         return cls(
             columns.key[index],
             columns.campaign_key[index],
-            live.category_of[columns.row[index]],
+            categories[columns.row[index]],
             query.slots[columns.slot[index]].spec.key,
             columns.creative_key[index],
             query.context.channel,

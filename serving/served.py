@@ -44,17 +44,21 @@ def record(
 ) -> dict[str, Any]:
     """The record's fields (features.events.SERVED_FIELDS). `sizes` are the places asked for, slot by slot.
 
-    `live`: what the decision was made by. `cached` holds the item keys of the page that its rung repeated.
+    `live`: what the decision was made by; `bundle` says what the page is of, `base` what runs, which is
+    another where an arm has a bundle of its own. `cached` holds the item keys of the page that its rung
+    repeated.
     `columns`: the decision's, where they are made already.
     """
     query = decision.query
     columns = Columns.of(decision.placements) if columns is None else columns
+    rows = live.of(decision)
     return {
         "id": query.decision_id,
         "subject": query.subject,
         "at": query.now,
         "surface": query.surface,
         "bundle": decision.bundle,
+        "base": live.bundle.version,
         "plan": decision.plan,
         "overlay": decision.overlay_seq,
         "content": live.content,
@@ -77,12 +81,12 @@ def record(
         "watermark": live.watermark,
         "consented": True,  # single fields and models were used under their consents
         "kills": [list(kill) for kill in live.thrown],
-        "cached": _keys(decision, live),
+        "cached": _keys(decision, rows),
         "context": _context(ask),
         "blobs": list(blobs),
         "slots": [slot.spec.name for slot in query.slots],
         "sizes": [slot.count for slot in query.slots],
-        "item_ids": live.texts.ids(columns.row),
+        "item_ids": rows.texts.ids(columns.row),
         "effort": decision.effort,
         "degraded": list(decision.degraded),
         "arms": {one.layer: one.name for one in decision.arms},
@@ -124,10 +128,10 @@ def _lottery(one: Lottery) -> tuple[int, list[int], list[float], int]:
     return one.place, list(one.keys), list(one.probabilities), one.drawn
 
 
-def _keys(decision: Decision, live: Live) -> bytes | None:
+def _keys(decision: Decision, rows: Live) -> bytes | None:
     if decision.cached is None:
         return None
-    return live.keys[decision.cached[decision.cached >= 0]].tobytes()
+    return rows.keys[decision.cached[decision.cached >= 0]].tobytes()
 
 
 def _context(ask: RecommendAsk) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.ids import key32
-from serving.decide import page_of
+from serving.decide import asked_of, page_of
 from serving.domain import Query
 from serving.live import Live
 from serving.remembered import Remembered
@@ -21,10 +21,18 @@ def categories_of(live: Live) -> Callable[[NDArray[np.uint64]], NDArray[np.uint3
     """Item keys (key64) -> key32 of their category path; 0 where the item is not known."""
 
     def categories(keys: NDArray[np.uint64]) -> NDArray[np.uint32]:
-        rows = live.items.rows_of_keys(np.asarray(keys, np.uint64))
-        return np.where(rows >= 0, live.categories[rows], np.uint32(0)).astype(np.uint32)
+        keys = np.asarray(keys, np.uint64)
+        found = _categories(live, keys)
+        for other in live.others:  # of an item that only an arm's bundle has
+            found = np.where(found == 0, _categories(other, keys), found)
+        return found
 
     return categories
+
+
+def _categories(live: Live, keys: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    rows = live.items.rows_of_keys(keys)
+    return np.where(rows >= 0, live.categories[rows], np.uint32(0)).astype(np.uint32)
 
 
 def may_stand(live: Live, query: Query, page: Remembered) -> bool:
@@ -32,8 +40,9 @@ def may_stand(live: Live, query: Query, page: Remembered) -> bool:
 
     What was killed, withdrawn or changed since may not, nor what the customer's records do not permit any
     more; and what is not known now denies, as it does on a new page. A personal page does not outlive the
-    permission to be personal.
+    permission to be personal. A page that an arm had from its own bundle is judged by that bundle's items.
     """
+    live, query = (other := live.over(page.bundle)), asked_of(query, live, other)
     kills = live.kills
     if kills.everything or (page.profiling and not query.profiling):
         return False

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from serving.arm_bundles import only
 from serving.bundle import load as load_bundle
 from serving.lists import ListShelf
 from serving.live import build_live
@@ -35,7 +36,10 @@ def book(settings: Settings, plan: Plan) -> Mapping[str, Any]:
     except PlanError:  # what is in force cannot be read: compared with what fits the bundle
         running = None
     before = running or default_plan(bundle.kind_counts())
-    after, now = (stocked(build_live(bundle, (), one, lists=lists, strict=False)) for one in (plan, before))
+    after, now = (
+        stocked(build_live(bundle, (), one, lists=lists, strict=False, bundles=only(bundle)))
+        for one in (plan, before)
+    )
     forecasts, moment = Forecasts(settings.registry_url), time.time()
     booking = forecast(after, now, sample, moment, forecasts.track())
     forecasts.keep(booking, moment)

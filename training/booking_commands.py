@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from features.store import StoreUnavailable
+from serving.arm_bundles import only
 from serving.audience_facts import lookups_of
 from serving.bundle import load as load_bundle
 from serving.lists import ListShelf
@@ -291,4 +292,5 @@ def _live(settings: Settings, plan: Plan | None) -> Live:
         raise UsageError("no bundle is live yet: run fenliu train")
     bundle = load_bundle(registry.fetch(version, settings.bundles), verify=False)
     lists = ListShelf(settings.registry_url).numbers()
-    return build_live(bundle, (), plan or default_plan(bundle.kind_counts()), lists=lists, strict=False)
+    plan = plan or default_plan(bundle.kind_counts())
+    return build_live(bundle, (), plan, lists=lists, strict=False, bundles=only(bundle))

@@ -14,6 +14,7 @@ from features.ids import check_id
 from serving import permits
 from serving.backing import backed
 from serving.plans import PlanShelf
+from serving.registry import Registry
 from serving.security import needs, token_keys
 from serving.settings import Settings
 from training.commands import ingest_now, lake_of
@@ -22,7 +23,7 @@ from training.desk import desk_of
 from training.erasure import ANEW, Erased, Places, Who, erase, remains
 from training.lives import Lives
 from training.logged import Logged
-from training.replay_commands import bundles_of, logged_of
+from training.replay_commands import logged_of
 from training.retention import dropped
 from training.trace import trace_of, traced
 from training.usage import UsageError
@@ -110,7 +111,8 @@ def _trace(logged: Logged, given: Settings, decision_id: str) -> dict[str, Any]:
     records = logged.found(decision_id)
     if not records:
         raise UsageError(f"no decision {decision_id} is in the log or the lake")
-    lives = Lives(logged, bundles_of(given), PlanShelf(given.registry_url))
+    bundles = Registry(given.registry_url).loader(given.bundles)
+    lives = Lives(logged, bundles, PlanShelf(given.registry_url))
     return trace_of(traced(records[0], lives), token_keys(given))
 
 

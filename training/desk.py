@@ -57,7 +57,8 @@ class Desk:
     def fit(self) -> Fit:
         """What a whole plan is judged by."""
         lists = ListShelf(self.settings.registry_url).numbers
-        return Fit(lambda: self.bundle, self._current, self.booking, lists)
+        bundles = Registry(self.settings.registry_url).loader(self.settings.bundles)
+        return Fit(lambda: self.bundle, self._current, self.booking, lists, bundles)
 
     @cached_property
     def keys(self) -> Keys:

@@ -15,6 +15,7 @@ from features.customer import Customer
 from features.events import WHAT
 from features.ids import CHANNEL_CODE, KINDS, key64
 from features.views import CONTACT, RECENT
+from serving.arm_bundles import only
 from serving.bundle import Bundle
 from serving.catalogue import AUTH_LEVELS
 from serving.decide import decide
@@ -27,7 +28,7 @@ _HISTORY = 3  # items a made-up customer clicked
 
 def make_golden(bundle: Bundle, plan: Plan, now: float) -> tuple[Mapping[str, Any], ...]:
     """A newcomer, and for each kind somebody who clicked its most popular items; with the pages they get."""
-    live = build_live(bundle, (), plan)
+    live = build_live(bundle, (), plan, bundles=only(bundle))
     stories: list[tuple[str, list[str]]] = [("newcomer", [])]
     for code, kind in enumerate(KINDS):
         rows = bundle.popular.top(0, 0, code, _HISTORY).rows
@@ -45,7 +46,7 @@ def make_golden(bundle: Bundle, plan: Plan, now: float) -> tuple[Mapping[str, An
 def check_golden(bundle: Bundle, plan: Plan) -> list[str]:
     """What is wrong with the pages of a loaded bundle: one sentence each; empty when nothing is."""
     try:
-        live = build_live(bundle, (), plan)
+        live = build_live(bundle, (), plan, bundles=only(bundle))
     except PlanError as error:
         return [f"the plan does not fit the bundle: {error}"]
     problems: list[str] = []

@@ -20,6 +20,7 @@ from rich.console import Console
 from features.keyspace import ViewBatch
 from features.log import EventLog
 from features.tags import TagDictionary
+from serving.arm_bundles import only
 from serving.blend import Blend
 from serving.bundle import Bundle
 from serving.control import Control
@@ -370,7 +371,7 @@ class _Run(RunState):
 
     def _candidate(self, bundle: Bundle) -> Live:
         plan = self.plan or default_plan(bundle.kind_counts())
-        return build_live(bundle, (), plan, strict=False)
+        return build_live(bundle, (), plan, strict=False, bundles=only(bundle))
 
     def _report(
         self, parts: Parts, verdict: Verdict, version: str | None, before: str | None, *, promoted: bool

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Final, TypeVar
 
+from serving.arm_bundles import LoadBundle
 from serving.bandit import Learned
 from serving.bundle import Bundle, BundleError
 from serving.control import Kill
@@ -19,14 +20,13 @@ from serving.plans import PlanShelf
 from serving.prices import NO_PRICES, Prices
 from serving.registry import RegistryError
 from training.logged import Logged
-from training.replay import Record, ReplayError
+from training.replay import Record, ReplayError, base_of
 
 T = TypeVar("T")
+BUNDLES_KEPT: Final = 6  # memory-mapped
 VIEWS_KEPT: Final = 6  # a view of 3,000 items is about 10 MB
 PRICED_KEPT: Final = 64
 DAY_S: Final = 86_400.0
-
-LoadBundle = Callable[[str], Bundle]
 
 
 class Lives:
@@ -84,16 +84,20 @@ class Lives:
                 prices=NO_PRICES,
                 lists=content.lists,
                 strict=False,
+                bundles=self._named,
             )
         except (PlanError, ValueError) as bad:
             raise ReplayError(f"decision {record['id']}: its view cannot be built ({bad})") from None
 
     def _bundle(self, record: Record) -> Bundle:
-        version = str(record["bundle"])
+        version = base_of(record)
         try:
-            return _kept(self._bundles, version, 2, lambda: self._load(version))
+            return self._named(version)
         except (BundleError, RegistryError, OSError, KeyError) as gone:
             raise _lost(record, f"bundle {version}", f"the registry does not have it ({gone})") from None
+
+    def _named(self, version: str) -> Bundle:
+        return _kept(self._bundles, version, BUNDLES_KEPT, lambda: self._load(version))
 
     def _plan(self, record: Record) -> Plan:
         version = str(record["plan"])
@@ -160,5 +164,5 @@ def _lost(record: Record, what: str, why: str) -> ReplayError:
 
 def described(record: Record) -> dict[str, Any]:
     """The versions that a record names."""
-    names = ("bundle", "plan", "prices", "overlay", "content", "features", "watermark")
+    names = ("bundle", "base", "plan", "prices", "overlay", "content", "features", "watermark")
     return {name: record.get(name) for name in names}

@@ -23,6 +23,7 @@ from features.ranking import FEATURES, INTEREST, hour_codes
 from features.ranking_kernel import INTEREST_DAYS, UNKNOWN
 from features.transforms import DAY
 from features.views import PROFILE, SCHEMAS
+from serving.arm_bundles import only
 from serving.blend import Blend
 from serving.bundle import Bundle
 from serving.live import Live, build_live
@@ -198,7 +199,8 @@ class Learning:
             blend=self.blend,
             schemas=SCHEMAS,
         )
-        return build_live(bundle, (), self.plan or default_plan(bundle.kind_counts()), strict=False)
+        plan = self.plan or default_plan(bundle.kind_counts())
+        return build_live(bundle, (), plan, strict=False, bundles=only(bundle))
 
     def _stretch(
         self,

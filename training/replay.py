@@ -1,7 +1,7 @@
 """A decision made again from its `served` record: the same inputs through the same `decide`, the same page.
 
 What the record names by version (bundle, plan, overlay), and the kills it lists, stand in the Live that is
-handed in.
+handed in: that of the bundle which ran, also where the page's arm had another.
 """
 
 from __future__ import annotations
@@ -48,6 +48,11 @@ def records(lake: Lake, since: float | None = None, until: float | None = None) 
     """The served records of the lake, in the order of writing."""
     for packed in lake.served(since, until, columns=["record"])["record"]:
         yield unpack(packed.as_py())
+
+
+def base_of(record: Record) -> str:
+    """The bundle that ran; records from before arms could have another name one only."""
+    return str(record.get("base", record["bundle"]))
 
 
 def query_of(record: Record, live: Live) -> Query:
@@ -144,9 +149,11 @@ def differing(record: Record, decision: Decision, live: Live) -> list[str]:
 
     What the shell adds to `degraded` (rungs that failed, a ledger or control that was away) is not decided.
     """
+    texts = live.of(decision).texts
     made: dict[str, Any] = {
+        "bundle": decision.bundle,
         **placed_columns(Columns.of(decision.placements)),
-        "item_ids": [live.texts[place.row].id for place in decision.placements],
+        "item_ids": [texts[place.row].id for place in decision.placements],
         "lotteries": lotteries_of(decision.lotteries),
         "refused": [list(one) for one in decision.refused],
     }
@@ -166,7 +173,7 @@ def _plain(value: Any) -> Any:
 
 def _same(record: Record, live: Live) -> None:
     wanted = {
-        "bundle": live.bundle.version,
+        "base": live.bundle.version,
         "plan": live.plan.version,
         "overlay": live.overlay_seq,
         "kills": [list(kill) for kill in live.thrown],
@@ -174,10 +181,12 @@ def _same(record: Record, live: Live) -> None:
         "content": live.content,
         "learned": live.learned.version or None,
     }
+    said = {**record, "base": base_of(record)}
     for name, here in wanted.items():
-        if record.get(name, here) != here:
+        if said.get(name, here) != here:
+            what = "bundle" if name == "base" else name
             raise ReplayError(
-                f"decision {record['id']} was made by {name} {record[name]}, not {here}: build that one first"
+                f"decision {record['id']} was made by {what} {said[name]}, not {here}: build that one first"
             )
 
 

@@ -17,7 +17,6 @@ from rich.table import Table
 from features.redis_log import RedisLog
 from serving import permits
 from serving.backing import backed
-from serving.bundle import Bundle, load
 from serving.plan import Plan, PlanError, load_plan
 from serving.plans import PlanShelf
 from serving.registry import Registry
@@ -26,7 +25,7 @@ from serving.settings import Settings, TokenKey
 from training.commands import lake_of
 from training.desk import desk_of
 from training.lake import Lake
-from training.lives import Lives, LoadBundle
+from training.lives import Lives
 from training.logged import Logged
 from training.progress import counting
 from training.replay import Record, ReplayError, decided_again, differing
@@ -45,7 +44,7 @@ def replay(args: argparse.Namespace, given: Settings, console: Console) -> int:
     if (args.plan or args.bundle) and args.day is None:
         raise UsageError("--plan and --bundle re-decide a day: add --day YYYY-MM-DD")
     permits.may_trace(desk_of(given).who)
-    bundle = bundles_of(given)
+    bundle = Registry(given.registry_url).loader(given.bundles)
     with logged_of(given, args.lake, lake_only=args.lake_only) as logged:
         lives = Lives(logged, bundle, PlanShelf(given.registry_url), days=args.day is not None)
         if args.decision is not None:
@@ -65,15 +64,6 @@ def replay(args: argparse.Namespace, given: Settings, console: Console) -> int:
             found = what_if(records, lives, plan=plan, bundle=other, total=total, progress=tick)
         _tell(args, found, console)
         return 0
-
-
-def bundles_of(given: Settings) -> LoadBundle:
-    registry = Registry(given.registry_url)
-
-    def bundle(version: str) -> Bundle:
-        return load(registry.fetch(version, given.bundles))
-
-    return bundle
 
 
 @contextmanager

@@ -216,6 +216,7 @@ def as_of(record: Mapping[str, Any], live: Live) -> dict[str, Any]:
     """The record as if it were to be decided now: the inputs stay, the versions are those of `live`."""
     return dict(record) | {
         "bundle": live.bundle.version,
+        "base": live.bundle.version,
         "plan": live.plan.version,
         "overlay": live.overlay_seq,
         "content": live.content,

@@ -34,7 +34,7 @@ from serving.surfaces import SOURCES
 from serving.wire import rfc3339
 from training.lives import Lives, described
 from training.plain_words import told as in_words
-from training.replay import Record, cached_of, decided_first, differing, settled
+from training.replay import Record, decided_first, differing, settled
 
 MOST: Final = 200  # candidates written out, those on the page and the best first
 
@@ -44,7 +44,7 @@ class Traced:
     """A decision made again, with what its stages saw."""
 
     record: Record
-    live: Live
+    live: Live  # the view of the page's arms
     decision: Decision
     page: Page
     ranked: Candidates
@@ -60,13 +60,14 @@ def traced(record: Record, lives: Lives) -> Traced:
     live = lives.of(record)
     first = decided_first(record, live)
     decision = settled(first, record)
-    told = replace(decision.query, explain=True, tagged=True)  # the page is the same with them
-    page = page_of(told, live, record["effort"], cached_of(record, live))
-    ranked, found, drops = live.pipelines[decision.effort].run(page, Timings())
-    market = live.stalls.of(page, ranked, decision.effort)
     differs = tuple(differing(record, decision, live))
+    told = replace(decision.query, explain=True, tagged=True)  # the page is the same with them
+    view = live.under(one.arm for one in decision.arms)
+    page = page_of(told, view, record["effort"], decision.cached)
+    ranked, found, drops = view.pipelines[decision.effort].run(page, Timings())
+    market = view.stalls.of(page, ranked, decision.effort)
     rows = tuple(place.row for place in first.placements)
-    return Traced(record, live, decision, page, ranked, found, drops, market, rows, differs)
+    return Traced(record, view, decision, page, ranked, found, drops, market, rows, differs)
 
 
 def trace_of(

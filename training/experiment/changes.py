@@ -29,6 +29,11 @@ def promoted(frame: Mapping[str, Any], name: str, arm: str, *, owner: str, now: 
             f"{name}/{arm} changes the ranker or the sources, which no field of a plan says: let the arm stay"
             " with its whole layer enrolled, or train the next bundle so"
         )
+    if changes.bundle is not None:
+        raise UsageError(
+            f"{name}/{arm} is served from bundle {changes.bundle}, which no field of a plan says: make that"
+            f" one live (fenliu bundle promote {changes.bundle}), then take the experiment out of the plan"
+        )
     _apply(made, changes, f"promoted from {name}/{arm}", owner, now)
     layer["experiments"] = [one for one in layer["experiments"] if one is not experiment]
     return made

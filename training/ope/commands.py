@@ -88,4 +88,5 @@ def _candidate(args: argparse.Namespace, settings: Settings) -> Live:
         with backed(settings) as complete:
             plan = live_plan(complete)
     lists = ListShelf(settings.registry_url).numbers()
-    return build_live(bundle, (), plan or default_plan(bundle.kind_counts()), lists=lists)
+    plan = plan or default_plan(bundle.kind_counts())
+    return build_live(bundle, (), plan, lists=lists, bundles=registry.loader(settings.bundles))

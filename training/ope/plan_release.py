@@ -45,7 +45,8 @@ def off_policy(settings: Settings, plan: Plan, env: Mapping[str, str]) -> Mappin
         return {"missing": "no bundle is live"}
     bundle = load(registry.fetch(version, settings.bundles), verify=False)
     lists = ListShelf(settings.registry_url).numbers()
-    candidate = build_live(bundle, (), plan, lists=lists, strict=False)
+    bundles = registry.loader(settings.bundles)
+    candidate = build_live(bundle, (), plan, lists=lists, strict=False, bundles=bundles)
     found = released(lake, candidate, time.time(), most=PAGES)
     if found is not None and (stopped := found.stopped(margin)):
         remedy = f"compare it by `fenliu ope`, or in an experiment; {ENV} says how much less is accepted"

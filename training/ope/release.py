@@ -108,15 +108,18 @@ def appraised(
     logged: Iterable[Record], candidate: Live, earned: Clicks, *, seed: int = 0, most: int = PAGES
 ) -> Release | None:
     before, after = Shares(), Shares()
-    kind_of = dict(zip(candidate.keys.tolist(), candidate.kind_of, strict=True))
+    kind_of: dict[int, int] = {}
+    for view in (*candidate.others, candidate):
+        kind_of.update(zip(view.keys.tolist(), view.kind_of, strict=True))
 
     def watch(record: Record, decision: Decision) -> None:
         slots = np.frombuffer(record["place_slot"], "u1").tolist()
         for slot, key in zip(slots, np.frombuffer(record["items"], "<u8").tolist(), strict=True):
             before.kinds[record["slots"][slot], _kind(kind_of.get(key, -1))] += 1
+        kinds = candidate.of(decision).kind_of
         for place in decision.placements:
             name = decision.query.slots[place.slot].spec.name
-            after.kinds[name, _kind(candidate.kind_of[place.row])] += 1
+            after.kinds[name, _kind(kinds[place.row])] += 1
         before.places += len(slots)
         after.places += len(decision.placements)
 
