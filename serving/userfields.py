@@ -101,7 +101,7 @@ def _blocked(value: Any) -> int:
     """True: everything that asks about the customer, and benefits; or the kinds that are withheld."""
     if not isinstance(value, list):
         return _flag(value) * BLOCKED
-    if unknown := [kind for kind in value if kind not in OFFERS]:
+    if unknown := [kind for kind in _list(value, len(OFFERS)) if kind not in OFFERS]:
         raise ValueError(f"true, false, or kinds of {', '.join(OFFERS)}, not {str(unknown[0])[:40]!r}")
     return sum(withheld(kind) for kind in set(value))
 
