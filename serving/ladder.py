@@ -13,6 +13,7 @@ from serving.domain import EFFORTS, Effort
 
 MARGIN: Final = 2.0  # a rung is taken when the time left is this many times what it has been costing
 PATIENCE: Final = 0.5  # of a deadline to be waited in this queue: as much may be waited before, unread
+HOPELESS: Final = 5.0  # deadlines that a page has waited before it was read, after which it is refused
 LAST_S: Final = 0.002  # the last rung looks up what is ready: if it took longer, it was disturbed
 AROUND: Final = 2.5  # a page's whole cost beside its decision, of what follows the decision
 _START_S: Final[dict[Effort, float]] = {
@@ -52,13 +53,18 @@ class Ladder:
             self._cost[effort] *= 0.98
         return "fallback"
 
-    def admits(self, waiting: int, left_s: float) -> bool:
-        """Whether a page that comes behind `waiting` others can be answered within `left_s`, what is left of
-        its deadline, on the last rung. One that nobody is before is always answered.
+    def admits(self, waiting: int, deadline_s: float, waited_s: float = 0.0) -> bool:
+        """Whether a page that comes behind `waiting` others can be answered in time on the last rung. One that
+        has stood in line for a few deadlines already is let go: whoever asked has. A shorter stall costs
+        rungs and not pages, and a page that nobody is before is always answered.
 
         Who is refused teaches nothing, so each refusal forgives a little: costs that were wrong do not stay.
         """
-        if not waiting or waiting * (self._cost["fallback"] + self._around) <= PATIENCE * left_s:
+        if not waiting:
+            return True
+        if waited_s > HOPELESS * deadline_s:
+            return False
+        if waiting * (self._cost["fallback"] + self._around) <= PATIENCE * deadline_s:
             return True
         self._cost["fallback"] *= 0.9
         self._around *= 0.9

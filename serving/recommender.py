@@ -131,7 +131,8 @@ class Recommender:
         marks = None if ask.options.dry_run else self._metrics.stages.drawn(self._monotonic)
         asked = _Ask(live, ask, who, surface, slots, owner, self._clock(), arrived + deadline_s, marks)
         full = self._in_flight >= self._settings.max_in_flight
-        if full or not self._ladder.admits(self._waiting, asked.due - self._monotonic()):
+        waited_s = self._monotonic() - arrived
+        if full or not self._ladder.admits(self._waiting, deadline_s, waited_s):
             self._metrics.shed.inc()
             raise Problem(
                 "overloaded", f"{self._in_flight} page requests are being answered; try again shortly"

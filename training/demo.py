@@ -49,6 +49,7 @@ PLAN = Path(__file__).parents[1] / "k8s" / "plan.yaml"
 FEWEST_ITEMS = 1_000  # that fill every surface of PLAN; a smaller bank has the homepage alone
 VISITORS = 300
 LOAD_RATE = 40.0  # pages a second while the bundle is swapped
+PATIENT_MS = 2_000  # and how long they may take: training has the same two cores
 
 
 @dataclass(frozen=True)
@@ -251,7 +252,9 @@ async def _retrain_under_load(stage: Stage, url: str, first: RunReport) -> tuple
 async def _load(stage: Stage, url: str, stop: asyncio.Event) -> load.Outcome:
     host, port = url.removeprefix("http://").rsplit(":", 1)
     headers = {"x-api-key": stage.settings.app_key or ""}
-    bodies = [client.body(client.ask(stage.world, row)) for row in range(0, len(stage.world.customers), 97)]
+    patient = {"options": {"deadline_ms": PATIENT_MS}}
+    rows = range(0, len(stage.world.customers), 97)
+    bodies = [client.body({**client.ask(stage.world, row), **patient}) for row in rows]
     requests = [
         load.post("/v1/recommend/homepage", body, url.removeprefix("http://"), headers) for body in bodies
     ]
