@@ -44,7 +44,7 @@ from serving.publisher import Publisher
 from serving.remembered import Remembered
 from serving.served import served_entry
 from serving.settings import Settings
-from serving.stage_times import DECIDE, DECODE, EVENTS, REMEMBER, RESERVE, STORE_READ, WRITE, Marks
+from serving.stage_times import DECIDE, DECODE, EVENTS, REMEMBER, RESERVE, STORE_READ, UNTIMED, WRITE, Marks
 from serving.standing import categories_of, may_stand
 from serving.tallying import Tallying, tells_tags
 from serving.wire import RecommendAsk
@@ -72,7 +72,7 @@ class _Ask:
     owner: str | None
     now: float
     due: float  # monotonic
-    marks: Marks | None = None  # of a page that is timed
+    marks: Marks = UNTIMED
 
     @property
     def dry(self) -> bool:
@@ -115,9 +115,8 @@ class Recommender:
         self._in_flight = self._waiting = 0  # being answered; of these, not decided yet
         metrics.in_flight.set_function(lambda: self._in_flight)
         self._running: dict[tuple[str, str], tuple[_Ask, asyncio.Task[bytes]]] = {}
-        self._last: Lately[tuple[str, str], bytes] = Lately(
-            LAST_PAGES, clock=monotonic
-        )  # key64s of the last page
+        # By subject and surface: key64s of the last page.
+        self._last: Lately[tuple[str, str], bytes] = Lately(LAST_PAGES, clock=monotonic)
         self.keeping = Keeping(publisher.put)
         self._links = Links(stores.live, publisher, metrics, monotonic)
 
@@ -128,7 +127,7 @@ class Recommender:
         DECISION.set(who.decision_id)
         surface, slots, owner = surface_of(live.plan, ask, kind)
         deadline_s = (ask.options.deadline_ms or self._settings.deadline_ms) / 1000
-        marks = None if ask.options.dry_run else self._metrics.stages.drawn(self._monotonic)
+        marks = UNTIMED if ask.options.dry_run else self._metrics.stages.drawn(self._monotonic)
         asked = _Ask(live, ask, who, surface, slots, owner, self._clock(), arrived + deadline_s, marks)
         full = self._in_flight >= self._settings.max_in_flight
         waited_s = self._monotonic() - arrived
@@ -142,9 +141,8 @@ class Recommender:
             body = await (self._once(asked) if who.retried and not asked.dry else self._answer(asked))
         finally:
             self._in_flight -= 1
-        if marks is not None:
-            called = live.plan.called(surface)[-1]
-            self._metrics.stages.told(marks, called, self._monotonic() - arrived)
+        if marks is not UNTIMED:
+            self._metrics.stages.told(marks, live.plan.called(surface)[-1], self._monotonic() - arrived)
         return body
 
     @property
@@ -188,24 +186,20 @@ class Recommender:
         if isinstance(made, bytes):
             return made
         decision, taken, blobs, again = made
-        marks = asked.marks
         if not asked.dry:
             decision = await self._granted(asked, decision, again)
-        if marks is not None:
-            marks.ended(RESERVE)
+        asked.marks.ended(RESERVE)
         began = self._monotonic()
         columns = Columns.of(decision.placements)
         body = self._body(asked, decision, columns, taken)
         self._ladder.answered(self._monotonic() - began)
-        if marks is not None:
-            marks.ended(WRITE)
+        asked.marks.ended(WRITE)
         if asked.dry:
             return body
         if asked.who.retried:
             own = Remembered.of(decision, body, columns).encode()
             body, again = await self._remember(asked, decision, own, body, again)
-            if marks is not None:
-                marks.ended(REMEMBER)
+            asked.marks.ended(REMEMBER)
             if again < 0:
                 return body
         self._note(asked, decision, columns, blobs, again)
@@ -215,24 +209,20 @@ class Recommender:
         """The page decided before under this id; or a decision, what was taken of the events, what was read,
         and how often a page was decided afresh under the id.
         """
-        marks = asked.marks
         taken = await self._events(asked)
-        if marks is not None and asked.ask.events:
-            marks.ended(EVENTS)
+        if asked.ask.events:
+            asked.marks.ended(EVENTS)
         blobs, stands, reserved = await self._read(asked, taken)
-        if marks is not None:
-            marks.ended(STORE_READ)
+        asked.marks.ended(STORE_READ)
         query = self._query(asked, blobs, reserved)
-        if marks is not None:
-            marks.ended(DECODE)
+        asked.marks.ended(DECODE)
         again = 0
         if stands is not None and not asked.dry:
             if (body := self._replayed(asked, query, stands)) is not None:
                 return body
             again = 1
         decision = self._decided(asked, query)
-        if marks is not None:
-            marks.ended(DECIDE)
+        asked.marks.ended(DECIDE)
         return decision, taken, blobs, again
 
     # --- before the decision

@@ -24,7 +24,20 @@ STAGE_BUCKETS: Final = (
 
 
 class Marks:
-    """The stages of one page, as they end; seconds of the clock that it is given."""
+    """The stages of one page, as they end. Of most pages nobody wants to know: that does nothing."""
+
+    __slots__ = ()
+    spent: Sequence[tuple[str, float]] = ()
+
+    def ended(self, stage: str) -> None:
+        """What passed since the stage before belongs to this one."""
+
+
+UNTIMED: Final = Marks()
+
+
+class Timed(Marks):
+    """Seconds of the clock that it is given."""
 
     __slots__ = ("_clock", "_last", "spent")
 
@@ -33,7 +46,6 @@ class Marks:
         self.spent: list[tuple[str, float]] = []
 
     def ended(self, stage: str) -> None:
-        """What passed since the stage before belongs to this one."""
         now = self._clock()
         self.spent.append((stage, now - self._last))
         self._last = now
@@ -62,16 +74,16 @@ class StageTimes:
         self._surfaces: dict[str, Histogram] = {}
         self._gap, self._left = gap, gap()
 
-    def drawn(self, clock: Callable[[], float]) -> Marks | None:
-        """What to mark the stages of the next page in, where it is to be timed."""
+    def drawn(self, clock: Callable[[], float]) -> Marks:
+        """What to mark the stages of the next page in."""
         self._left -= 1
         if self._left > 0:
-            return None
+            return UNTIMED
         self._left = self._gap()
-        return Marks(clock)
+        return Timed(clock)
 
     def told(self, marks: Marks, surface: str, seconds: float) -> None:
-        """A page was answered. `surface`: as the plan names it, so that names stay few."""
+        """A page that is timed was answered. `surface`: as the plan names it, so that names stay few."""
         for stage, spent in marks.spent:
             self._stages[stage].observe(spent)
         child = self._surfaces.get(surface)

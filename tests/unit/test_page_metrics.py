@@ -12,7 +12,7 @@ from features.customer import LATE_BLOB, Blobs, decode_customer
 from features.views import PROFILE
 from serving.feature_counts import MOST_KINDS, FeatureCounts
 from serving.observe import LATENCY_BUCKETS
-from serving.stage_times import EVERY, STAGES, StageTimes
+from serving.stage_times import EVERY, STAGES, UNTIMED, StageTimes
 from tests.shell import Shell, run, running
 from tests.shell_looks import flushed
 from tests.worlds import NOW, customer, profile_blob
@@ -70,7 +70,7 @@ def test_the_stages_take_up_the_whole_page_and_each_its_own_time() -> None:
     times = StageTimes(registry, LATENCY_BUCKETS, gap=lambda: 1)
     ticks = iter((10.0, 10.25, 11.25))
     marks = times.drawn(lambda: next(ticks))
-    assert marks is not None
+    assert marks is not UNTIMED
     marks.ended("store read")
     marks.ended("decide")
     times.told(marks, "home", 1.25)
@@ -82,7 +82,7 @@ def test_the_stages_take_up_the_whole_page_and_each_its_own_time() -> None:
 
 def test_one_page_in_so_many_is_timed_and_not_each_so_manieth() -> None:
     times = StageTimes(CollectorRegistry(), LATENCY_BUCKETS)
-    drawn = [times.drawn(float) is not None for _ in range(EVERY * 2000)]
+    drawn = [times.drawn(float) is not UNTIMED for _ in range(EVERY * 2000)]
     assert 1800 < sum(drawn) < 2200  # of 2,000; its deviation is 26
     at = [place for place, one in enumerate(drawn) if one]
     assert len({b - a for a, b in pairwise(at)}) > EVERY
