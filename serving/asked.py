@@ -7,14 +7,20 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from features.ids import key64, user_subject, visitor_subject
 from serving.domain import SlotRequest
 from serving.errors import FieldError, Problem
 from serving.plan import CompiledPlan, CompiledSlot
+from serving.remembered import asked_for
+from serving.stage_times import UNTIMED, Marks
 from serving.wire import RecommendAsk, SlotAsk, check_path_id
+
+if TYPE_CHECKING:
+    from serving.live import Live
 
 PageKind = Literal["page", "homepage", "banner", "product"]
 HOME: Final = "home"
@@ -137,3 +143,29 @@ def uuid7() -> str:
     bits = bits & ~(0x3 << 62) | 2 << 62
     text = f"{bits & (1 << 128) - 1:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One page request with what was resolved for it."""
+
+    live: Live
+    ask: RecommendAsk
+    who: Identity
+    surface: str
+    slots: tuple[SlotRequest, ...]
+    owner: str | None
+    now: float
+    due: float  # monotonic
+    marks: Marks = UNTIMED
+
+    @property
+    def dry(self) -> bool:
+        return self.ask.options.dry_run
+
+    @property
+    def digest(self) -> bytes:
+        return asked_for(self.surface, self.slots)
+
+    def same_as(self, other: Asked) -> bool:
+        return self.ask == other.ask and self.digest == other.digest

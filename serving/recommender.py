@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -24,10 +24,10 @@ from features.store import StoreUnavailable
 from features.stores import Stores
 from features.token import TokenSigner
 from serving import remembered, wire
-from serving.asked import Identity, PageKind, identity_of, surface_of
+from serving.asked import Asked, PageKind, identity_of, surface_of
 from serving.breaker import Breakers
 from serving.decide import decide
-from serving.domain import Decision, Effort, Query, SlotRequest
+from serving.domain import Decision, Effort, Query
 from serving.errors import Problem
 from serving.granting import Granting
 from serving.holder import Holder
@@ -37,14 +37,13 @@ from serving.json_log import DECISION
 from serving.kept import Keeping
 from serving.ladder import Ladder, below
 from serving.lately import Lately
-from serving.live import Live
 from serving.observe import Metrics
 from serving.placed import Columns, packed
 from serving.publisher import Publisher
 from serving.remembered import Remembered
 from serving.served import served_entry
 from serving.settings import Settings
-from serving.stage_times import DECIDE, DECODE, EVENTS, REMEMBER, RESERVE, STORE_READ, UNTIMED, WRITE, Marks
+from serving.stage_times import DECIDE, DECODE, EVENTS, REMEMBER, RESERVE, STORE_READ, UNTIMED, WRITE
 from serving.standing import categories_of, may_stand
 from serving.tallying import Tallying, tells_tags
 from serving.wire import RecommendAsk
@@ -58,32 +57,6 @@ MORE_S: Final = 0.01  # for remembering, even when the deadline has passed: a re
 MOST_AGAIN: Final = 3
 
 Decide = Callable[..., Decision]
-
-
-@dataclass(frozen=True, slots=True)
-class _Ask:
-    """One page request with what was resolved for it."""
-
-    live: Live
-    ask: RecommendAsk
-    who: Identity
-    surface: str
-    slots: tuple[SlotRequest, ...]
-    owner: str | None
-    now: float
-    due: float  # monotonic
-    marks: Marks = UNTIMED
-
-    @property
-    def dry(self) -> bool:
-        return self.ask.options.dry_run
-
-    @property
-    def digest(self) -> bytes:
-        return remembered.asked_for(self.surface, self.slots)
-
-    def same_as(self, other: _Ask) -> bool:
-        return self.ask == other.ask and self.digest == other.digest
 
 
 class Recommender:
@@ -114,7 +87,7 @@ class Recommender:
         self._ladder = Ladder()
         self._in_flight = self._waiting = 0  # being answered; of these, not decided yet
         metrics.in_flight.set_function(lambda: self._in_flight)
-        self._running: dict[tuple[str, str], tuple[_Ask, asyncio.Task[bytes]]] = {}
+        self._running: dict[tuple[str, str], tuple[Asked, asyncio.Task[bytes]]] = {}
         # By subject and surface: key64s of the last page.
         self._last: Lately[tuple[str, str], bytes] = Lately(LAST_PAGES, clock=monotonic)
         self.keeping = Keeping(publisher.put)
@@ -128,7 +101,7 @@ class Recommender:
         surface, slots, owner = surface_of(live.plan, ask, kind)
         deadline_s = (ask.options.deadline_ms or self._settings.deadline_ms) / 1000
         marks = UNTIMED if ask.options.dry_run else self._metrics.stages.drawn(self._monotonic)
-        asked = _Ask(live, ask, who, surface, slots, owner, self._clock(), arrived + deadline_s, marks)
+        asked = Asked(live, ask, who, surface, slots, owner, self._clock(), arrived + deadline_s, marks)
         full = self._in_flight >= self._settings.max_in_flight
         waited_s = self._monotonic() - arrived
         if full or not self._ladder.admits(self._waiting, deadline_s, waited_s):
@@ -154,12 +127,12 @@ class Recommender:
         """As `page`, of a list that nobody waits for: it takes no place, is not refused. `due`: monotonic."""
         live = self._holder.live
         who = identity_of(ask, request_id)
-        asked = _Ask(live, ask, who, *surface_of(live.plan, ask, "page"), self._clock(), due)
+        asked = Asked(live, ask, who, *surface_of(live.plan, ask, "page"), self._clock(), due)
         if who.retried and not asked.dry:
             return await self._once(asked)
         return await self._answer(asked)
 
-    async def _once(self, asked: _Ask) -> bytes:
+    async def _once(self, asked: Asked) -> bytes:
         """Requests of one id that overlap are one: the later ones wait for the first one's page.
 
         One that asks for something else under the id waits too, and is then judged by what is remembered.
@@ -177,7 +150,7 @@ class Recommender:
         if not task.cancelled():
             task.exception()  # seen: whoever waited has it, and nobody may wait any more
 
-    async def _answer(self, asked: _Ask) -> bytes:
+    async def _answer(self, asked: Asked) -> bytes:
         self._waiting += 1
         try:
             made = await self._made(asked)
@@ -205,7 +178,7 @@ class Recommender:
         self._note(asked, decision, columns, blobs, again)
         return body
 
-    async def _made(self, asked: _Ask) -> bytes | tuple[Decision, Taken | None, Blobs, int]:
+    async def _made(self, asked: Asked) -> bytes | tuple[Decision, Taken | None, Blobs, int]:
         """The page decided before under this id; or a decision, what was taken of the events, what was read,
         and how often a page was decided afresh under the id.
         """
@@ -227,7 +200,7 @@ class Recommender:
 
     # --- before the decision
 
-    async def _events(self, asked: _Ask) -> Taken | None:
+    async def _events(self, asked: Asked) -> Taken | None:
         raws = asked.ask.events
         if not raws:
             return None
@@ -238,11 +211,11 @@ class Recommender:
             return self._intake.preview(raws, **rest)
         return await self._intake.take_inline(raws, timeout_s=self._left(asked) / 2, **rest)
 
-    def _left(self, asked: _Ask) -> float:
+    def _left(self, asked: Asked) -> float:
         """Seconds until the deadline; never nothing, so that a store that answers at once is heard."""
         return max(asked.due - self._monotonic(), LEAST_S)
 
-    async def _read(self, asked: _Ask, taken: Taken | None) -> tuple[Blobs, bytes | None, bytes]:
+    async def _read(self, asked: Asked, taken: Taken | None) -> tuple[Blobs, bytes | None, bytes]:
         """The customer's bytes with everything that is known to have happened, the remembered page, and what
         pages hold.
         """
@@ -276,7 +249,7 @@ class Recommender:
                 blobs = with_entries(blobs, taken.live.get(subject) if subject else None)
         return blobs, found.decision, found.reserved or b""
 
-    def _replayed(self, asked: _Ask, query: Query, blob: bytes) -> bytes | None:
+    def _replayed(self, asked: Asked, query: Query, blob: bytes) -> bytes | None:
         """The page decided before, unless something on it may not be shown any more."""
         page = remembered.decode(blob)
         if page is None:
@@ -293,7 +266,7 @@ class Recommender:
 
     # --- the decision
 
-    def _query(self, asked: _Ask, blobs: Blobs, reserved: bytes) -> Query:
+    def _query(self, asked: Asked, blobs: Blobs, reserved: bytes) -> Query:
         live, options = asked.live, asked.ask.options
         customer = decode_customer(
             blobs,
@@ -323,7 +296,7 @@ class Recommender:
             options.explain or tells_tags(asked.who.decision_id),
         )
 
-    def _decided(self, asked: _Ask, query: Query) -> Decision:
+    def _decided(self, asked: Asked, query: Query) -> Decision:
         decision = self._down_the_ladder(asked, query)
         lost = decision.degraded
         if asked.ask.context.anchor_item is not None and query.anchor_row is None:
@@ -336,7 +309,7 @@ class Recommender:
             lost = (*lost, "prices")
         return decision if lost == decision.degraded else replace(decision, degraded=lost)
 
-    def _down_the_ladder(self, asked: _Ask, query: Query) -> Decision:
+    def _down_the_ladder(self, asked: Asked, query: Query) -> Decision:
         """The best rung that the time allows; a rung that fails is left for the one below it."""
         # Keys of the customer's last page, which was made of what they did: not without profiling.
         last = self._last.get((asked.who.subject, asked.surface)) if query.profiling else None
@@ -368,14 +341,14 @@ class Recommender:
             "not_ready", "no rung of the degradation ladder could make a page; the service's log says why"
         )
 
-    async def _granted(self, asked: _Ask, decision: Decision, attempt: int) -> Decision:
+    async def _granted(self, asked: Asked, decision: Decision, attempt: int) -> Decision:
         """The page as quotas and caps allow it. A decision and attempt reserve once, however often tried."""
         timeout_s = min(self._settings.write_timeout_s, max(self._left(asked) / 2, MORE_S))
         return await self._granting.granted(decision, asked.live, attempt, timeout_s)
 
     # --- after the decision
 
-    def _body(self, asked: _Ask, decision: Decision, columns: Columns, taken: Taken | None) -> bytes:
+    def _body(self, asked: Asked, decision: Decision, columns: Columns, taken: Taken | None) -> bytes:
         extra: dict[str, Any] = {}
         texts = asked.live.of(decision).texts
         if taken is not None:
@@ -413,7 +386,7 @@ class Recommender:
         )
 
     async def _remember(
-        self, asked: _Ask, decision: Decision, own: bytes, body: bytes, again: int
+        self, asked: Asked, decision: Decision, own: bytes, body: bytes, again: int
     ) -> tuple[bytes, int]:
         """The body that stands under this id, and `again`; -1 when another replica's page stands."""
         if self._breakers.live.open:
@@ -432,7 +405,7 @@ class Recommender:
                 return theirs, -1
         return body, MOST_AGAIN
 
-    def _note(self, asked: _Ask, decision: Decision, columns: Columns, blobs: Blobs, again: int) -> None:
+    def _note(self, asked: Asked, decision: Decision, columns: Columns, blobs: Blobs, again: int) -> None:
         """Counted, kept for the cached rung, and queued for the log."""
         wanted = sum(slot.count for slot in asked.slots)
         self._metrics.decided(
@@ -445,7 +418,7 @@ class Recommender:
         self._publisher.put(partial(self._record, decision, columns, blobs, asked, again, ms))
 
     def _record(
-        self, decision: Decision, columns: Columns, blobs: Blobs, asked: _Ask, again: int, ms: float
+        self, decision: Decision, columns: Columns, blobs: Blobs, asked: Asked, again: int, ms: float
     ) -> Entry:
         """Made when it is written, off the request's path: the tallies and the served record."""
         self._tallying.add(decision, asked.live)

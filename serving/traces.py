@@ -26,11 +26,12 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from features.customer import Blobs
 from serving.asgi import Message, Receive, Scope, Send, headers_of
+from serving.asked import Asked
 from serving.domain import Decision, Query
 from serving.intake import Taken
 from serving.json_log import DECISION
 from serving.placed import Columns
-from serving.recommender import Recommender, _Ask
+from serving.recommender import Recommender
 from serving.trace_terms import TraceTerms
 
 MOST_PER_S: Final = 200
@@ -141,17 +142,17 @@ def stage(name: str) -> Iterator[Span | None]:
 class TracedRecommender(Recommender):
     """The recommender with its stages as spans; made in its place where traces are on."""
 
-    async def _events(self, asked: _Ask) -> Taken | None:
+    async def _events(self, asked: Asked) -> Taken | None:
         if not asked.ask.events:
             return await super()._events(asked)
         with stage("events"):
             return await super()._events(asked)
 
-    async def _read(self, asked: _Ask, taken: Taken | None) -> tuple[Blobs, bytes | None, bytes]:
+    async def _read(self, asked: Asked, taken: Taken | None) -> tuple[Blobs, bytes | None, bytes]:
         with stage("store read"):
             return await super()._read(asked, taken)
 
-    def _decided(self, asked: _Ask, query: Query) -> Decision:
+    def _decided(self, asked: Asked, query: Query) -> Decision:
         with stage("decide") as span:
             decision = super()._decided(asked, query)
             if span is not None:
@@ -160,14 +161,14 @@ class TracedRecommender(Recommender):
                 span.set_attribute("fenliu.places", len(decision.placements))
             return decision
 
-    async def _granted(self, asked: _Ask, decision: Decision, attempt: int) -> Decision:
+    async def _granted(self, asked: Asked, decision: Decision, attempt: int) -> Decision:
         with stage("reserve"):
             return await super()._granted(asked, decision, attempt)
 
-    def _body(self, asked: _Ask, decision: Decision, columns: Columns, taken: Taken | None) -> bytes:
+    def _body(self, asked: Asked, decision: Decision, columns: Columns, taken: Taken | None) -> bytes:
         with stage("write"):
             return super()._body(asked, decision, columns, taken)
 
-    async def _remember(self, asked: _Ask, *given: Any) -> tuple[bytes, int]:
+    async def _remember(self, asked: Asked, *given: Any) -> tuple[bytes, int]:
         with stage("remember"):
             return await super()._remember(asked, *given)
