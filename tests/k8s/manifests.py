@@ -88,3 +88,25 @@ def serve_of(service: Object) -> Object:
 
 def environment(container: Object) -> dict[str, str]:
     return {one["name"]: one.get("value", "") for one in container.get("env", [])}
+
+
+def replicas_of(service: Object) -> int:
+    return int(serve_of(service)["applications"][0]["deployments"][0]["max_replicas_per_node"])
+
+
+def given_to(objects: list[Object], container: Object) -> dict[str, str]:
+    """A container's variables, those of its ConfigMaps included."""
+    held = {one["metadata"]["name"]: one.get("data", {}) for one in of_kind(objects, "ConfigMap")}
+    found: dict[str, str] = {}
+    for one in container.get("envFrom", []):
+        found |= held.get(one["configMapRef"]["name"], {})
+    return found | environment(container)
+
+
+def ours(objects: list[Object]) -> Iterator[tuple[Pod, Object, dict[str, str]]]:
+    """Containers that run the product: pod, container, variables."""
+    for pod in pods(objects):
+        for one in pod.spec["containers"]:
+            given = given_to(objects, one)
+            if "FENLIU_HOME" in given:
+                yield pod, one, given

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterator
 
 from serving.app import ALWAYS, UNLESS_SET
-from serving.settings import Settings
-from tests.k8s.manifests import Object, Pod, environment, of_kind, pods, serve_of
+from tests.k8s import own_rules as own
+from tests.k8s.manifests import Object, environment, of_kind, pods, replicas_of, serve_of
 
 Rule = Callable[[list[Object]], Iterator[str]]
 WE_SET = {"RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"}  # elsewhere
@@ -253,7 +253,7 @@ def _fit(service: Object) -> int:
     """Replicas that the most workers hold: a core each, and not more of a node than has ports."""
     (group,) = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
     cores = int(group["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"])
-    return int(group["maxReplicas"]) * min(cores, _replicas(service))
+    return int(group["maxReplicas"]) * min(cores, replicas_of(service))
 
 
 def room(objects: list[Object]) -> Iterator[str]:
@@ -301,15 +301,6 @@ def stores(objects: list[Object]) -> Iterator[str]:
 KEEPER = "resetkeys resetchannels -@all +auth +ping +info +bgrewriteaof"
 
 
-def keeper(objects: list[Object]) -> Iterator[str]:
-    """Erasure ends with files written anew, so who erases is given the keeper's password, and nobody else."""
-    for pod, one, given in _ours(objects):
-        if pod.owner.startswith("StatefulSet"):
-            continue  # its store is its own
-        if ("FENLIU_KEEPER_PASSWORD" in environment(one)) != (given.get("FENLIU_ROLE") == "admin"):
-            yield f"{pod.owner}: the keeper's password is missing, or too many"
-
-
 def apart(objects: list[Object]) -> Iterator[str]:
     """Stores of different roles on different nodes (production only)."""
     for one in of_kind(objects, "StatefulSet"):
@@ -346,134 +337,8 @@ def references(objects: list[Object]) -> Iterator[str]:
         yield from (f"{pod.owner}: no {kind} {name}" for kind, name in sorted(wanted - there))
 
 
-def spooling(objects: list[Object]) -> Iterator[str]:
-    """Whoever answers events has a disk for the spool, large enough for all its replicas, no memory."""
-    most = max((_replicas(one) for one in of_kind(objects, "RayService")), default=1)
-    for pod in pods(objects):
-        for one in pod.spec["containers"]:
-            given = environment(one)
-            if given.get("FENLIU_ROLE") != "pages":
-                continue
-            mounts = {mount["mountPath"]: mount["name"] for mount in one.get("volumeMounts", [])}
-            name = mounts.get(given.get("FENLIU_SPOOL", ""))
-            volume = next((v for v in pod.spec.get("volumes", []) if v["name"] == name), {})
-            room = volume.get("emptyDir")
-            if room is None and "persistentVolumeClaim" not in volume and "ephemeral" not in volume:
-                yield f"{pod.owner}: FENLIU_SPOOL is on no volume"
-            elif room is not None and "medium" in room:
-                yield f"{pod.owner}: the spool is in memory"
-            elif room is not None:
-                wanted = most * int(given.get("FENLIU_SPOOL_MB", Settings().spool_mb))
-                if int(room.get("sizeLimit", "0Gi").removesuffix("Gi")) << 10 < wanted:
-                    yield f"{pod.owner}: {most} replicas may spool {wanted} MiB, more than the volume holds"
-
-
-def _replicas(service: Object) -> int:
-    return int(serve_of(service)["applications"][0]["deployments"][0]["max_replicas_per_node"])
-
-
-def _given(objects: list[Object], container: Object) -> dict[str, str]:
-    """A container's variables, those of its ConfigMaps included."""
-    held = {one["metadata"]["name"]: one.get("data", {}) for one in of_kind(objects, "ConfigMap")}
-    found: dict[str, str] = {}
-    for one in container.get("envFrom", []):
-        found |= held.get(one["configMapRef"]["name"], {})
-    return found | environment(container)
-
-
-def _ours(objects: list[Object]) -> Iterator[tuple[Pod, Object, dict[str, str]]]:
-    """Containers that run the product: pod, container, variables."""
-    for pod in pods(objects):
-        for one in pod.spec["containers"]:
-            given = _given(objects, one)
-            if "FENLIU_HOME" in given:
-                yield pod, one, given
-
-
-def whole_home(objects: list[Object]) -> Iterator[str]:
-    """Whoever may erase, train, ingest or drop has one and the same home, whole and to write in: what is not
-    mounted is not erased, and a lock in another folder holds nobody off. Who serves pages has none of it.
-    """
-    homes = set()
-    for pod, one, given in _ours(objects):
-        mounts = {mount["mountPath"]: mount for mount in one.get("volumeMounts", [])}
-        home = given["FENLIU_HOME"]
-        mount = mounts.get(home, {})
-        volume = next((v for v in pod.spec.get("volumes", []) if v["name"] == mount.get("name")), {})
-        claim = volume.get("persistentVolumeClaim", {})
-        if given.get("FENLIU_ROLE") == "pages":
-            if claim:
-                yield f"{pod.owner}: a pod that serves pages holds the lake"
-            continue
-        if "emptyDir" in volume or not mount:
-            yield f"{pod.owner}: its home is nobody else's"
-        if mount.get("readOnly") or claim.get("readOnly") or "subPath" in mount:
-            yield f"{pod.owner}: its home is not whole, or cannot be written"
-        if any(path.startswith(f"{home}/") for path in mounts):
-            yield f"{pod.owner}: something lies over a part of its home"
-        homes.add(claim.get("claimName", "its own"))
-    if len(homes) > 1:
-        yield f"several homes: {sorted(homes)}"
-
-
-def kernels(objects: list[Object]) -> Iterator[str]:
-    """Compiled code is run, so it lies where only its own pod can write, copied there from the image."""
-    for pod, one, given in _ours(objects):
-        mounts = {mount["mountPath"]: mount["name"] for mount in one.get("volumeMounts", [])}
-        name = mounts.get(given.get("NUMBA_CACHE_DIR", ""))
-        volume = next((v for v in pod.spec.get("volumes", []) if v["name"] == name), {})
-        filled = any(
-            mount["name"] == name
-            for before in pod.spec.get("initContainers", [])
-            for mount in before.get("volumeMounts", [])
-        )
-        if "emptyDir" not in volume or not filled:
-            yield f"{pod.owner}: its compiled code is not its own, or not the image's"
-
-
-def json_logs(objects: list[Object]) -> Iterator[str]:
-    """One object a line, with the decision's id."""
-    for pod, _, given in _ours(objects):
-        if given.get("FENLIU_LOG") != "json":
-            yield f"{pod.owner}: its log is not JSON"
-
-
-CERTIFICATES = "/etc/fenliu/tls"  # what store URLs name: ../../k8s/README.md, "TLS to the stores"
-
-
-def certificates(objects: list[Object]) -> Iterator[str]:
-    """Whoever has a store's URL has the folder of certificates that it may name; its Secret is optional."""
-    for pod, one, given in _ours(objects):
-        if not any(name.endswith("_URL") for name in given):
-            continue
-        mounts = {mount["mountPath"]: mount for mount in one.get("volumeMounts", [])}
-        mount = mounts.get(CERTIFICATES, {})
-        volume = next((v for v in pod.spec.get("volumes", []) if v["name"] == mount.get("name")), {})
-        if not mount.get("readOnly") or volume.get("secret", {}).get("optional") is not True:
-            yield f"{pod.owner}: no folder of certificates, or one that has to be there"
-        elif volume["secret"].get("defaultMode") != 0o440:
-            yield f"{pod.owner}: everybody may read the client's key"
-
-
-DAILY = (["customer", "retain"], ["plan", "sample"])  # what nothing else runs
-
-
-def daily(objects: list[Object]) -> Iterator[str]:
-    """Retention is in force, for a number of days that is written down, and forecasts have their sample."""
-    if not of_kind(objects, "RayService"):
-        return
-    jobs = [one for pod in pods(objects) if pod.owner.startswith("CronJob") for one in pod.spec["containers"]]
-    said = [one.get("args", []) for one in jobs]
-    for verb in DAILY:
-        if not any(words[: len(verb)] == verb for words in said):
-            yield f"nothing runs {' '.join(verb)}"
-    for words in said:
-        if words[:2] == DAILY[0] and not re.search(r"--days [1-9]\d*$", " ".join(words)):
-            yield "nobody says how long events are kept"
-
-
 EVERYWHERE: tuple[Rule, ...] = (
     confined, sized, probed, secrets_by_reference, images, network, disruption, ray_flags, ray_head, draining,
-    scaling, stores, keeper, references, spooling, whole_home, kernels, json_logs, certificates,
-    daily,
+    scaling, stores, references,
+    own.spooling, own.keeper, own.whole_home, own.kernels, own.json_logs, own.certificates, own.daily,
 )  # fmt: skip

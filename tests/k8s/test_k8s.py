@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from serving.settings import Settings
+from tests.k8s import own_rules as own
 from tests.k8s import policy, shapes
 from tests.k8s.core_schemas import problems
 from tests.k8s.manifests import (
@@ -312,36 +313,36 @@ BREAKS: list[tuple[policy.Rule, Break]] = [
     (policy.stores, lambda o: store(o, "features", "users.acl", "user default off", "user default on")),
     (policy.stores, lambda o: store(o, "log", "users.acl", "+bgrewriteaof", "+bgrewriteaof +config|set")),
     (policy.stores, lambda o: store(o, "live", "users.acl", "user keeper on", "user keeper off")),
-    (policy.keeper, lambda o: without(container(o, ADMIN)["env"], "FENLIU_KEEPER_PASSWORD")),
-    (policy.keeper, lambda o: container(o, WORKER)["env"].append(
+    (own.keeper, lambda o: without(container(o, ADMIN)["env"], "FENLIU_KEEPER_PASSWORD")),
+    (own.keeper, lambda o: container(o, WORKER)["env"].append(
         {"name": "FENLIU_KEEPER_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "x", "key": "y"}}})),
     (policy.apart, lambda o: of_kind(o, "StatefulSet")[0]["spec"]["template"]["spec"].pop("affinity")),
     (policy.references, lambda o: o.remove(settings_of(o))),
-    (policy.spooling, lambda o: without(container(o, WORKER)["volumeMounts"], "spool")),
-    (policy.spooling, lambda o: volume_of(o, WORKER, "spool")["emptyDir"].update(medium="Memory")),
-    (policy.spooling, lambda o: volume_of(o, WORKER, "spool")["emptyDir"].update(sizeLimit="1Gi")),
+    (own.spooling, lambda o: without(container(o, WORKER)["volumeMounts"], "spool")),
+    (own.spooling, lambda o: volume_of(o, WORKER, "spool")["emptyDir"].update(medium="Memory")),
+    (own.spooling, lambda o: volume_of(o, WORKER, "spool")["emptyDir"].update(sizeLimit="1Gi")),
     (policy.references, lambda o: o.remove(named(o, "PersistentVolumeClaim", "fenliu-lake"))),
-    (policy.whole_home, lambda o: volume_of(o, ADMIN, "home").update(
+    (own.whole_home, lambda o: volume_of(o, ADMIN, "home").update(
         emptyDir=volume_of(o, ADMIN, "home").pop("persistentVolumeClaim") and {})),
-    (policy.whole_home, lambda o: volume_of(o, ADMIN, "home")["persistentVolumeClaim"].update(
+    (own.whole_home, lambda o: volume_of(o, ADMIN, "home")["persistentVolumeClaim"].update(
         claimName="fenliu-registry")),
-    (policy.whole_home, lambda o: mount_of(o, ADMIN, "home").update(subPath="lake")),
-    (policy.whole_home, lambda o: mount_of(o, RETAIN, "home").update(readOnly=True)),
-    (policy.whole_home, lambda o: mount_of(o, ADMIN, "home").update(mountPath="/var/lib/fenliu/lake")),
-    (policy.whole_home, lambda o: container(o, ADMIN)["volumeMounts"].append(
+    (own.whole_home, lambda o: mount_of(o, ADMIN, "home").update(subPath="lake")),
+    (own.whole_home, lambda o: mount_of(o, RETAIN, "home").update(readOnly=True)),
+    (own.whole_home, lambda o: mount_of(o, ADMIN, "home").update(mountPath="/var/lib/fenliu/lake")),
+    (own.whole_home, lambda o: container(o, ADMIN)["volumeMounts"].append(
         {"name": "tmp", "mountPath": "/var/lib/fenliu/work"})),
-    (policy.whole_home, lambda o: volume_of(o, WORKER, "home").update(
+    (own.whole_home, lambda o: volume_of(o, WORKER, "home").update(
         persistentVolumeClaim={"claimName": "fenliu-lake"})),
-    (policy.kernels, lambda o: mount_of(o, ADMIN, "kernels").update(name="home")),
-    (policy.kernels, lambda o: pod_of(o, WORKER).pop("initContainers")),
-    (policy.json_logs, lambda o: settings_of(o)["data"].pop("FENLIU_LOG")),
-    (policy.json_logs, lambda o: container(o, ADMIN)["env"].append({"name": "FENLIU_LOG", "value": "text"})),
-    (policy.certificates, lambda o: without(container(o, WORKER)["volumeMounts"], "tls")),
-    (policy.certificates, lambda o: volume_of(o, ADMIN, "tls")["secret"].pop("optional")),
-    (policy.certificates, lambda o: volume_of(o, ADMIN, "tls")["secret"].update(defaultMode=0o444)),
-    (policy.daily, lambda o: o.remove(named(o, "CronJob", "fenliu-retain"))),
-    (policy.daily, lambda o: o.remove(named(o, "CronJob", "fenliu-sample"))),
-    (policy.daily, lambda o: container(o, RETAIN).update(args=["customer", "retain", "--days", "0"])),
+    (own.kernels, lambda o: mount_of(o, ADMIN, "kernels").update(name="home")),
+    (own.kernels, lambda o: pod_of(o, WORKER).pop("initContainers")),
+    (own.json_logs, lambda o: settings_of(o)["data"].pop("FENLIU_LOG")),
+    (own.json_logs, lambda o: container(o, ADMIN)["env"].append({"name": "FENLIU_LOG", "value": "text"})),
+    (own.certificates, lambda o: without(container(o, WORKER)["volumeMounts"], "tls")),
+    (own.certificates, lambda o: volume_of(o, ADMIN, "tls")["secret"].pop("optional")),
+    (own.certificates, lambda o: volume_of(o, ADMIN, "tls")["secret"].update(defaultMode=0o444)),
+    (own.daily, lambda o: o.remove(named(o, "CronJob", "fenliu-retain"))),
+    (own.daily, lambda o: o.remove(named(o, "CronJob", "fenliu-sample"))),
+    (own.daily, lambda o: container(o, RETAIN).update(args=["customer", "retain", "--days", "0"])),
 ]  # fmt: skip
 
 
