@@ -32,6 +32,7 @@ from serving.intake import Taken
 from serving.json_log import DECISION
 from serving.placed import Columns
 from serving.recommender import Recommender
+from serving.stage_times import DECIDE, EVENTS, REMEMBER, RESERVE, STORE_READ, WRITE
 from serving.trace_terms import TraceTerms
 
 MOST_PER_S: Final = 200
@@ -145,15 +146,15 @@ class TracedRecommender(Recommender):
     async def _events(self, asked: Asked) -> Taken | None:
         if not asked.ask.events:
             return await super()._events(asked)
-        with stage("events"):
+        with stage(EVENTS):
             return await super()._events(asked)
 
     async def _read(self, asked: Asked, taken: Taken | None) -> tuple[Blobs, bytes | None, bytes]:
-        with stage("store read"):
+        with stage(STORE_READ):
             return await super()._read(asked, taken)
 
     def _decided(self, asked: Asked, query: Query) -> Decision:
-        with stage("decide") as span:
+        with stage(DECIDE) as span:
             decision = super()._decided(asked, query)
             if span is not None:
                 span.set_attribute("fenliu.effort", decision.effort)
@@ -162,13 +163,13 @@ class TracedRecommender(Recommender):
             return decision
 
     async def _granted(self, asked: Asked, decision: Decision, attempt: int) -> Decision:
-        with stage("reserve"):
+        with stage(RESERVE):
             return await super()._granted(asked, decision, attempt)
 
     def _body(self, asked: Asked, decision: Decision, columns: Columns, taken: Taken | None) -> bytes:
-        with stage("write"):
+        with stage(WRITE):
             return super()._body(asked, decision, columns, taken)
 
     async def _remember(self, asked: Asked, *given: Any) -> tuple[bytes, int]:
-        with stage("remember"):
+        with stage(REMEMBER):
             return await super()._remember(asked, *given)
