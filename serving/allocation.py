@@ -227,7 +227,7 @@ class Allocation:
             *(slots, solution.position.tolist(), rows[own], scores[own], origins[own], creatives, flags),
             *(campaigns[own], values[own], bases[own], solution.tag.tolist(), rules, by, capped, pins),
             spares=spares,
-            grid=Grid(solution.slot, solution.candidate, whole, parts),
+            grid=Grid(solution.slot, solution.candidate, whole, parts, solution.ranked),
         ), bare
 
     def _named(self) -> Named:

@@ -30,7 +30,7 @@ from serving.domain import (
     SlotRequest,
 )
 from serving.experiments import Assigned
-from serving.exploring import Explored, explored
+from serving.exploring import Lotteries, explored
 from serving.ghosts import unseen, without
 from serving.live import Live
 from serving.market import Market
@@ -94,7 +94,7 @@ def decide(
         cached=cached if effort == "cached" else None,
         prices=str(live.prices.version) if live.prices.version else None,
         spares=spares,
-        lotteries=drawn.lotteries if drawn is not None else (),
+        lotteries=drawn if drawn is not None else (),
         met=_met(page, live, market, found, drops),
         arms=arms,
         draws=draws,
@@ -162,13 +162,10 @@ def page_of(query: Query, live: Live, effort: Effort = "full", cached: Rows | No
 
 
 def _placements(
-    page: Page, live: Live, seats: Seats, drawn: Explored | None
+    page: Page, live: Live, seats: Seats, drawn: Lotteries | None
 ) -> tuple[Placements, Mapping[int, Placement]]:
     """The page, and the stand-ins of its capped places by index: made when one is needed, as few are."""
-    if drawn is None:
-        placements = Placements(_columns(page, live, seats))
-    else:
-        placements = Placements(_columns(page, live, drawn.seats, drawn.propensity))
+    placements = Placements(_columns(page, live, seats, drawn.propensity if drawn is not None else None))
     if not seats.spares:
         return placements, {}
     return placements, Spares(partial(_standing, page, live, seats))

@@ -64,6 +64,18 @@ class _Experiment:
     arms: tuple[_Arm, ...]
     slots: int  # bits of the slots where its arms can differ
 
+    @property
+    def steps(self) -> tuple[float, ...]:
+        """POSIX seconds at which `share` may change."""
+        return *self.since, self.until
+
+    def running(self, share: float) -> _Running:
+        return _Running(
+            *(self.slots, self.by_device, self.low, self.high, self.at, share, self.audience),
+            tuple(arm.below for arm in self.arms[:-1]),
+            tuple(arm.assigned if arm.live else None for arm in self.arms),
+        )
+
     def share(self, now: float) -> float:
         """The part of its range that is enrolled."""
         if now >= self.until:
@@ -82,6 +94,28 @@ class _Layer:
     experiments: tuple[_Experiment, ...]
 
 
+class _Running(NamedTuple):
+    """An experiment while no ramp makes a step. Limits and arms side by side: of the arms but the last."""
+
+    slots: int
+    by_device: bool
+    low: float
+    high: float
+    at: int
+    share: float
+    audience: int
+    limits: tuple[float, ...]
+    arms: tuple[Assigned | None, ...]  # None: switched off
+
+
+class _Moment(NamedTuple):
+    """The layers from one step of any ramp to the next: (at, domain, holdout, who is held out, running)."""
+
+    since: float
+    until: float
+    layers: tuple[tuple[str, int, tuple[float, float] | None, float, Assigned, tuple[_Running, ...]], ...]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class CompiledExperiments:
     """`arms`: names of the arms with changes, by their number."""
@@ -96,6 +130,7 @@ class CompiledExperiments:
     lookups: Lookups = NO_LOOKUPS
     adaptive: Mapping[str, tuple[Assigned, ...]] = field(default_factory=dict)  # experiment -> its live arms
     salts: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(2, np.uint64))  # by _GLOBAL …
+    _moments: list[_Moment] = field(default_factory=list, repr=False)  # the latest asked for, remembered
 
     def assigned(
         self, subject: str, device: str | None, customer: Customer, now: float, slots: int = EVERYWHERE
@@ -106,11 +141,13 @@ class CompiledExperiments:
         """
         if not self.layers or customer.unit is None:
             return ()
-        key = key64(unit := customer.unit or subject)
-        parts = self._parts(key)
+        unit = customer.unit or subject
+        parts = self._parts(key64(unit))
         others: list[float] | None = None  # of the device, where the unit is a user
-        forced = self.testers.get(subject) or (self.testers.get(device) if device else None)
-        if forced is None and self.global_holdout and parts[_GLOBAL] < self.global_holdout:
+        forced = None
+        if self.testers:
+            forced = self.testers.get(subject) or (self.testers.get(device) if device else None)
+        if forced is None and parts[_GLOBAL] < self.global_holdout:
             return (Assigned(GLOBAL, HOLDOUT),)
         found: list[Assigned] = []
         holds: NDArray[np.bool_] | None = None
@@ -118,52 +155,65 @@ class CompiledExperiments:
         if forced is not None:  # a tester is in the domain of what they ask for, whatever their hash says
             domains = (layer.domain for layer in self.layers if layer.name in forced)
             stands = next((domain[0] for domain in domains if domain is not None), stands)
-        for layer in self.layers:
-            if forced is not None and layer.name in forced:
-                found.append(forced[layer.name])
+        for name, place, domain, holdout, held_out, experiments in self._at(now).layers:
+            if forced is not None and name in forced:
+                found.append(forced[name])
                 continue
-            if layer.domain is not None:
+            if domain is not None:
                 if stands < 0:
                     stands = parts[_DOMAIN]
-                if not layer.domain[0] <= stands < layer.domain[1]:
+                if not domain[0] <= stands < domain[1]:
                     continue
-            if parts[layer.at] >= layer.holdout:
-                found.append(Assigned(layer.name, HOLDOUT))
+            if parts[place] >= holdout:
+                found.append(held_out)
                 continue
-            for one in layer.experiments:
-                if not one.slots & slots:
+            for touched, by_device, low, high, at, share, audience, limits, arms in experiments:
+                if not touched & slots:
                     continue
                 mine = parts
-                if one.by_device:
+                if by_device:
                     owner = device or (unit if unit.startswith("v:") else None)
                     if owner is None:
                         continue
                     if owner != unit:
                         others = self._parts(key64(owner)) if others is None else others
                         mine = others
-                if not one.low <= mine[layer.at] < one.high:
+                if not low <= mine[place] < high or mine[at] >= share:
                     continue
-                share = one.share(now)
-                if share <= 0 or (share < 1 and mine[one.at] >= share):
-                    continue
-                if one.audience >= 0:
+                if audience >= 0:
                     if holds is None:
                         holds = self.audiences.evaluate(customer, now, self.lookups)
-                    if not holds[one.audience]:
+                    if not holds[audience]:
                         continue
-                at = mine[one.at + 1]
-                for arm in one.arms:
-                    if at < arm.below:  # the last is below infinity
-                        break
-                if arm.live:
-                    found.append(arm.assigned)
+                arm = arms[bisect_right(limits, mine[at + 1])]
+                if arm is not None:
+                    found.append(arm)
                 break
         return tuple(found)
+
+    def _at(self, now: float) -> _Moment:
+        """The layers as they are now."""
+        for held in self._moments:
+            if held.since <= now < held.until:
+                return held
+        steps = sorted({step for layer in self.layers for one in layer.experiments for step in one.steps})
+        at = bisect_right(steps, now)
+        layers = tuple(
+            (
+                *(layer.name, layer.at, layer.domain, layer.holdout, Assigned(layer.name, HOLDOUT)),
+                tuple(one.running(share) for one in layer.experiments if (share := one.share(now)) > 0),
+            )
+            for layer in self.layers
+        )
+        since, until = steps[at - 1] if at else -inf, steps[at] if at < len(steps) else inf
+        moment = _Moment(since, until, layers)
+        self._moments[:] = [moment]
+        return moment
 
     def _parts(self, key: int) -> list[float]:
         """Where a unit falls for each of the salts, all at once: one by one they would cost four times it."""
         parts = np.empty(len(self.salts))
-        _splitter()(np.uint64(key), self.salts, parts)
+        _splitter()(key - (1 << 64) if key >> 63 else key, self.salts, parts)
         told: list[float] = parts.tolist()
         return told
 
@@ -205,7 +255,7 @@ NO_EXPERIMENTS: Final = CompiledExperiments()
 
 
 @cache
-def _splitter() -> Callable[[np.uint64, NDArray[np.uint64], NDArray[np.float64]], None]:
+def _splitter() -> Callable[[int, NDArray[np.uint64], NDArray[np.float64]], None]:
     """The compiler is loaded by the first page, not by whoever compiles a plan."""
     from serving.splitting_kernel import split
 

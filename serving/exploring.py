@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
-from typing import Final, NamedTuple, overload
+from typing import Final, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,66 +25,74 @@ from serving.exploring_kernel import (
     CHANCE,
     FIRST,
     NOTHING,
-    NOW_SCORE,
     PLACE,
     PROPENSITY,
     RUNNERS,
+    SCRATCH,
     SECOND,
+    SHOWN,
+    TOLD,
     TURN,
     hold,
 )
-from serving.live import OWN_TITLE, Live, LotterySlots
+from serving.live import OWN_TITLE, Live
 from serving.market import Market
 from serving.page import RULE
 from serving.seats import ROW, Grid, Seats
 from serving.splitting import salt_of
 
-__all__ = ["RUNNERS", "Explored", "Lotteries", "bits_of", "explored"]
+__all__ = ["RUNNERS", "Lotteries", "bits_of", "explored"]
 
 _SALTS: Final = np.array([salt_of("place", str(place)) for place in range(1_000)], np.uint64)
 _RULE: Final = RULE["exploration"]
 _MOST: Final = 32_000  # of creatives, in 16 bits
 _SHAPES: Final = 256  # sets of slots remembered
 _NO_SPARES: Final = np.empty(0, np.int32)
+_kept = np.empty((SCRATCH, 2_048), np.int32)
 _NO_BANS: Final = np.empty((0, 0), np.bool_)
+_UNKNOWN: Final = np.empty((0, 0))  # told from what is known by being this very array
 
 
 class Lotteries(Sequence[Lottery]):
     """The lotteries of a page as arrays; objects when somebody looks at them, off the request's path."""
 
-    __slots__ = ("_chances", "_held", "_keys", "_lots", "_made", "_rows", "_winner")
+    __slots__ = ("_held", "_keys", "_made", "_rows", "_told", "_whole")
 
     def __init__(
         self,
         held: int,
-        lots: NDArray[np.int64],
-        chances: NDArray[np.float64],
-        winner: NDArray[np.int64],
+        told: NDArray[np.float64],
+        whole: NDArray[np.int64],
         rows: NDArray[np.int32],
         keys: NDArray[np.uint64],
     ) -> None:
-        """How many; `lots` and `chances` by place as `hold` fills them; `winner`: the row that the page has
-        there without a lottery; `rows` are the candidates', `keys` the catalogue's.
+        """How many; `told` by place as `hold` fills it; `whole`: of serving.seats.Grid, the page without
+        lotteries; `rows` are the candidates', `keys` the catalogue's.
         """
-        self._held, self._lots, self._chances = held, lots, chances
-        self._winner, self._rows, self._keys = winner, rows, keys
+        self._held, self._told, self._whole, self._rows, self._keys = held, told, whole, rows, keys
         self._made: tuple[Lottery, ...] | None = None
+
+    @property
+    def propensity(self) -> list[float]:
+        """By place the chance of what stands there."""
+        chances: list[float] = self._told[PROPENSITY].tolist()
+        return chances
 
     @property
     def made(self) -> tuple[Lottery, ...]:
         if self._made is None:
-            self._made = tuple(map(self._of, self._chances[CHANCE].nonzero()[0].tolist()))
+            self._made = tuple(map(self._of, self._told[CHANCE].nonzero()[0].tolist()))
         return self._made
 
     def _of(self, place: int) -> Lottery:
-        runners = [one for one in self._lots[:TURN, place].tolist() if one >= 0]
-        rows = [self._winner[place], *(self._rows[one] for one in runners)]
-        each = float(self._chances[CHANCE, place])
+        first, second, turn, each = self._told[[FIRST, SECOND, TURN, CHANCE], place].tolist()
+        runners = [int(one) for one in (first, second) if one >= 0]
+        rows = [self._whole[ROW, place], *(self._rows[one] for one in runners)]
         return Lottery(
             place,
             tuple([int(self._keys[row]) for row in rows]),
             (1.0 - each * len(runners), *([each] * len(runners))),
-            int(self._lots[TURN, place]),
+            int(turn),
         )
 
     def __len__(self) -> int:
@@ -107,36 +115,26 @@ class Lotteries(Sequence[Lottery]):
         return hash(self.made)
 
 
-class Explored(NamedTuple):
-    """What stands after the lotteries, by place the chance of it, and the lotteries."""
-
-    seats: Seats
-    propensity: list[float]
-    lotteries: Sequence[Lottery]
-
-
 def explored(
     query: Query, live: Live, candidates: Candidates, market: Market, seats: Seats
-) -> Explored | None:
-    """The page after its lotteries; None where none is held."""
+) -> Lotteries | None:
+    """Holds the page's lotteries: the drawn runners-up take their places in `seats`. None: none is held."""
     slots = _slots(query, live, market)
     if slots is None:
         return None
     rows = candidates.rows
-    grid = seats.as_grid(rows)
-    p = len(grid.slot)
-    english, bits = query.context.locale.startswith("en"), np.uint64(bits_of(query))
-    picks = live.pick_table(english)
-    banned = _bans(query, live, rows)
-    lots, chances = np.empty((7, p), np.int64), np.empty((5, p))
+    grid = seats.grid or seats.as_grid(rows, market.value)
+    english = query.context.locale.startswith("en")
+    items, banned = live.lottery_items(english), _bans(query, live, rows)
+    bits = int.from_bytes(_digest(query), "big", signed=True)
+    told = np.empty((TOLD, len(grid.slot)))
     standing = _NO_SPARES
     if seats.spares:
         standing = np.array([spare.row for spare in seats.spares.values()], np.int32)
     while True:
         held, turned = hold(
             rows, market.value, market.option_capped, market.option_room, candidates.score, candidates.origin,
-            live.kinds, live.plan.members, picks, *grid, standing, *slots, banned, bits, _SALTS,
-            lots, chances,
+            items, *grid, standing, slots, banned, bits, _SALTS, _scratch(len(rows)), told,
         )  # fmt: skip
         if not held:
             return None
@@ -144,31 +142,30 @@ def explored(
             break
         if not len(banned):
             banned = np.zeros((len(query.slots), len(rows)), np.bool_)
-        if _may_stand(query, live, rows, grid, lots, picks, banned, english):
+        if _may_stand(query, live, rows, grid, told, items["picks"], banned, english):
             held = -held
             break
     if turned:
-        seats = _turned(query, live, seats, lots[PLACE:, :turned], chances[NOW_SCORE:, :turned], english)
-    made = Lotteries(held, lots, chances, grid.whole[ROW], rows, live.keys)
-    return Explored(seats, chances[PROPENSITY].tolist(), made)
+        _turn(query, live, seats, told[PLACE:, :turned].T.tolist(), english)
+    return Lotteries(held, told, grid.whole, rows, live.keys)
 
 
-def _slots(query: Query, live: Live, market: Market) -> LotterySlots | None:
-    """The same for pages of the same slots; None: none of them explores."""
+def _slots(query: Query, live: Live, market: Market) -> NDArray[np.float64] | None:
+    """What `hold` needs of the slots, the same for pages of the same ones; None: none of them explores."""
     asked = tuple([one.spec.index for one in query.slots]), market.slot_capped
-    if asked in live.lottery_slots:
-        return live.lottery_slots[asked]
-    specs = [one.spec for one in query.slots]
-    held = None
+    held = live.lottery_slots.get(asked, _UNKNOWN)
+    if held is not _UNKNOWN:
+        return held
+    specs, held = [one.spec for one in query.slots], None
     if any(spec.explore for spec in specs):
         columns = [
             (spec.bit.bit_length() - 1, spec.explore, spec.explore_budget, spec.layout_code, capped)
             for spec, capped in zip(specs, market.slot_capped, strict=True)
         ]
-        shown = np.zeros((len(specs), max(len(spec.shown) for spec in specs)))
+        held = np.zeros((len(specs), SHOWN + max(len(spec.shown) for spec in specs)))
+        held[:, :SHOWN] = columns
         for at, spec in enumerate(specs):
-            shown[at, : len(spec.shown)] = spec.shown
-        held = LotterySlots(np.array(columns, np.float64), shown)
+            held[at, SHOWN : SHOWN + len(spec.shown)] = spec.shown
     if len(live.lottery_slots) >= _SHAPES:
         live.lottery_slots.clear()
     live.lottery_slots[asked] = held
@@ -197,7 +194,7 @@ def _may_stand(
     live: Live,
     rows: NDArray[np.int32],
     grid: Grid,
-    lots: NDArray[np.int64],
+    told: NDArray[np.float64],
     picks: NDArray[np.int16],
     banned: NDArray[np.bool_],
     english: bool,
@@ -208,53 +205,47 @@ def _may_stand(
     the others is remembered in `picks`.
     """
     good = True
-    for runner in lots[[FIRST, SECOND]]:
+    for runner in told[[FIRST, SECOND]]:
         for at in (runner >= 0).nonzero()[0].tolist():
             one, of = int(runner[at]), int(grid.slot[at])
             row, code = int(rows[one]), query.slots[of].spec.layout_code
-            if picks[code, row] != ASK:
+            if picks[row, code] != ASK:
                 continue
             if live.creative(row, code, english, query.now) is None:
                 banned[of, one], good = True, False
             if live.texts[row].timeless:
                 picked = live.picks(code, english)[row]
-                picks[code, row] = NOTHING if picked < OWN_TITLE else picked if picked < _MOST else ASK
+                picks[row, code] = NOTHING if picked < OWN_TITLE else picked if picked < _MOST else ASK
     return good
 
 
-def _turned(
-    query: Query,
-    live: Live,
-    seats: Seats,
-    drawn: NDArray[np.int64],
-    worth: NDArray[np.float64],
-    english: bool,
-) -> Seats:
-    """The page with the runners-up that were drawn: by PLACE … and by NOW_SCORE … of the kernel."""
-    row, score, origin, creative = seats.row[:], seats.score[:], seats.origin[:], seats.creative[:]
-    flags, value, base, tag, rule = seats.flags[:], seats.value[:], seats.base[:], seats.tag[:], seats.rule[:]
-    for at, now, source, picked, chance, each, less in zip(*drawn.tolist(), *worth.tolist(), strict=True):
+def _turn(query: Query, live: Live, seats: Seats, drawn: list[list[float]], english: bool) -> None:
+    """Seat the runners-up that were drawn: of each what the kernel tells by PLACE …"""
+    for place, row, origin, creative, score, value, tag in drawn:
+        at, now, picked = int(place), int(row), int(creative)
         if picked < OWN_TITLE:
             layout = query.slots[seats.slot[at]].spec.layout_code
             asked = live.creative(now, layout, english, query.now)
             assert asked is not None  # looked at before
             picked = asked
-        row[at] = now
-        score[at] = chance
-        origin[at] = source
-        creative[at] = picked
-        value[at] = base[at] = each
-        tag[at] = less
-        flags[at] |= EXPLORING
-        rule[at] = _RULE
-    slot, position, _, _, _, _, _, campaign, _, _, _, _, by, capped, pin, spares, _ = seats
-    return Seats(
-        *(slot, position, row, score, origin, creative, flags, campaign, value, base, tag, rule, by, capped),
-        *(pin, spares),
-    )
+        seats.row[at], seats.score[at], seats.origin[at], seats.creative[at] = now, score, int(origin), picked
+        seats.value[at] = seats.base[at] = value
+        seats.tag[at], seats.rule[at] = tag, _RULE
+        seats.flags[at] |= EXPLORING
+
+
+def _scratch(candidates: int) -> NDArray[np.int32]:
+    """For the loop alone, which does not let go of the interpreter's lock: one for all threads."""
+    global _kept
+    if _kept.shape[1] < candidates:
+        _kept = np.empty((SCRATCH, 2 * candidates), np.int32)
+    return _kept
 
 
 def bits_of(query: Query) -> int:
     """The 64 random bits of a decision: the same in every replay."""
-    digest = blake2b(f"{query.subject}\0{query.decision_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
+    return int.from_bytes(_digest(query), "big")
+
+
+def _digest(query: Query) -> bytes:
+    return blake2b(f"{query.subject}\0{query.decision_id}".encode(), digest_size=8).digest()

@@ -4,19 +4,18 @@ Places come in page order; each takes the two best candidates left of its winner
 hold freely, so what one place takes is nobody else's. Ties go to the lower row. The draw is by 53 bits of a
 hash of the decision's bits and the place, the one that divides units of experiments.
 
-Written without branches on what differs from page to page: a wrongly predicted one costs more than a dozen
-sums. All places of a slot and kind ask the same of a candidate, so whoever may stand there is found once, as
-one whole number whose order is that of the values, then of the rows.
+The allocation has ranked the candidates already. Lists by kind made in its order are all but sorted, and a
+place asks of their first few only what its slot may hold.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.compiled import jit
+from features.compiled import loops
 from serving.seats import BASE, CAMPAIGN, CAPPED, RESERVES, ROW, RULED, VALUE
 from serving.splitting_kernel import part as part_of
 
@@ -25,17 +24,22 @@ NOTHING: Final = -2  # instead of a creative: nothing of the row can ever be ren
 ASK: Final = -3  # not known yet, or not the same at all times
 LEAST: Final = 1e-3  # a chance below this is not worth a lottery: its weight would be a thousand
 
-BIT, EXPLORE, BUDGET, LAYOUT, RESERVED_WHOLE = range(5)  # of a slot
-# Of a place: its runners-up among the candidates, −1 none; which was drawn. Then of the drawn places, one
-# after another: the place, and the row, origin and creative that now stand there.
-FIRST, SECOND, TURN, PLACE, NOW_ROW, NOW_ORIGIN, NOW_CREATIVE = range(7)
-# Of a place: the chance of each runner-up, 0 without a lottery; that of what stands there. Then of the drawn
-# places: score, value and tag of what now stands there.
-CHANCE, PROPENSITY, NOW_SCORE, NOW_VALUE, NOW_TAG = range(5)
-_LOW: Final = 0xFFFFFFFF
+# Of a slot; P(displayed | slot, position) from SHOWN on.
+BIT, EXPLORE, BUDGET, LAYOUT, RESERVED_WHOLE, SHOWN = range(6)
+# Of a place: its runners-up among the candidates, −1 none; which was drawn; the chance of each runner-up, 0
+# without a lottery; that of what stands there. Then of the drawn places, one after another: the place, and
+# what now stands there.
+FIRST, SECOND, TURN, CHANCE, PROPENSITY = range(5)
+PLACE, NOW_ROW, NOW_ORIGIN, NOW_CREATIVE, NOW_SCORE, NOW_VALUE, NOW_TAG = range(5, 12)
+TOLD: Final = 12
+
+LISTS: Final = 257  # one for each kind, behind that of what may be nobody's runner-up
+_GONE: Final = 0
+_LIST, _END, _HEAD, _LISTED = range(4)  # rows of scratch: a candidate's list; of lists; from there on lists
+SCRATCH: Final = _LISTED + LISTS
 
 
-@jit
+@loops
 def hold(
     rows: NDArray[np.int32],
     value: NDArray[np.float32],
@@ -43,102 +47,74 @@ def hold(
     room: NDArray[np.int32],
     score: NDArray[np.float32],
     origin: NDArray[np.uint32],
-    kinds: NDArray[np.uint8],
-    members: NDArray[np.uint64],
-    picks: NDArray[np.int16],
+    items: NDArray[Any],
     slot_of: NDArray[np.int32],
     candidate: NDArray[np.int32],
     whole: NDArray[np.int64],
     parts: NDArray[np.float64],
+    ranked: NDArray[np.int32],
     spares: NDArray[np.int32],
     slots: NDArray[np.float64],
-    shown: NDArray[np.float64],
     banned: NDArray[np.bool_],
-    bits: np.uint64,
+    bits: int,
     salts: NDArray[np.uint64],
-    lots: NDArray[np.int64],
-    chances: NDArray[np.float64],
+    scratch: NDArray[np.int32],
+    told: NDArray[np.float64],
 ) -> tuple[int, int]:
     """How many lotteries are held and how many of them drew a runner-up; the first is less than 0 where of a
     runner-up it is to be asked first whether it can be rendered.
 
-    `rows` … `origin` are the candidates', rows ascending; `kinds`, `members` and `picks` (layouts, rows) are
-    of the whole catalogue. `slot_of` … `parts`: serving.seats.Grid; `spares`: rows that stand by. `slots`
-    (s, 5) by BIT … (the number of the bit; RESERVED_WHOLE: whatever stands there needs a reservation, drawn
-    or not); `shown` (s, k) P(displayed | slot, position). `banned` (s, n): what a slot may not hold; (0, 0):
-    nothing.
+    `rows` … `origin` are the n candidates', rows ascending; `items` (rows,) LOTTERY_ITEM of the whole
+    catalogue. `slot_of` … `ranked`: serving.seats.Grid, of p places; `spares`: rows that stand by. `slots`
+    (s, SHOWN + k) by BIT … (the number of the bit; RESERVED_WHOLE: whatever stands there needs a
+    reservation, drawn or not). `banned` (s, n): what a slot may not hold; (0, 0): nothing. `bits`: 64 random
+    bits, signed. `scratch`: (SCRATCH, at least n and LISTS).
 
-    Fills `lots` (7, p) by FIRST … and `chances` (5, p) by CHANCE …
+    Fills `told` (TOLD, p) by FIRST …
     """
-    n, p = len(rows), len(slot_of)
-    left = np.empty(n, np.bool_)
-    for i in range(n):
-        free = (capped[i] == 0) & (value[i] > 0)
-        for k in range(room.shape[1]):
-            free &= room[i, k] < 0
-        left[i] = free
-    for at in range(p):  # what is on the page, or stands by, is nobody's runner-up
-        if candidate[at] >= 0:
-            left[candidate[at]] = False
-    for row in spares:
-        i = np.searchsorted(rows, row)
-        if i < n and rows[i] == row:
-            left[i] = False
-    begins = np.zeros(258, np.int64)  # the free candidates by kind, each in the order of rows
-    for i in range(n):
-        begins[int(kinds[rows[i]]) + 2] += left[i]
-    for kind in range(1, 257):
-        begins[kind + 1] += begins[kind]
-    order = np.empty(n + 1, np.int64)  # the last is where what is not free goes
-    for i in range(n):
-        kind = int(kinds[rows[i]]) + 1
-        order[begins[kind] if left[i] else n] = i
-        begins[kind] += left[i]
-    raw, best, who = value.view(np.int32), np.empty(n + 1, np.int64), np.empty(n + 1, np.int64)
-    of, ends = np.full(256, -1, np.int32), np.empty(256, np.int64)  # the slot that best[begins:ends] is for
+    list_of, end, head, listed = scratch[_LIST], scratch[_END], scratch[_HEAD], scratch[_LISTED:]
+    lists = _free(rows, value, capped, room, items, candidate, spares, list_of)
+    _by_kind(value, list_of, ranked, lists, listed, end)
     held, turned, asked, position, before = 0, 0, False, 0, -1
-    for at in range(p):
+    for at in range(len(slot_of)):
         slot = slot_of[at]
-        position = position + 1 if slot == before else 0
-        before = slot
-        lots[FIRST, at] = lots[SECOND, at] = -1
-        lots[TURN, at] = 0
-        chances[CHANCE, at], chances[PROPENSITY, at] = 0.0, 1.0
+        position += 1
+        if slot != before:
+            before, position = slot, 0
+            for one in range(lists):
+                head[one] = 0
+        told[FIRST, at] = told[SECOND, at] = -1
+        told[TURN, at], told[CHANCE, at], told[PROPENSITY, at] = 0, 0.0, 1.0
         explore, budget = slots[slot, EXPLORE], slots[slot, BUDGET]
         behind = whole[CAPPED, at]
         if explore <= 0 or whole[CAMPAIGN, at] >= 0 or behind & RULED:
             continue
         if behind & RESERVES and slots[slot, RESERVED_WHOLE] == 0:
             continue
-        layout = int(slots[slot, LAYOUT])
-        kind = int(kinds[whole[ROW, at]])
-        begin = begins[kind]
-        if of[kind] != slot:
-            of[kind] = slot
-            bit, end = np.uint64(slots[slot, BIT]), begin
-            for j in range(begin, begins[kind + 1]):
-                i = order[j]
-                row = rows[i]
-                good = left[i] & (picks[layout, row] != NOTHING) & ((members[row] >> bit) & np.uint64(1) != 0)
-                if len(banned):
-                    good &= not banned[slot, i]
-                best[end], who[end] = (np.int64(raw[i]) << 32) | (_LOW - end), i
-                end += good
-            ends[kind] = end
-        first = second = np.int64(-1)
-        for j in range(begin, ends[kind]):
-            second = max(second, min(first, best[j]))
-            first = max(first, best[j])
-        if first < 0:
+        bit, layout = np.uint64(slots[slot, BIT]), int(slots[slot, LAYOUT])
+        kind = 1 + int(items[whole[ROW, at]].kind)
+        if kind >= lists:
             continue
-        one, two = int(who[_LOW - (first & _LOW)]), -1
-        best[_LOW - (first & _LOW)] = -1
-        left[one] = False
+        one, two = -1, -1
+        j = head[kind]
+        while j < end[kind] and two < 0:
+            i = listed[kind, j]
+            j += 1
+            item = items[rows[i]]
+            if list_of[i] == _GONE or (item.members >> bit) & np.uint64(1) == 0:
+                continue
+            if item.picks[layout] == NOTHING or (len(banned) and banned[slot, i]):
+                continue
+            list_of[i] = _GONE
+            if one < 0:
+                one = i
+            else:
+                two = i
+        head[kind] = j
+        if one < 0:
+            continue
         total, count = value[one], 1  # of 32 bits, as the values are: logged chances depend on it
-        if second >= 0:
-            two = int(who[_LOW - (second & _LOW)])
-            best[_LOW - (second & _LOW)] = -1
-            left[two] = False
+        if two >= 0:
             total += value[two]
             count = 2
         own = parts[VALUE, at]
@@ -148,17 +124,76 @@ def hold(
         chance = part / count
         if chance < LEAST:
             continue
-        lots[FIRST, at], lots[SECOND, at], chances[CHANCE, at] = one, two, chance
-        u = part_of(bits ^ salts[at]) - (1.0 - chance * count)
+        told[FIRST, at], told[SECOND, at], told[CHANCE, at] = one, two, chance
+        u = part_of(np.uint64(bits) ^ salts[at]) - (1.0 - chance * count)
         held += 1
-        asked |= picks[layout, rows[one]] == ASK or (two >= 0 and picks[layout, rows[two]] == ASK)
-        turn = int(u >= 0) + int((u >= chance) & (count > 1))
-        lots[TURN, at] = turn
-        chances[PROPENSITY, at] = chance if turn else 1.0 - chance * count
+        asked |= items[rows[one]].picks[layout] == ASK or (two >= 0 and items[rows[two]].picks[layout] == ASK)
+        if u < 0:
+            told[PROPENSITY, at] = 1.0 - chance * count
+            continue
+        turn = 2 if u >= chance and count > 1 else 1
         now = two if turn == 2 else one
-        lots[PLACE, turned], lots[NOW_ROW, turned] = at, rows[now]
-        lots[NOW_ORIGIN, turned], lots[NOW_CREATIVE, turned] = origin[now], picks[layout, rows[now]]
-        chances[NOW_SCORE, turned], chances[NOW_VALUE, turned] = score[now], value[now]
-        chances[NOW_TAG, turned] = (parts[BASE, at] - np.float64(value[now])) * shown[slot, position]
-        turned += turn > 0
+        told[TURN, at], told[PROPENSITY, at] = turn, chance
+        told[PLACE, turned], told[NOW_ROW, turned] = at, rows[now]
+        told[NOW_ORIGIN, turned], told[NOW_CREATIVE, turned] = origin[now], items[rows[now]].picks[layout]
+        told[NOW_SCORE, turned], told[NOW_VALUE, turned] = score[now], value[now]
+        lost = parts[BASE, at] - np.float64(value[now])
+        told[NOW_TAG, turned] = lost * slots[slot, SHOWN + position]
+        turned += 1
     return (-held if asked else held), turned
+
+
+@loops
+def _free(
+    rows: NDArray[np.int32],
+    value: NDArray[np.float32],
+    capped: NDArray[np.uint8],
+    room: NDArray[np.int32],
+    items: NDArray[Any],
+    candidate: NDArray[np.int32],
+    spares: NDArray[np.int32],
+    list_of: NDArray[np.int32],
+) -> int:
+    """Fill `list_of` with the candidates' lists: 1 more than the kind; _GONE: what a limit counts, is worth
+    nothing, is on the page or stands by. How many lists there are."""
+    n, lists = len(rows), 1
+    for i in range(n):
+        free = (capped[i] == 0) & (value[i] > 0) & (room[i, 0] < 0) & (room[i, 1] < 0)
+        list_of[i] = items[rows[i]].kind + 1 if free else _GONE
+        lists = max(lists, list_of[i] + 1)
+    for at in range(len(candidate)):
+        if candidate[at] >= 0:
+            list_of[candidate[at]] = _GONE
+    for row in spares:
+        i = np.searchsorted(rows, row)
+        if i < n and rows[i] == row:
+            list_of[i] = _GONE
+    return lists
+
+
+@loops
+def _by_kind(
+    value: NDArray[np.float32],
+    list_of: NDArray[np.int32],
+    ranked: NDArray[np.int32],
+    lists: int,
+    listed: NDArray[np.int32],
+    end: NDArray[np.int32],
+) -> None:
+    """The candidates of each list into `listed[list, :end]`, by descending value, then by row.
+
+    `ranked` is in that order but for what a campaign makes worth more than its value: few places to go back.
+    """
+    for one in range(lists):
+        end[one] = 0
+    for i in ranked:
+        one = list_of[i]
+        q = end[one]
+        end[one] += 1
+        while q > 0 and (
+            value[listed[one, q - 1]] < value[i]
+            or (value[listed[one, q - 1]] == value[i] and listed[one, q - 1] > i)
+        ):
+            listed[one, q] = listed[one, q - 1]
+            q -= 1
+        listed[one, q] = i

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,11 +45,10 @@ class Switch(Protocol):
     def id(self) -> str: ...
 
 
-class LotterySlots(NamedTuple):
-    """What lotteries need of a page's slots, in its order."""
-
-    terms: NDArray[np.float64]  # (s, 5) by serving.exploring_kernel.BIT …
-    shown: NDArray[np.float64]  # (s, k) P(displayed | slot, position)
+# What lotteries look at of an item, side by side: one line of the processor's cache. `picks`: by layout.
+LOTTERY_ITEM: Final = np.dtype(
+    [("members", np.uint64), ("kind", np.uint8), ("picks", np.int16, (len(LAYOUTS),))], align=True
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,6 @@ class Live:
     categories: NDArray[np.uint32]
     category_of: list[int]  # the same, and the kind's code, for loops: a list answers one row fastest
     kind_of: list[int]
-    kinds: NDArray[np.uint8]
     dense_categories: NDArray[np.int32]  # (n rows,) 1, 2 … by category; 0 none
     named_creatives: list[frozenset[int] | None]  # per offer of the table the only creatives it may use
     pipelines: Mapping[Effort, Pipeline]
@@ -120,9 +118,9 @@ class Live:
     rebased: Mapping[str, frozenset[int]] = field(default_factory=dict)  # other bundles: a variant over each
     # Memos, the same on every replica: by layout and language, per row; and the slots of pages as columns.
     _picks: dict[tuple[int, bool], list[int]] = field(default_factory=dict, repr=False)
-    _tables: dict[bool, NDArray[np.int16]] = field(default_factory=dict, repr=False)
+    _lottery_items: dict[bool, NDArray[np.void]] = field(default_factory=dict, repr=False)
     _bare: dict[tuple[int, bool], list[int]] = field(default_factory=dict, repr=False)
-    lottery_slots: dict[object, LotterySlots | None] = field(default_factory=dict, repr=False)
+    lottery_slots: dict[object, NDArray[np.float64] | None] = field(default_factory=dict, repr=False)
     shapes: dict[tuple[object, ...], Slots] = field(default_factory=dict, repr=False)
 
     def priced(self, prices: Prices) -> Live:
@@ -199,11 +197,12 @@ class Live:
         spoken = [index for index in shown if creatives[index].locale.startswith(wanted)]
         return next(iter(spoken or shown), None)
 
-    def pick_table(self, english: bool) -> NDArray[np.int16]:
-        """(layouts, rows) what exploration remembers of `creative`; ASK where it is to be asked."""
-        held = self._tables.get(english)
+    def lottery_items(self, english: bool) -> NDArray[np.void]:
+        """(rows,) LOTTERY_ITEM; `picks`: what exploration remembers of `creative`, ASK where it is to ask."""
+        held = self._lottery_items.get(english)
         if held is None:
-            held = self._tables[english] = np.full((len(LAYOUTS), len(self)), _ASK, np.int16)
+            held = self._lottery_items[english] = np.empty(len(self), LOTTERY_ITEM)
+            held["members"], held["kind"], held["picks"] = self.plan.members, self.kind_of, _ASK
         return held
 
     def picks(self, layout: int, english: bool) -> list[int]:
@@ -276,7 +275,6 @@ def build_live(
         categories=np.ascontiguousarray(table["category"]),
         category_of=table["category"].tolist(),
         kind_of=stock.kinds.tolist(),
-        kinds=np.ascontiguousarray(stock.kinds, np.uint8),
         dense_categories=_dense(table["category"]),
         named_creatives=[campaigns.offer_creatives[offer] for offer in offers.offer.tolist()],
         pipelines=pipelines(

@@ -124,18 +124,20 @@ def _columns(pi: I8, pf: F8, mix: I8, ti: I8, tf: F8, whole: I4, parts: F4, seen
 
 
 @unlocked
-def solve_each(given: Input, bounds: I8, tags: bool) -> tuple[I8, I4, F4, F8]:
+def solve_each(given: Input, bounds: I8, tags: bool) -> tuple[I8, I4, F4, F8, I4]:
     """Pages whose columns stand one after another.
 
     `bounds` (B + 1, 4): where each page's options, offers, counters and held places begin. Out: where each
     page's places begin (B + 1); (8, p) slot, position, candidate, offer, rule, by, spare candidate, spare
-    offer; (4, p) value, base, factor with the rate, tag; the pages' worth (B,).
+    offer; (4, p) value, base, factor with the rate, tag; the pages' worth (B,); the options of each page, by
+    what they can be worth at most.
     """
     pages, most = len(bounds) - 1, 0
     for s in range(len(given.slots)):
         most += given.slots[s, S_PLACES]
     whole, parts = np.empty((8, pages * most), np.int32), np.empty((4, pages * most), np.float32)
     at, worth, seen = np.zeros(pages + 1, np.int64), np.zeros(pages, np.float64), np.empty(most, np.float32)
+    ranked = np.empty(len(given.value), np.int32)
     for b in range(pages):
         page = _page(given, bounds, b)
         trial, run, now = page, 0, 0.0
@@ -148,6 +150,7 @@ def solve_each(given: Input, bounds: I8, tags: bool) -> tuple[I8, I4, F4, F8]:
             if run == 0:
                 high = low + _columns(pi, pf, mix, ti, tf, whole[:, low:], parts[:, low:], seen)
                 at[b + 1], worth[b], now = high, value, base
+                ranked[bounds[b, 0] : bounds[b + 1, 0]] = order[len(pi)]
                 if tags:
                     rules = rules_on(pi, pf, mix, ti, tf, whole[4, low:high], whole[5, low:high])
                 spares(pi, pf, order, mix, ti, tf, whole[6, low:high], whole[7, low:high])
@@ -158,7 +161,7 @@ def solve_each(given: Input, bounds: I8, tags: bool) -> tuple[I8, I4, F4, F8]:
             if run < len(rules):
                 trial = without(page, rules[run, 0], rules[run, 1])
             run += 1
-    return at, whole[:, : at[pages]].copy(), parts[:, : at[pages]].copy(), worth
+    return at, whole[:, : at[pages]].copy(), parts[:, : at[pages]].copy(), worth, ranked
 
 
 @jit

@@ -52,7 +52,7 @@ class State(NamedTuple):
 
     pi: I8  # (S, 8, K or more) of slots: what stands there, limits by kind, numbers
     pf: F8  # (S, 6, K or more) of slots: worth, rates, powers of the factors, prices
-    order: I8  # (S, n) what suits a slot, by what it can be worth at most
+    order: I8  # (S + 1, n) what suits a slot, by what it can be worth at most; last, all that there is
     mix: I8  # (S + 5, n or more) items per slot and category; and what changes of items, offers and counters
     ti: I8  # (27, n or more) what does not change of items, offers and counters
     tf: F8  # (6, n or more) what items and offers are worth
@@ -90,7 +90,7 @@ def prepare(given: Input) -> State:
     state = State(
         np.full((slots, 8, max(most, max(kinds, NUMBERS))), -1, np.int64),
         np.ones((slots, 6, max(max(places, most) + 3, PRICES)), np.float64),
-        np.empty((slots, n), np.int64),
+        np.empty((slots + 1, n), np.int64),
         np.zeros((slots + 5, width), np.int64),
         np.empty((27, width), np.int64),
         np.empty((6, width), np.float64),
@@ -189,8 +189,7 @@ def _deals(slots: I8, options: I8, offers: I8, worth: F4, ti: I8, tf: F8) -> Non
 @jit
 def _orders(pi: I8, order: I8, ti: I8, tf: F8) -> None:
     """Per slot what suits it, by what it can be worth at most; ties by candidate."""
-    n = pi[0, NUM, ITEMS]
-    ranked = np.empty(n, np.int64)
+    n, ranked = pi[0, NUM, ITEMS], order[len(pi)]
     rank(tf[TOP], ranked, np.empty((2, n), np.int64), np.empty(257, np.int64))
     for at in range(n):
         i = ranked[at]

@@ -27,6 +27,7 @@ class Grid(NamedTuple):
     candidate: NDArray[np.int32]  # (p,) index among the page's candidates, −1 not one of them
     whole: NDArray[np.int64]  # (5, at least p) by ROW …
     parts: NDArray[np.float64]  # (3, at least p) by SCORE …
+    ranked: NDArray[np.int32]  # (n,) the page's candidates, by about what they are worth
 
 
 class Seats(NamedTuple):
@@ -75,10 +76,8 @@ class Seats(NamedTuple):
                 made[slot].append(chosen)
         return made
 
-    def as_grid(self, rows: NDArray[np.int32]) -> Grid:
-        """`grid`, made of the columns where the page had to be filled from behind. `rows`: candidates'."""
-        if self.grid is not None:
-            return self.grid
+    def as_grid(self, rows: NDArray[np.int32], worth: NDArray[np.float32]) -> Grid:
+        """`grid` of a page that had to be filled from behind. `rows`, `worth`: the candidates'."""
         whole, parts = np.zeros((5, len(self.row)), np.int64), np.empty((3, len(self.row)))
         whole[ROW], whole[ORIGIN], whole[CAMPAIGN], whole[NAMED] = self.row, self.origin, self.campaign, -1
         flags = np.array(self.flags, np.int64)
@@ -88,7 +87,8 @@ class Seats(NamedTuple):
         candidate = rows.searchsorted(whole[ROW])
         met = np.isin(whole[ROW], rows)
         candidate = np.where(met, candidate, -1).astype(np.int32)
-        return Grid(np.array(self.slot, np.int32), candidate, whole, parts)
+        ranked = np.argsort(-worth, kind="stable").astype(np.int32)
+        return Grid(np.array(self.slot, np.int32), candidate, whole, parts, ranked)
 
 
 class Named(NamedTuple):

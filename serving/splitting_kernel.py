@@ -18,7 +18,7 @@ def part(x: np.uint64) -> float:
 
 
 @loops
-def split(key: np.uint64, salts: NDArray[np.uint64], parts: NDArray[np.float64]) -> None:
-    """Fills `parts` (n,) for `salts` (n,)."""
+def split(key: int, salts: NDArray[np.uint64], parts: NDArray[np.float64]) -> None:
+    """Fills `parts` (n,) for `salts` (n,). `key`: the 64 bits, signed."""
     for at in range(len(salts)):
-        parts[at] = part(key ^ salts[at])
+        parts[at] = part(np.uint64(key) ^ salts[at])

@@ -12,10 +12,21 @@ from features.events import RESERVED, WHAT
 from serving.decide import decide
 from serving.domain import EXPLORING
 from serving.exploring import RUNNERS, bits_of
-from serving.exploring_kernel import hold
+from serving.exploring_kernel import (
+    CHANCE,
+    FIRST,
+    LISTS,
+    PLACE,
+    PROPENSITY,
+    SCRATCH,
+    SECOND,
+    TOLD,
+    TURN,
+    hold,
+)
 from serving.page import RULE
 from serving.reserving import settle
-from serving.seats import CAMPAIGN, CAPPED, RESERVES, ROW
+from serving.seats import CAMPAIGN, CAPPED, RESERVES, ROW, Seats
 from tests.plain_lotteries import plain_hold, random_page
 from tests.worlds import SLOTS, customer, market_live, query, sold, stranger
 
@@ -73,9 +84,11 @@ def test_the_same_decision_draws_the_same_and_another_its_own():
     assert decide(other, LIVE).rows.tolist() != drawn(3).rows.tolist() or drawn(3).lotteries
 
 
-def outputs(given):
-    p = len(given["slot_of"])
-    return np.empty((7, p), np.int64), np.empty((5, p))
+def held(given):
+    """`hold` on the page: how many lotteries, how many drew a runner-up, and what it told."""
+    scratch = np.full((SCRATCH, max(LISTS, len(given["rows"]))), -7, np.int32)
+    told = np.full((TOLD, len(given["slot_of"])), np.nan)
+    return *hold(*given.values(), scratch, told), told
 
 
 def test_the_loop_is_the_plain_one():
@@ -84,14 +97,13 @@ def test_the_loop_is_the_plain_one():
     drawn_of_all = []
     for _ in range(60):
         given = random_page(rng)
-        lots, chances = outputs(given)
-        held, turned = hold(*given.values(), lots, chances)
+        lotteries, turned, told = held(given)
         plain = plain_hold(**given)
-        assert lots[:2].T.tolist() == plain.runners and lots[2].tolist() == plain.turns
-        assert chances[:2].tolist() == [plain.chances, plain.propensity]
-        assert held == sum(one > 0 for one in plain.chances)
-        told = list(zip(*lots[3:, :turned].tolist(), *chances[2:, :turned].tolist(), strict=True))
-        assert told == plain.drawn and turned == sum(one > 0 for one in plain.turns)
+        assert told[[FIRST, SECOND]].T.tolist() == plain.runners and told[TURN].tolist() == plain.turns
+        assert told[[CHANCE, PROPENSITY]].tolist() == [plain.chances, plain.propensity]
+        assert lotteries == sum(one > 0 for one in plain.chances)
+        drawn_ones = list(map(tuple, told[PLACE:, :turned].T.tolist()))
+        assert drawn_ones == plain.drawn and turned == sum(one > 0 for one in plain.turns)
         drawn_of_all += plain.turns
     assert {0, 1, 2} == set(drawn_of_all)
 
@@ -99,15 +111,15 @@ def test_the_loop_is_the_plain_one():
 def test_draws_follow_the_chances():
     rng = np.random.default_rng(6)
     given = random_page(rng)
-    lots, chances = outputs(given)
     counts = np.zeros((len(given["slot_of"]), 3))
     for number in range(4_000):
-        given["bits"] = np.uint64(bits_of(replace(query(LIVE), decision_id=f"d{number}")))
-        hold(*given.values(), lots, chances)
-        counts[np.arange(len(counts)), lots[2]] += 1
-    for at in np.flatnonzero(chances[0]):
-        both = 1 + (lots[1, at] >= 0)
-        expected = 4_000 * np.array([1 - both * chances[0, at], chances[0, at], chances[0, at] * (both == 2)])
+        bits = bits_of(replace(query(LIVE), decision_id=f"d{number}"))
+        given["bits"] = bits - (1 << 64) if bits >> 63 else bits
+        _, _, told = held(given)
+        counts[np.arange(len(counts)), told[TURN].astype(int)] += 1
+    for at in np.flatnonzero(told[CHANCE]):
+        both, each = 1 + (told[SECOND, at] >= 0), told[CHANCE, at]
+        expected = 4_000 * np.array([1 - both * each, each, each * (both == 2)])
         assert ((counts[at] - expected) ** 2 / np.maximum(expected, 1)).sum() < 18
 
 
@@ -117,7 +129,8 @@ def test_places_filled_from_behind_hold_the_same_lotteries():
         seen = []
 
         def noted(asked, live, ranked, market, seats, seen=seen):
-            seen.append((ranked.rows, market, seats))
+            before = Seats._make(one[:] if isinstance(one, list) else one for one in seats)
+            seen.append((ranked.rows, market, before))
             return exploring(asked, live, ranked, market, seats)
 
         exploring = decide_module.explored
@@ -126,7 +139,7 @@ def test_places_filled_from_behind_hold_the_same_lotteries():
             page = drawn(number)
         (rows, market, seats) = seen[0]
         assert seats.grid is not None and page.lotteries
-        made = seats._replace(grid=None).as_grid(rows)
+        made = seats.as_grid(rows, market.value)
         p = len(made.slot)
         assert made.slot.tolist() == seats.grid.slot.tolist()
         assert made.candidate.tolist() == seats.grid.candidate.tolist()
