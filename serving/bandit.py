@@ -113,12 +113,15 @@ class Learned:
     """One version. By key64 of the item; arms are creatives, named by their key32 in hex.
 
     `until`: POSIX seconds; every page decided before has been counted. `seen`: what the tables were made of.
+    `fresh`: of new items by key, the clicks predicted and met on pages of `bundle` (serving.newcomers).
     """
 
     made_at: float = 0.0
     until: float = 0.0
     tables: Mapping[int, Table] = field(default_factory=dict)
     seen: Mapping[int, Seen] = field(default_factory=dict)
+    bundle: str = ""
+    fresh: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     version: str = ""  # digest of the whole text; "" before the first
 
     def encode(self, *, whole: bool = True) -> bytes:
@@ -130,6 +133,8 @@ class Learned:
                 "until": self.until,
                 "tables": {f"{key}": _plain(table) for key, table in sorted(self.tables.items())},
                 "seen": seen if whole else {},
+                "bundle": self.bundle,
+                "fresh": {f"{key}": one for key, one in sorted(self.fresh.items())},
             }
         )
 
@@ -147,7 +152,11 @@ def decode_learned(body: bytes, version: str = "") -> Learned:
         raw: dict[str, Any] = orjson.loads(body)
         seen = {int(key): Seen.read(one) for key, one in raw["seen"].items()}
         tables = {int(key): _table(one) for key, one in raw["tables"].items()}
-        return Learned(float(raw["made_at"]), float(raw["until"]), tables, seen, version or version_of(body))
+        fresh = {int(key): (float(told), float(met)) for key, (told, met) in raw.get("fresh", {}).items()}
+        return Learned(
+            *(float(raw["made_at"]), float(raw["until"]), tables, seen, str(raw.get("bundle", "")), fresh),
+            version or version_of(body),
+        )
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as bad:
         raise BanditError(f"a version of the bandit cannot be read: {str(bad)[:120]}") from None
 
@@ -159,6 +168,8 @@ def learned(
     *,
     made_at: float,
     until: float,
+    bundle: str = "",
+    fresh: Mapping[int, tuple[float, float]] | None = None,
 ) -> Learned:
     """The next version. `base`: the rate of an item that the bundle knows of; the warm start.
 
@@ -169,7 +180,7 @@ def learned(
     due = sorted((key for key, growth in grown.items() if growth > WORTH_IT), key=lambda key: -grown[key])
     for key in due[:MOST_REMADE]:
         tables[key] = table_of(seen[key], base(key), seed=key ^ int(made_at))
-    return decode_learned(Learned(made_at, until, tables, seen).encode())
+    return decode_learned(Learned(made_at, until, tables, seen, bundle, fresh or {}).encode())
 
 
 def _growth(seen: Seen, table: Table | None) -> float:

@@ -2,7 +2,8 @@
 
 Every replica has one; control elects the leader. It reads the event log for pages that drew a creative, joins
 displays and clicks to the segment that the page was decided for, and counts a page once: when it is older
-than `RIPE_S`, with the clicks that came until then, which is the same for every arm. A version says up to
+than `RIPE_S`, with the clicks that came until then, which is the same for every arm. Of new items it sums
+the clicks that the bundle predicted where they were displayed, and those that came. A version says up to
 when pages were counted, so that the next leader goes on from there. It is written to the registry, control is
 pointed at it, and replicas take it up with their next poll; while nobody leads, the last version holds.
 """
@@ -37,6 +38,7 @@ from serving.bandit_shelf import BanditShelf
 from serving.control import Control, ControlError
 from serving.live import Live
 from serving.log_tail import Tail
+from serving.newcomer_pages import NONE, Predictions
 from serving.observe import Metrics
 from serving.turns import Turns, resign
 
@@ -49,14 +51,17 @@ RIPE_S: Final = 180.0
 BACK_S: Final = 3_600.0  # a first leader counts from so long ago, as far as the log goes back
 MOST_PAGES: Final = 200_000  # waiting to ripen; more are left out, by their decision's hash alone
 MOST_GROUPS: Final = 2_000
+MOST_FRESH: Final = 2_000  # new items that are counted
 KEPT: Final = 30  # versions left in the registry
 WARM_UP: Final = 50.0  # displays of an item that its own rate weighs as much as the usual one
 
+Row = Mapping[str, Any]
+
 
 class _Page:
-    """One that drew creatives and may still be clicked."""
+    """One that drew creatives or has new items, and may still be clicked."""
 
-    __slots__ = ("arms", "at", "cell", "clicked", "groups", "shown")
+    __slots__ = ("arms", "at", "cell", "clicked", "fresh", "groups", "shown")
 
     def __init__(
         self,
@@ -64,9 +69,12 @@ class _Page:
         cell: int,
         groups: Mapping[int, tuple[int, ...]],
         arms: Sequence[tuple[int, Sequence[str], int]],
+        fresh: Mapping[int, float],
     ) -> None:
-        """`groups`: item key -> key32s of its creatives; `arms`: of adaptive experiments, which was drawn."""
-        self.at, self.cell, self.groups, self.arms = at, cell, groups, arms
+        """`groups`: item key -> key32s of its creatives; `arms`: of adaptive experiments, which was drawn;
+        `fresh`: new item -> P(clicked | displayed) as the bundle says.
+        """
+        self.at, self.cell, self.groups, self.arms, self.fresh = at, cell, groups, arms, fresh
         self.shown: set[tuple[int, int]] = set()  # (item, creative)
         self.clicked: set[tuple[int, int]] = set()
 
@@ -74,8 +82,11 @@ class _Page:
 class Harvest:
     """Pages and what became of them, from log entries. `after`: those decided until then are not counted."""
 
-    def __init__(self, after: float) -> None:
-        self._after = after
+    def __init__(
+        self, after: float, predicted: Callable[[Row], Mapping[int, float]] = lambda _: NONE
+    ) -> None:
+        """`predicted`: of a served page's new items by key, P(clicked | displayed) as the bundle says."""
+        self._after, self._predicted = after, predicted
         self._pages: dict[int, _Page] = {}
 
     def take(self, payloads: Iterable[bytes]) -> None:
@@ -83,9 +94,11 @@ class Harvest:
             row = unpack(payload)
             kind = row["t"]
             if kind == "served":
-                drew = row.get("draws") or row.get("arm_draws")
-                if drew and row["at"] > self._after and len(self._pages) < MOST_PAGES:
-                    self._pages[_key(row["subject"], row["id"])] = _page_of(row)
+                if row["at"] <= self._after or len(self._pages) >= MOST_PAGES:
+                    continue
+                fresh = self._predicted(row)
+                if fresh or row.get("draws") or row.get("arm_draws"):
+                    self._pages[_key(row["subject"], row["id"])] = _page_of(row, fresh)
             elif kind in ("displayed", "clicked") and row.get("decision_id"):
                 page = self._pages.get(_key(row["subject"], row["decision_id"]))
                 if page is not None and "places" in row:
@@ -93,8 +106,11 @@ class Harvest:
                     for place in np.frombuffer(row["places"], PLACES):
                         found.add((int(place["item"]), int(place["creative"])))
 
-    def ripe(self, until: float, seen: Mapping[int, Seen]) -> dict[int, Seen]:
-        """`seen` and the pages decided up to `until`, which are forgotten. A click tells of a display."""
+    def ripe(
+        self, until: float, seen: Mapping[int, Seen], fresh: Mapping[int, tuple[float, float]]
+    ) -> tuple[dict[int, Seen], dict[int, tuple[float, float]]]:
+        """Both and the pages decided up to `until`, which are forgotten. A click tells of a display."""
+        counts = dict(fresh)
         found = {key: Seen(one.arms, *(column.copy() for column in one.columns)) for key, one in seen.items()}
         self._after = max(self._after, until)
         for name in [name for name, page in self._pages.items() if page.at <= until]:
@@ -103,6 +119,11 @@ class Harvest:
                 group = found[group_key] = found.get(group_key, Seen.none(())).of(names)
                 clicks = float(len(page.clicked))
                 _add(group, names[drawn], page.cell, clicks)
+            clicked = {item for item, _ in page.clicked}
+            for item in page.fresh.keys() & ({item for item, _ in page.shown} | clicked):
+                if item in counts or len(counts) < MOST_FRESH:
+                    predicted, met = counts.get(item, (0.0, 0.0))
+                    counts[item] = predicted + page.fresh[item], met + (item in clicked)
             for item, creative in page.shown | page.clicked:
                 if item not in page.groups or (item not in found and len(found) >= MOST_GROUPS):
                     continue
@@ -112,7 +133,7 @@ class Harvest:
                 if arm not in group.arms:
                     continue  # the item has more creatives than are told apart
                 _add(group, arm, page.cell, float((item, creative) in page.clicked))
-        return found
+        return found, counts
 
 
 def _add(group: Seen, arm: str, cell: int, reward: float) -> None:
@@ -143,6 +164,7 @@ class Learner:
         self._harvest = Harvest(0.0)
         self._last = NOTHING_LEARNED
         self._versions: list[str] = []
+        self._predictions = Predictions(self._shelf.fetch)
         self._turns = Turns(self.step, every_s, "fenliu-bandit")
         self._metrics = metrics
 
@@ -202,22 +224,24 @@ class Learner:
         version = (await self._control.poll()).bandit
         self._last = await asyncio.to_thread(self._shelf.fetch, version) if version else NOTHING_LEARNED
         after = max(self._last.until, now - BACK_S)
-        self._harvest, self._tail = Harvest(after), Tail(self._log, after)
+        self._harvest, self._tail = Harvest(after, self._predictions), Tail(self._log, after)
 
     def _learn(self, live: Live, now: float) -> Learned | None:
         """The next version; None where nothing ripened. Blocking."""
         assert self._tail is not None
+        self._predictions.watch(live)
         for payloads in self._tail.read():
             self._harvest.take(payloads)
-        last, until = self._last, now - RIPE_S
-        seen = self._harvest.ripe(until, last.seen)
+        last, until, bundle = self._last, now - RIPE_S, live.bundle.version
+        before = last.fresh if last.bundle == bundle else {}
+        seen, fresh = self._harvest.ripe(until, last.seen, before)
         same = seen.keys() == last.seen.keys() and all(
             np.array_equal(one.shown, last.seen[key].shown) for key, one in seen.items()
         )
-        if same:
+        if same and fresh == last.fresh:
             return None
         aged = {key: one.decayed(now - last.made_at if last.made_at else 0.0) for key, one in seen.items()}
-        return learned(aged, base_of(live), last, made_at=now, until=until)
+        return learned(aged, base_of(live), last, made_at=now, until=until, bundle=bundle, fresh=fresh)
 
 
 def explores(live: Live) -> bool:
@@ -225,7 +249,7 @@ def explores(live: Live) -> bool:
     if live.experiments.adaptive:
         return True
     views = (live, *live.variants.values())
-    return any(slot.explore > 0 for view in views for slot in view.plan.slots.values())
+    return any(slot.explore + slot.explore_new > 0 for view in views for slot in view.plan.slots.values())
 
 
 def base_of(live: Live) -> Callable[[int], float]:
@@ -244,11 +268,11 @@ def base_of(live: Live) -> Callable[[int], float]:
     return base
 
 
-def _page_of(row: Mapping[str, Any]) -> _Page:
+def _page_of(row: Row, fresh: Mapping[int, float]) -> _Page:
     items = np.frombuffer(row["items"], "<u8")
-    groups = {int(items[place]): tuple(keys[:MOST_ARMS]) for place, keys, _, _ in row["draws"]}
+    groups = {int(items[place]): tuple(keys[:MOST_ARMS]) for place, keys, _, _ in row.get("draws", ())}
     arms = [(group_of(name), names, drawn) for name, names, _, drawn in row.get("arm_draws", ())]
-    return _Page(row["at"], cell_of(int(row.get("cell", 0))), groups, arms)
+    return _Page(row["at"], cell_of(int(row.get("cell", 0))), groups, arms, fresh)
 
 
 def _key(subject: str, decision_id: str) -> int:

@@ -42,6 +42,7 @@ from serving.surfaces import BIT
 
 NO_UNITS: Final = (0.0, 0.0, 0.0)
 SPARE: Final = 8  # candidates of a kind beyond twice its places
+_PREDICTS: Final = ("full", "light")  # rungs whose scores are chances of a click
 
 __all__ = ["Decision", "Query", "decide", "page_of"]
 
@@ -65,6 +66,8 @@ def decide(
         cached, live = _moved(cached, live, mine), mine
     page = page_of(query, live, effort, cached)
     ranked, found, drops = live.pipelines[effort].run(page, trace)
+    if live.newcomers.mean is not None and effort in _PREDICTS:
+        ranked = ranked.scored(live.newcomers.corrected(ranked.rows, ranked.score))
     start = trace.start()
     market = live.stalls.of(page, ranked, effort)
     trace.note("market", len(ranked), start)

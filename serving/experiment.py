@@ -41,6 +41,7 @@ class SlotChange(TextModel):
     size: Annotated[int, Field(ge=1, le=100)] | None = None
     per_category: Annotated[int, Field(ge=1)] | None = None
     explore: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] | None = None
+    explore_new: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] | None = None
     explore_budget: Fraction | None = None
     switching_cost: Money | None = None
     interruption: Money | None = None

@@ -7,7 +7,8 @@ placement's propensity is its lottery's own, and the page's is their product. Ra
 decision's id.
 
 A slot's `explore_budget` is the part of a place's worth that exploring it may cost in expectation: where the
-runners-up are poor, the lottery is held that much less often. The chances stay known before the draw.
+runners-up are poor, the lottery is held that much less often. With `explore_new` a runner-up that is new, or
+in a new one's place, is shown as often as it may be the better one. All chances are known before the draw.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from serving.exploring_kernel import (
     CHANCE,
     FIRST,
     NOTHING,
+    OTHER,
     PLACE,
     PROPENSITY,
     RUNNERS,
@@ -48,7 +50,9 @@ _RULE: Final = RULE["exploration"]
 _MOST: Final = 32_000  # of creatives, in 16 bits
 _SHAPES: Final = 256  # sets of slots remembered
 _NO_SPARES: Final = np.empty(0, np.int32)
-_kept = np.empty((SCRATCH, 2_048), np.int32)
+# Scratch for the loop alone, which does not let go of the interpreter's lock: one for all threads.
+_width = 2_048
+_kept = np.empty((SCRATCH, _width), np.int32)
 _NO_BANS: Final = np.empty((0, 0), np.bool_)
 _UNKNOWN: Final = np.empty((0, 0))  # told from what is known by being this very array
 
@@ -85,13 +89,15 @@ class Lotteries(Sequence[Lottery]):
         return self._made
 
     def _of(self, place: int) -> Lottery:
-        first, second, turn, each = self._told[[FIRST, SECOND, TURN, CHANCE], place].tolist()
+        first, second, turn, each, other = self._told[[FIRST, SECOND, TURN, CHANCE, OTHER], place].tolist()
         runners = [int(one) for one in (first, second) if one >= 0]
+        chances = (each, other)[: len(runners)]
+        every = each * len(runners) if each == chances[-1] else each + other
         rows = [self._whole[ROW, place], *(self._rows[one] for one in runners)]
         return Lottery(
             place,
             tuple([int(self._keys[row]) for row in rows]),
-            (1.0 - each * len(runners), *([each] * len(runners))),
+            (1.0 - every, *chances),
             int(turn),
         )
 
@@ -127,6 +133,7 @@ def explored(
     english = query.context.locale.startswith("en")
     items, banned = live.lottery_items(english), _bans(query, live, rows)
     bits = int.from_bytes(_digest(query), "big", signed=True)
+    scratch = _kept if len(rows) <= _width else _wider(len(rows))
     told = np.empty((TOLD, len(grid.slot)))
     standing = _NO_SPARES
     if seats.spares:
@@ -134,7 +141,7 @@ def explored(
     while True:
         held, turned = hold(
             rows, market.value, market.option_capped, market.option_room, candidates.score, candidates.origin,
-            items, *grid, standing, slots, banned, bits, _SALTS, _scratch(len(rows)), told,
+            items, *grid, standing, slots, banned, bits, _SALTS, scratch, told,
         )  # fmt: skip
         if not held:
             return None
@@ -157,9 +164,12 @@ def _slots(query: Query, live: Live, market: Market) -> NDArray[np.float64] | No
     if held is not _UNKNOWN:
         return held
     specs, held = [one.spec for one in query.slots], None
-    if any(spec.explore for spec in specs):
+    if any(spec.explore or spec.explore_new for spec in specs):
         columns = [
-            (spec.bit.bit_length() - 1, spec.explore, spec.explore_budget, spec.layout_code, capped)
+            (
+                *(spec.bit.bit_length() - 1, spec.explore, spec.explore_new, spec.explore_budget),
+                *(spec.layout_code, capped),
+            )
             for spec, capped in zip(specs, market.slot_capped, strict=True)
         ]
         held = np.zeros((len(specs), SHOWN + max(len(spec.shown) for spec in specs)))
@@ -184,7 +194,7 @@ def _bans(query: Query, live: Live, rows: NDArray[np.int32]) -> NDArray[np.bool_
     if query.anchor_row is not None:
         banned[:, rows == query.anchor_row] = True
     for at, asked in enumerate(query.slots):
-        if asked.exclude and asked.spec.explore:
+        if asked.exclude and (asked.spec.explore or asked.spec.explore_new):
             banned[at] |= np.isin(live.keys.take(rows), np.fromiter(asked.exclude, np.uint64))
     return banned
 
@@ -234,12 +244,12 @@ def _turn(query: Query, live: Live, seats: Seats, drawn: list[list[float]], engl
         seats.flags[at] |= EXPLORING
 
 
-def _scratch(candidates: int) -> NDArray[np.int32]:
-    """For the loop alone, which does not let go of the interpreter's lock: one for all threads."""
-    global _kept
-    if _kept.shape[1] < candidates:
-        _kept = np.empty((SCRATCH, 2 * candidates), np.int32)
-    return _kept
+def _wider(candidates: int) -> NDArray[np.int32]:
+    """`_kept` for pages of so many."""
+    global _kept, _width
+    _kept = made = np.empty((SCRATCH, 2 * candidates), np.int32)
+    _width = 2 * candidates  # last: another thread may read it in between
+    return made
 
 
 def bits_of(query: Query) -> int:

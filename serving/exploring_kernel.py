@@ -10,6 +10,7 @@ place asks of their first few only what its slot may hold.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -22,16 +23,19 @@ from serving.splitting_kernel import part as part_of
 RUNNERS: Final = 2  # of a place
 NOTHING: Final = -2  # instead of a creative: nothing of the row can ever be rendered in the layout
 ASK: Final = -3  # not known yet, or not the same at all times
+HOPE: Final = (
+    2.0  # deviations by which the second runner-up may be better than thought, where new ones are tried
+)
 LEAST: Final = 1e-3  # a chance below this is not worth a lottery: its weight would be a thousand
 
 # Of a slot; P(displayed | slot, position) from SHOWN on.
-BIT, EXPLORE, BUDGET, LAYOUT, RESERVED_WHOLE, SHOWN = range(6)
-# Of a place: its runners-up among the candidates, −1 none; which was drawn; the chance of each runner-up, 0
-# without a lottery; that of what stands there. Then of the drawn places, one after another: the place, and
-# what now stands there.
-FIRST, SECOND, TURN, CHANCE, PROPENSITY = range(5)
-PLACE, NOW_ROW, NOW_ORIGIN, NOW_CREATIVE, NOW_SCORE, NOW_VALUE, NOW_TAG = range(5, 12)
-TOLD: Final = 12
+BIT, EXPLORE, NEW, BUDGET, LAYOUT, RESERVED_WHOLE, SHOWN = range(7)
+# Of a place: its runners-up among the candidates, −1 none; which was drawn; the chance of the first and of
+# the second, 0 without a lottery; that of what stands there. Then of the drawn places, one after another: the
+# place, and what now stands there.
+FIRST, SECOND, TURN, CHANCE, OTHER, PROPENSITY = range(6)
+PLACE, NOW_ROW, NOW_ORIGIN, NOW_CREATIVE, NOW_SCORE, NOW_VALUE, NOW_TAG = range(6, 13)
+TOLD: Final = 13
 
 LISTS: Final = 257  # one for each kind, behind that of what may be nobody's runner-up
 _GONE: Final = 0
@@ -84,10 +88,10 @@ def hold(
             for one in range(lists):
                 head[one] = 0
         told[FIRST, at] = told[SECOND, at] = -1
-        told[TURN, at], told[CHANCE, at], told[PROPENSITY, at] = 0, 0.0, 1.0
-        explore, budget = slots[slot, EXPLORE], slots[slot, BUDGET]
+        told[TURN, at], told[CHANCE, at], told[OTHER, at], told[PROPENSITY, at] = 0, 0.0, 0.0, 1.0
+        explore, new, budget = slots[slot, EXPLORE], slots[slot, NEW], slots[slot, BUDGET]
         behind = whole[CAPPED, at]
-        if explore <= 0 or whole[CAMPAIGN, at] >= 0 or behind & RULED:
+        if explore + new <= 0 or whole[CAMPAIGN, at] >= 0 or behind & RULED:
             continue
         if behind & RESERVES and slots[slot, RESERVED_WHOLE] == 0:
             continue
@@ -95,9 +99,9 @@ def hold(
         kind = 1 + int(items[whole[ROW, at]].kind)
         if kind >= lists:
             continue
-        one, two = -1, -1
+        one, two, most = -1, -1, 0.0
         j = head[kind]
-        while j < end[kind] and two < 0:
+        while j < end[kind] and (two < 0 or new > 0):
             i = listed[kind, j]
             j += 1
             item = items[rows[i]]
@@ -105,14 +109,18 @@ def hold(
                 continue
             if item.picks[layout] == NOTHING or (len(banned) and banned[slot, i]):
                 continue
-            list_of[i] = _GONE
             if one < 0:
-                one = i
-            else:
-                two = i
-        head[kind] = j
+                one, head[kind] = i, j
+            elif new <= 0:
+                two, head[kind] = i, j
+            elif value[i] * (1 + HOPE * item.unsure) > most:
+                two, most = i, value[i] * (1 + HOPE * item.unsure)
         if one < 0:
+            head[kind] = j
             continue
+        list_of[one] = _GONE
+        if two >= 0:
+            list_of[two] = _GONE
         total, count = value[one], 1  # of 32 bits, as the values are: logged chances depend on it
         if two >= 0:
             total += value[two]
@@ -121,19 +129,35 @@ def hold(
         part, loss = explore, own - total / count
         if loss > 0 and budget < 1:
             part = min(part, max(0.0, budget * own / loss))
-        chance = part / count
-        if chance < LEAST:
+        each = other = every = part / count
+        if new > 0:
+            winner = items[whole[ROW, at]].unsure
+            each = tried(own, winner, value[one], items[rows[one]].unsure, each, new / count)
+            other = (
+                tried(own, winner, value[two], items[rows[two]].unsure, other, new / count)
+                if count > 1
+                else 0.0
+            )
+            less = afforded(own, value[one], value[two], each, other, budget)
+            each, other = each * less, other * less
+            if other < LEAST:
+                two, other, count = -1, 0.0, 1
+            if each < LEAST:
+                one, two, each, other, count = two, -1, other, 0.0, 1
+        if each < LEAST:
             continue
-        told[FIRST, at], told[SECOND, at], told[CHANCE, at] = one, two, chance
-        u = part_of(np.uint64(bits) ^ salts[at]) - (1.0 - chance * count)
+        every = each * count if each == other or count == 1 else each + other
+        told[FIRST, at], told[SECOND, at] = one, two
+        told[CHANCE, at], told[OTHER, at] = each, other if count > 1 else 0.0
+        u = part_of(np.uint64(bits) ^ salts[at]) - (1.0 - every)
         held += 1
         asked |= items[rows[one]].picks[layout] == ASK or (two >= 0 and items[rows[two]].picks[layout] == ASK)
         if u < 0:
-            told[PROPENSITY, at] = 1.0 - chance * count
+            told[PROPENSITY, at] = 1.0 - every
             continue
-        turn = 2 if u >= chance and count > 1 else 1
+        turn = 2 if u >= each and count > 1 else 1
         now = two if turn == 2 else one
-        told[TURN, at], told[PROPENSITY, at] = turn, chance
+        told[TURN, at], told[PROPENSITY, at] = turn, other if turn == 2 else each
         told[PLACE, turned], told[NOW_ROW, turned] = at, rows[now]
         told[NOW_ORIGIN, turned], told[NOW_CREATIVE, turned] = origin[now], items[rows[now]].picks[layout]
         told[NOW_SCORE, turned], told[NOW_VALUE, turned] = score[now], value[now]
@@ -141,6 +165,29 @@ def hold(
         told[NOW_TAG, turned] = lost * slots[slot, SHOWN + position]
         turned += 1
     return (-held if asked else held), turned
+
+
+@loops
+def tried(own: float, unsure: float, worth: float, doubt: float, least: float, most: float) -> float:
+    """How often a runner-up is shown in the winner's place: as often as a draw of both would put it first,
+    from `least` to `most`; `least` where the model's word is taken for both.
+
+    `own`, `worth`: CNY per display of the winner and the runner-up; `unsure`, `doubt`: their relative
+    deviations. Both are taken as normal.
+    """
+    spread = math.hypot(own * np.float64(unsure), np.float64(worth) * np.float64(doubt))
+    if not spread > 0:
+        return least
+    return max(least, min(0.5 * math.erfc((own - worth) / (spread * math.sqrt(2.0))), most))
+
+
+@loops
+def afforded(own: float, one: float, two: float, each: float, other: float, budget: float) -> float:
+    """The part of the chances whose expected cost stays within the budget, a part of the winner's worth."""
+    loss = each * (own - one) + (other * (own - two) if other > 0 else 0.0)
+    if budget < 1 and loss > budget * own:
+        return max(0.0, budget * own / loss)
+    return 1.0
 
 
 @loops

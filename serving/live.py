@@ -22,6 +22,7 @@ from serving.filters import rules_of
 from serving.ghosts import NO_GHOSTS, Ghosts
 from serving.items import Entry, Items, content_digest, items_in_effect
 from serving.market import Stalls
+from serving.newcomers import Newcomers
 from serving.page import Slots
 from serving.pipeline import Pipeline
 from serving.plan import CompiledPlan, Plan, PlanError, Stock, compile_plan
@@ -47,7 +48,13 @@ class Switch(Protocol):
 
 # What lotteries look at of an item, side by side: one line of the processor's cache. `picks`: by layout.
 LOTTERY_ITEM: Final = np.dtype(
-    [("members", np.uint64), ("kind", np.uint8), ("picks", np.int16, (len(LAYOUTS),))], align=True
+    [
+        ("members", np.uint64),
+        ("unsure", np.float32),  # serving.newcomers
+        ("kind", np.uint8),
+        ("picks", np.int16, (len(LAYOUTS),)),
+    ],
+    align=True,
 )
 
 
@@ -102,6 +109,7 @@ class Live:
     price: PriceColumns  # `prices` by the plan's campaigns
     price_table: NDArray[np.float32]  # (campaigns, 3) the same for arithmetic
     orgs: Mapping[int, str]  # key32 -> id of the plan's orgs
+    newcomers: Newcomers
     prices: Prices = NO_PRICES
     learned: Learned = NOTHING_LEARNED
     features_version: str | None = None
@@ -132,7 +140,12 @@ class Live:
     def taught(self, learned: Learned) -> Live:
         """The same view by another version of the bandit; nothing is built anew."""
         variants = {arms: one.taught(learned) for arms, one in self.variants.items()}
-        return replace(self, learned=learned, variants=variants)
+        fresh = learned.fresh if learned.bundle == self.bundle.version else {}
+        newcomers = self.newcomers.told(fresh, self.items.rows_of_keys)
+        items = {english: held.copy() for english, held in self._lottery_items.items()}
+        for held in items.values():
+            held["unsure"] = newcomers.unsure
+        return replace(self, learned=learned, newcomers=newcomers, variants=variants, _lottery_items=items)
 
     def under(self, arms: Iterable[int]) -> Live:
         """The same view as arms of experiments have it, by their numbers; −1 changes nothing."""
@@ -203,6 +216,7 @@ class Live:
         if held is None:
             held = self._lottery_items[english] = np.empty(len(self), LOTTERY_ITEM)
             held["members"], held["kind"], held["picks"] = self.plan.members, self.kind_of, _ASK
+            held["unsure"] = self.newcomers.unsure
         return held
 
     def picks(self, layout: int, english: bool) -> list[int]:
@@ -285,6 +299,7 @@ def build_live(
         price=price,
         price_table=_table(price),
         orgs={key32(name): name for name in compiled.orgs.lineages},
+        newcomers=Newcomers.of(bundle.stats["clicks"], len(table)),
         prices=prices,
         features_version=features_version,
         materialised=frozenset(materialised),

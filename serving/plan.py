@@ -65,6 +65,7 @@ class CompiledSlot:
     interruption: float  # CNY
     switching_cost: float  # CNY
     explore: float
+    explore_new: float
     explore_budget: float
     kinds_least: NDArray[np.uint8]  # (6,) by kind
     kinds_most: NDArray[np.uint8]  # (6,) by kind; NO_LIMIT
@@ -240,6 +241,7 @@ def _compile_slot(
         interruption=spec.interruption,
         switching_cost=spec.switching_cost,
         explore=spec.explore,
+        explore_new=spec.explore_new,
         explore_budget=spec.explore_budget,
         kinds_least=np.array([spec.kinds_least.get(kind, 0) for kind in KINDS], np.uint8),
         kinds_most=np.array([spec.kinds_most.get(kind, NO_LIMIT) for kind in KINDS], np.uint8),

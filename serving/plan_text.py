@@ -52,6 +52,11 @@ class SlotSpec(TextModel):
         0.0,
         description="part of the displays in which a runner-up is tried, where no campaign or rule stands",
     )
+    explore_new: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = Field(
+        0.0,
+        description="at most this part of the displays tries a runner-up that few have seen, as often as it "
+        "may be the better one (Thompson sampling); 0: new items are tried like all others",
+    )
     explore_budget: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = Field(
         1.0,
         description="the most that exploring a place may cost, of its worth, in expectation; 1: no matter",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import serving.decide as decide_module
+import serving.exploring as exploring_module
 from features.events import RESERVED, WHAT
 from serving.decide import decide
 from serving.domain import EXPLORING
@@ -16,6 +17,7 @@ from serving.exploring_kernel import (
     CHANCE,
     FIRST,
     LISTS,
+    OTHER,
     PLACE,
     PROPENSITY,
     SCRATCH,
@@ -100,7 +102,8 @@ def test_the_loop_is_the_plain_one():
         lotteries, turned, told = held(given)
         plain = plain_hold(**given)
         assert told[[FIRST, SECOND]].T.tolist() == plain.runners and told[TURN].tolist() == plain.turns
-        assert told[[CHANCE, PROPENSITY]].tolist() == [plain.chances, plain.propensity]
+        for row, same in ((CHANCE, plain.chances), (OTHER, plain.others), (PROPENSITY, plain.propensity)):
+            np.testing.assert_allclose(told[row], same, rtol=1e-12)
         assert lotteries == sum(one > 0 for one in plain.chances)
         drawn_ones = list(map(tuple, told[PLACE:, :turned].T.tolist()))
         assert drawn_ones == plain.drawn and turned == sum(one > 0 for one in plain.turns)
@@ -118,8 +121,8 @@ def test_draws_follow_the_chances():
         _, _, told = held(given)
         counts[np.arange(len(counts)), told[TURN].astype(int)] += 1
     for at in np.flatnonzero(told[CHANCE]):
-        both, each = 1 + (told[SECOND, at] >= 0), told[CHANCE, at]
-        expected = 4_000 * np.array([1 - both * each, each, each * (both == 2)])
+        each, other = told[[CHANCE, OTHER], at]
+        expected = 4_000 * np.array([1 - each - other, each, other])
         assert ((counts[at] - expected) ** 2 / np.maximum(expected, 1)).sum() < 18
 
 
@@ -275,3 +278,9 @@ def test_a_slot_that_does_not_explore_takes_no_runner_up_from_one_that_does():
     page = drawn(2)
     slots = {page.placements[one.place].slot for one in page.lotteries}
     assert {page.query.slots[slot].spec.name for slot in slots} == {"home.shelf", "home.feed"}
+
+
+def test_a_page_of_more_candidates_than_ever_has_room(monkeypatch):
+    same = drawn(4)
+    monkeypatch.setattr(exploring_module, "_width", 1)
+    assert drawn(4).placements == same.placements and exploring_module._width > 1

@@ -21,10 +21,13 @@ from scipy import stats
 
 from serving.decide import decide
 from serving.domain import Query
+from serving.experiments import compile_experiments
 from serving.exploring import explored
 from serving.live import Live, build_live
+from training.bench.assignment import cost, plan_of
 from training.bench.decide_world import live_of, queries
 from training.bench.harness import Result
+from training.bench.newcomers import newcomers
 from training.bench.tally import Tally
 from training.progress import counting, wide_console
 
@@ -46,18 +49,22 @@ def run(args: argparse.Namespace) -> Result:
     tally, console = Tally(), wide_console()
     draws = args.draws or (60_000 if args.quick else 1_000_000)
     plain = live_of(args.items, 0, 6, args.seed)
-    live = _exploring(plain)
+    live = _exploring(plain, explore_new=EXPLORE)  # most items of this world are new
     asked = queries(live, CUSTOMERS, 16, args.seed)
     with counting(console, f"{draws:,} draws") as tick:
         _frequencies(tally, live, asked, draws, tick)
-    _cost(tally, plain, live, args.seed)
+    with console.status("new items, told at night, by the minute and drawn"):
+        newcomers(tally, 2_000 + args.seed, 10 if args.quick else 60)
+    _cost(tally, plain, args.seed)
     return tally.result()
 
 
-def _exploring(live: Live, only: str | None = None, explore: float = EXPLORE) -> Live:
+def _exploring(live: Live, only: str | None = None, explore: float = EXPLORE, **terms: float) -> Live:
     plan = live.plan.plan
     slots = tuple(
-        slot.model_copy(update={"explore": explore, "explore_budget": BUDGET if slot.size > 5 else 1.0})
+        slot.model_copy(
+            update={"explore": explore, "explore_budget": BUDGET if slot.size > 5 else 1.0, **terms}
+        )
         if only in (None, slot.name)
         else slot
         for slot in plan.slots
@@ -119,9 +126,10 @@ def _independence(table: np.ndarray) -> float:
     return float(((table - expected) ** 2 / np.maximum(expected, 1e-9)).sum())
 
 
-def _cost(tally: Tally, plain: Live, live: Live, seed: int, pages: int = 128) -> None:
+def _cost(tally: Tally, plain: Live, seed: int, pages: int = 128) -> None:
     """Every page without and with by turns, so that a busy machine is busy for both; of each the least of
     some rounds, since a page differs from the next by more than lotteries cost."""
+    live = _exploring(plain)
     views = (plain, queries(plain, pages, 16, seed)), (live, queries(live, pages, 16, seed))
     least = np.full((2, pages), inf)
     for _ in range(16):
@@ -135,12 +143,19 @@ def _cost(tally: Tally, plain: Live, live: Live, seed: int, pages: int = 128) ->
     tally.put("page_us", without * 1e6, "µs", f"processor time of a page without, {pages} pages")
     said = f"more with {len(drawn) / pages:.0f} lotteries a page, {sum(drawn) / pages:.1f} of which turn it"
     tally.put("explore_us", more * 1e6, "µs", said)
+    tally.put("explore_part", more / without, "", "of a page without", ("<=", 0.1))
     own = _alone(live, views[1][1])
-    tally.put("lotteries_us", own * 1e6, "µs", "the lotteries alone, page by page; a page's budget has 10")
+    tally.put("lotteries_us", own * 1e6, "µs", "the lotteries alone, page by page")
+    every = _exploring(plain, None, FEED_EXPLORE)
+    own = _alone(every, queries(every, pages, 16, seed))
+    tally.put("six_us", own * 1e6, "µs", "the same where all six slots explore on 2 % of their places")
     feed = _exploring(plain, FEED, FEED_EXPLORE)
     own = _alone(feed, queries(feed, pages, 16, seed))
-    tally.put("feed_us", own * 1e6, "µs", "the same where the feed alone explores, on 2 % of its places")
-    tally.put("explore_part", more / without, "", "of a page without", ("<=", 0.1))
+    tally.put("feed_us", own * 1e6, "µs", "the same where the feed alone does, as in `fenliu demo`")
+    assigned = cost(compile_experiments(plan_of(), {"home": 1}))
+    tally.put("assign_us", assigned * 1e6, "µs", "assignment of a page in three layers, two holdouts")
+    together = (own + assigned) * 1e6
+    tally.put("together_us", together, "µs", "assignment, and exploring in the feed", ("<=", 10.0))
 
 
 def _alone(live: Live, asked: Sequence[Query]) -> float:
@@ -158,6 +173,8 @@ def _alone(live: Live, asked: Sequence[Query]) -> float:
     for _ in range(20):
         start = process_time()
         for arguments in given:
-            explored(*arguments)
+            held = explored(*arguments)
+            if held is not None:
+                held.propensity  # noqa: B018 - a page asks for it
         best = min(best, (process_time() - start) / len(given))
     return best

@@ -1,0 +1,106 @@
+"""New items in a slot that explores: clicks given up until their worth is known.
+
+A slot of six places, forty items whose P(clicked) is known and twenty new ones, of which only what their
+attributes tell is known: off by a log-normal error. Pages are made by the product's own loop of lotteries
+(`serving.exploring_kernel.hold`) and posterior (`serving.newcomers`). Three ways: statistics that change at
+night, as a retraining makes them; by the minute, as the learner does; and by the minute with draws. Given
+up: the expected clicks of the six best items, less those of what was shown, both by the truth.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from serving.exploring_kernel import LISTS, NOW_ROW, PLACE, SCRATCH, SHOWN, TOLD, hold
+from serving.live import LOTTERY_ITEM
+from serving.newcomers import KNOWN, Newcomers
+from serving.seats import BASE, CAMPAIGN, ROW, SCORE, VALUE
+from serving.splitting import salt_of
+from training.bench.tally import Tally
+
+OLD, NEW, PLACES, DAYS, VIEWS = 40, 20, 6, 14, 2_000
+ERROR: Final = 0.5  # deviation of the logarithm of what attributes tell
+FLOOR: Final = 0.02  # `explore` of the slot, in all three
+SHARE: Final = 0.2  # `explore_new`
+MINUTE: Final = 10  # views between two versions: seven minutes' at VIEWS a day
+RIPE: Final = 5  # views that a version does not know of yet
+_SALTS: Final = np.array([salt_of("place", str(place)) for place in range(PLACES)], np.uint64)
+
+
+def newcomers(tally: Tally, seed: int, worlds: int) -> None:
+    """Puts the ratios of what is given up over two weeks."""
+    ways = (VIEWS, 0.0), (MINUTE, 0.0), (MINUTE, SHARE)
+    lost = np.array([[_given_up(seed + world, *way) for way in ways] for world in range(worlds)])
+    rng = np.random.default_rng([seed, 3])
+    drawn = rng.integers(0, worlds, (2_000, worlds))
+    tally.put("newcomers_lost", float(lost[:, 0].mean()), "clicks", f"given up in {DAYS} days, told at night")
+    for at, name, said in (
+        (1, "minute", "told by the minute, over told at night"),
+        (2, "ratio", f"and drawn on at most {SHARE:.0%} of the displays, over told at night"),
+    ):
+        low, high = np.quantile(lost[drawn, at].sum(1) / lost[drawn, 0].sum(1), [0.025, 0.975])
+        note = f"{said} [{low:.2f}, {high:.2f}], {worlds} worlds"
+        ratio = float(lost[:, at].sum() / lost[:, 0].sum())
+        tally.put(f"newcomers_{name}", ratio, "", note, ("<=", 1.0) if name == "ratio" else None)
+
+
+def _given_up(seed: int, every: int, share: float) -> float:
+    rng = np.random.default_rng([seed, 1])
+    truth = rng.beta(2, 38, OLD + NEW)
+    new = np.arange(len(truth)) >= OLD
+    word = np.where(new, truth * np.exp(rng.normal(0, ERROR, len(truth))), truth)
+    prior = Newcomers.of(np.where(new, 0.0, KNOWN), len(truth))
+    best, lost = float(np.sort(truth)[-PLACES:].sum()), 0.0
+    predicted, met = np.zeros(len(truth)), np.zeros(len(truth))
+    waiting: list[tuple[np.ndarray, np.ndarray]] = []
+    draws = np.random.default_rng([seed, 2])
+    page: list[Any] = []
+    for view in range(DAYS * VIEWS):
+        if view % every == 0:
+            ripe = waiting if every == VIEWS else waiting[: max(0, len(waiting) - RIPE)]
+            for rows, clicks in ripe:
+                predicted[rows] += word[rows]
+                met[rows] += clicks
+            del waiting[: len(ripe)]
+            page = _page(word, prior, predicted, met, share)
+        shown = _shown(page, int(draws.integers(-(2**63), 2**63)))
+        lost += best - float(truth[shown].sum())
+        waiting.append((shown, draws.random(PLACES) < truth[shown]))
+    return lost
+
+
+def _page(
+    word: np.ndarray, prior: Newcomers, predicted: np.ndarray, met: np.ndarray, share: float
+) -> list[Any]:
+    """The arguments of `hold` but the bits, and what it fills."""
+    told = prior.told(
+        {row: (predicted[row], met[row]) for row in range(len(word))}, lambda keys: keys.astype(np.int32)
+    )
+    p = told.corrected(np.arange(len(word), dtype=np.int32), word.astype(np.float32))
+    order = np.argsort(-p, kind="stable")
+    top = order[:PLACES]
+    whole, parts = np.zeros((5, PLACES), np.int64), np.empty((3, PLACES))
+    whole[ROW], whole[CAMPAIGN] = top, -1
+    parts[SCORE] = parts[VALUE] = parts[BASE] = p[top]
+    items = np.zeros(len(p), LOTTERY_ITEM)
+    items["members"], items["unsure"], items["picks"] = 1, told.unsure, -1
+    slots = np.ones((1, SHOWN + PLACES))
+    slots[0, :SHOWN] = 0, FLOOR, share, 1, 0, 0
+    none = np.full((len(p), 2), -1, np.int32), p, np.zeros(len(p), np.uint32)
+    return [
+        np.arange(len(p), dtype=np.int32), p, np.zeros(len(p), np.uint8), *none, items,
+        np.zeros(PLACES, np.int32), top.astype(np.int32), whole, parts, order.astype(np.int32),
+        np.zeros(0, np.int32), slots, np.empty((0, 0), np.bool_),
+    ]  # fmt: skip
+
+
+def _shown(page: list[Any], bits: int) -> np.ndarray:
+    """The rows that one view shows."""
+    scratch, told = np.empty((SCRATCH, LISTS), np.int32), np.empty((TOLD, PLACES))
+    given: list[Any] = [*page, bits, _SALTS, scratch, told]
+    _, turned = hold(*given)
+    shown: np.ndarray = page[9][ROW].copy()
+    shown[told[PLACE, :turned].astype(int)] = told[NOW_ROW, :turned].astype(int)
+    return shown
