@@ -188,6 +188,8 @@ def test_pages_are_taken_evenly_and_no_more_than_asked(lake: Lake) -> None:
     assert np.abs(np.diff(times) / (4 * DAY_S / 100) - 1).max() < 0.01
     assert len(list(_evenly(lake, NOW + 1, 10_000, 7))) == SERVED
     assert len(list(_evenly(lake, NOW, 10_000, 2))) == SERVED // 2
+    for pages in range(1, SERVED, 7):  # also where the step is no whole number
+        assert len(list(_evenly(lake, NOW + 1, pages, 7))) == pages
     assert score_reference(lake, LIVE, NOW + 1, pages=100) == {}  # too few for deciles
     assert score_reference(lake, LIVE, NOW - 30 * DAY_S) == {}
 
