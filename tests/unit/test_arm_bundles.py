@@ -20,7 +20,7 @@ from serving.plan_fit import Fit
 from serving.prices import Prices
 from serving.reserving import reserving_of
 from serving.standing import categories_of
-from tests.arm_bundles import ARM, BUNDLES, GONE, NEW, armed, experiments
+from tests.arm_bundles import ARM, BUNDLES, GONE, NEW, armed, experiments, other_bundle
 from tests.worlds import (
     NOW,
     customer,
@@ -137,6 +137,30 @@ class TestRefused:
         assert Fit(tiny_bundle, lambda: lacking, bundles=load)(lacking, True)["problems"]
         with pytest.raises(PlanError, match="b7 cannot be loaded"):
             fit(tiny_plan(experiments=experiments("b7")), True)
+
+    def test_an_arm_whose_bundle_is_gone_can_be_taken_out(self) -> None:
+        """Beside something else that is wrong already, which keeps nobody from publishing."""
+        lacking = [sold(1, "i-gone", "home.feed")]
+        now = tiny_plan(experiments=experiments(), campaigns=lacking)
+        fit = Fit(tiny_bundle, lambda: now, bundles={}.__getitem__)
+        assert len(fit(tiny_plan(campaigns=lacking), True)["problems"]) == 1
+        with pytest.raises(PlanError, match="b2 cannot be loaded"):
+            fit(now, True)
+
+    def test_bundles_are_loaded_once_however_many_arms_have_one(self) -> None:
+        held, loads = {f"b{n}": other_bundle(f"b{n}") for n in range(4)}, list[str]()
+        text = experiments()
+        arms = [{"name": "control"}, *({"name": name, "changes": {"bundle": name}} for name in held)]
+        text["layers"][0]["experiments"][0]["arms"], text["testers"] = arms, {}
+
+        def load(version: str) -> Bundle:
+            loads.append(version)
+            return held[version]
+
+        fit = Fit(tiny_bundle, lambda: None, bundles=load)
+        for _ in range(2):
+            fit(tiny_plan(experiments=text), True)
+        assert loads == list(held)
 
 
 class TestPages:
