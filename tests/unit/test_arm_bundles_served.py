@@ -219,6 +219,10 @@ class TestServed:
                 with pytest.raises(Problem, match="b7 cannot be loaded") as error:
                     await preview(asked, plan_of("b7"))
                 assert error.value.code == "bad_plan"
+                for n in range(3, 7):
+                    shell.bundles.held[f"b{n}"] = other_bundle(f"b{n}")
+                    assert (await preview(asked, plan_of(f"b{n}")))["bundle"] == f"b{n}"
+                assert set(service.reloader._held) == {"b-tiny", "b2"}  # what is looked at is not kept
 
         run(story)
 
