@@ -166,6 +166,24 @@ class TestFirstFailures:
             worse.take(Fresh(100, int(rng.binomial(100, 0.6))), Fresh(100, int(rng.binomial(100, 0.2))))
         assert worse.evidence > 50
 
+    @pytest.mark.parametrize(
+        ("rate", "tolerance", "units"), [(0.6, 0.5, 30), (0.45, 1.0, 10), (0.3, 0.25, 20)]
+    )
+    def test_an_arm_as_bad_as_is_tolerated_is_not_accused(
+        self, rate: float, tolerance: float, units: int
+    ) -> None:
+        """Rates are high, and the control's is not known yet when the first bets are placed."""
+        rng, accused = np.random.default_rng(10), 0
+        for _ in range(100):
+            test = FirstFailures(tolerance)
+            for _ in range(40):
+                bad = (rng.binomial(units, rate * (1 + tolerance)), rng.binomial(units, rate))
+                test.take(Fresh(units, int(bad[0])), Fresh(units, int(bad[1])))
+                if test.evidence > -np.log(ALPHA):
+                    accused += 1
+                    break
+        assert accused <= 11  # 5 expected at most; 3 standard errors are 6
+
 
 class TestCounting:
     def test_a_unit_fails_for_the_first_time_once(self) -> None:
