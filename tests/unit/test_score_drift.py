@@ -130,6 +130,7 @@ def test_another_bundle_begins_anew_and_the_same_goes_on() -> None:
         {"home": {"cuts": [0.2, 0.1], "counts": [100, 100, 100]}},
         {"home": {"cuts": [0.1, "x"], "counts": [100, 100, 100]}},
         {"home": {"cuts": [0.1, float("nan")], "counts": [100, 100, 100]}},
+        {"home": {"cuts": [0.1], "counts": [float("inf"), 400]}},
         {"home": {"cuts": [0.1], "counts": [-1, 400]}}, {"home": {"cuts": [0.1], "counts": [400]}},
     ],
 )  # fmt: skip
