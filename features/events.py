@@ -43,7 +43,6 @@ ACTIONS: Final = (
     "rated",
     "played",
 )
-COMPLAINED: Final = ACTIONS.index("complained") + 1
 
 MAX_BATCH: Final = 500
 MAX_AGE_S: Final = 7 * 86_400.0

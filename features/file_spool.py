@@ -350,6 +350,3 @@ def _sync_folder(path: Path) -> None:
 
 def read_segment(path: Path, salt: bytes) -> Iterator[Found | Gap]:
     return scanned(path.read_bytes(), salt)
-
-
-# --- for the command line: any folder, without taking it over

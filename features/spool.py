@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from features.log import Entry
-from features.spool_records import (
-    Spooled,
-)
+from features.spool_records import Spooled
 from features.store import StoreUnavailable
 
 if TYPE_CHECKING:

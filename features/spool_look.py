@@ -10,14 +10,7 @@ from typing import NamedTuple
 
 from features.file_spool import DAMAGED, locked, read_segment
 from features.log import Entry
-from features.spool_records import (
-    Found,
-    Gap,
-    Spooled,
-    blanked,
-    name_parts,
-    scanned,
-)
+from features.spool_records import Found, Gap, Spooled, blanked, name_parts, scanned
 
 
 class Inspected(NamedTuple):

@@ -146,8 +146,8 @@ class Stores:
                 fetcher.timed = partial(told, " ".join(roles))
 
     async def memory(self) -> dict[str, float]:
-        """By role the part of its server's `maxmemory` that is in use; roles without a limit, in this process
-        or away are left out. Raises nothing.
+        """By role the part of its server's `maxmemory` that is in use; roles in this process, without a
+        limit, away or silent about it are left out. Raises nothing.
         """
         asked = {url: _memory(link) for url, link in self._links.items()}
         parts = dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
@@ -206,11 +206,11 @@ class Stores:
 async def _memory(link: RespLink) -> float | None:
     try:
         said: bytes = await link.command(b"INFO", b"memory")
-    except StoreUnavailable:
+        found = dict(line.split(":", 1) for line in said.decode().splitlines() if ":" in line)
+        most = int(found.get("maxmemory", "0"))
+        return int(found["used_memory"]) / most if most else None
+    except (StoreUnavailable, KeyError, ValueError):  # managed stores leave things out
         return None
-    found = dict(line.split(":", 1) for line in said.decode().splitlines() if ":" in line)
-    most = int(found.get("maxmemory", "0"))
-    return int(found["used_memory"]) / most if most else None
 
 
 async def _in_time(

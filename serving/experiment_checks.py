@@ -125,6 +125,10 @@ def _check_experiment(path: str, one: Experiment, layer: Layer, plan: Plan) -> N
             raise wrong("ramp", problem, "keep or raise the share; `until` or `state: paused` ends it")
     if one.until is not None and one.until <= one.ramp[0].at:
         raise wrong("until", "is not after its start", "end it later")
+    watched = [each.metric for each in one.guardrails]
+    for metric in watched:
+        if watched.count(metric) > 1:  # tests are kept by metric: each would take what is seen twice
+            raise wrong("guardrails", f"{metric!r} is there twice", "keep the stricter one")
     if one.audience is not None and one.audience not in plan.audiences:
         raise wrong("audience", f"{one.audience!r} is no audience", "declare it in `audiences`")
     _check_names(f"{path}.arms ({one.name})", [arm.name for arm in one.arms])

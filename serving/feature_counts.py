@@ -1,8 +1,9 @@
 """How often a field of a profile was known when a page was decided, at `/metrics`.
 
 Counted off the request's path, of pages of customers whose profile was read: what was absent or late as a
-whole is among `fenliu_degraded_total`. Fields for profiling count only where it is allowed. A page costs one
-count of its known-bits; fields are told apart when somebody looks.
+whole is among `fenliu_degraded_total`. Fields for profiling count only where it is allowed, those under a
+consent of their own only where it was given. A page costs one count of its known-bits; fields are told apart
+when somebody looks.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from features.customer import Customer
+from features.customer import UNDER_CONSENT, Customer
 from features.views import PROFILE
 
 MOST_KINDS: Final = 4096  # of known-bits held apart
+_CONSENTS: Final = PROFILE.bit("consents")
 _NOT_READ: Final = frozenset(("profile", "live"))  # without the patch, permission fields are not known
 
 
@@ -24,7 +26,7 @@ class FeatureCounts(Collector):
     """Registered once per process."""
 
     def __init__(self) -> None:
-        self._kinds: dict[tuple[int, bool], int] = {}
+        self._kinds: dict[tuple[int, bool, int], int] = {}  # known-bits, profiling, consents given
         self._looked = dict.fromkeys(PROFILE.names, 0)
         self._known = dict.fromkeys(PROFILE.names, 0)
 
@@ -33,16 +35,19 @@ class FeatureCounts(Collector):
         record, missing = customer.profile, customer.missing
         if record is None or (missing and not _NOT_READ.isdisjoint(missing)):
             return
-        kind = record.known, customer.profiling
+        given = int(record.values["consents"]) if record.known & _CONSENTS else 0
+        kind = record.known, customer.profiling, given
         self._kinds[kind] = self._kinds.get(kind, 0) + 1
         if len(self._kinds) > MOST_KINDS:
             self._fold()
 
     def _fold(self) -> None:
         kinds, self._kinds = self._kinds, {}
-        for (known, profiling), count in kinds.items():
+        for (known, profiling, given), count in kinds.items():
+            refused = sum(mask for bit, mask in UNDER_CONSENT if not given & bit)
             for field in PROFILE.fields:
-                if profiling or field.purpose != "profiling":
+                may = profiling or field.purpose != "profiling"
+                if may and not refused & PROFILE.bit(field.name):
                     self._looked[field.name] += count
                     if known & PROFILE.bit(field.name):
                         self._known[field.name] += count

@@ -10,6 +10,10 @@ distribution, and the product over steps of the ratio of the two is a test marti
 probability at most α (Ville), exactly, however few the failures; of tests that may be looked at always, none
 needs fewer failures for the ω it is made for, but for the price of not knowing ω (a mixture).
 
+Where the arm's rate may be higher by a tolerance, ω is that of the highest rate that the control may have:
+odds are not known as well as rates are, and by the rate so far a good arm was accused up to ten times too
+often where half of the pages fail.
+
 An arm may turn bad late. Most of the bet is placed at the beginning, the rest little by little while units
 fail, so that what was lost on a good past does not have to be won back first.
 """
@@ -17,7 +21,7 @@ fail, so that what was lost on a good past does not have to be won back first.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import e, log
+from math import e, log, sqrt
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -28,6 +32,7 @@ Floats = NDArray[np.float64]
 RATIOS: Final[Floats] = np.array([1.4, 1.7, 2.1, 2.8, 4.5, 12.0])  # of odds, beyond what is tolerated
 SHARES: Final[Floats] = np.array([0.08, 0.20, 0.42, 0.14, 0.10, 0.06])  # of the bet on each
 AT_ONCE: Final = 0.85  # of the bet is placed before the first failure
+SURE: Final = 2.0  # standard errors above the control's rate, where a tolerance depends on it
 PACE: Final = 20.0  # failures in which the rest of the bet is placed at about the first rate
 
 
@@ -72,12 +77,20 @@ class FirstFailures:
         return float(np.logaddexp.reduce(np.append(self._bets, np.log(1.0 - self._placed))))
 
     def _tolerated(self) -> float | None:
-        """The tolerated ratio of rates as one of odds, by the control's rate so far; None where any rate of
-        the arm's is tolerated."""
-        rate, most = self._failed / max(1, self._met), 1.0 + self.tolerance
+        """The tolerated ratio of rates as one of odds, by the highest that the control's rate may be; None
+        where any rate of the arm's is tolerated."""
+        most = 1.0 + self.tolerance
         if self.tolerance == 0:
             return 1.0
+        rate = highest(self._failed, self._met)
         return most * (1 - rate) / (1 - most * rate) if most * rate < 1 else None
+
+
+def highest(failed: int, met: int) -> float:
+    """The upper end of Wilson's interval for a rate, SURE standard errors wide."""
+    n, square = max(1, met), SURE * SURE
+    middle = (failed + square / 2) / (n + square)
+    return min(1.0, middle + SURE * sqrt(middle * (1 - middle) / (n + square)))
 
 
 def log_ratio(arm: Fresh, control: Fresh, ratios: Floats, least: float) -> Floats:

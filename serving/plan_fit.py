@@ -11,8 +11,9 @@ from functools import lru_cache
 from typing import Any
 
 from features.ids import key32
-from serving.arm_bundles import LoadBundle, unknown
+from serving.arm_bundles import LoadBundle, only, unknown
 from serving.bundle import Bundle
+from serving.experiment_checks import MOST_BUNDLES
 from serving.live import Live, build_live
 from serving.plan import Plan, PlanError
 from serving.principals import HEAD_OFFICE
@@ -36,7 +37,7 @@ class Fit:
         bundles: LoadBundle = unknown,
     ) -> None:
         self._bundle, self._current, self._booking, self._lists = bundle, current, booking, lists
-        self._bundles = lru_cache(maxsize=2)(bundles)  # verified once: a version never changes
+        self._bundles = lru_cache(maxsize=MOST_BUNDLES)(bundles)  # verified once: a version never changes
 
     def __call__(self, plan: Plan, full: bool) -> Mapping[str, Any]:
         """The bundle, what was wrong before and still is, and the booking. Raises PlanError."""
@@ -56,8 +57,15 @@ class Fit:
         return report
 
     def _known(self, bundle: Bundle, lists: Mapping[str, int] | None) -> Sequence[str]:
+        """What is wrong with the plan in force; an arm whose bundle is gone is judged by the live one, or
+        nobody could take it out."""
         plan = self._current()
-        return () if plan is None else self._view(bundle, plan, lists, strict=False).problems
+        if plan is None:
+            return ()
+        try:
+            return self._view(bundle, plan, lists, strict=False).problems
+        except PlanError:
+            return build_live(bundle, (), plan, lists=lists, strict=False, bundles=only(bundle)).problems
 
     def _view(
         self, bundle: Bundle, plan: Plan, lists: Mapping[str, int] | None, *, strict: bool = True

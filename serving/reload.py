@@ -297,7 +297,7 @@ class Reloader:
 
     def _build(self, wanted: Wanted, state: ControlState, entries: Sequence[OverlayEntry]) -> Live:
         """In a thread. What a bundle says is checked by its digests, then by deciding with it."""
-        bundle = self.bundle(wanted.bundle)
+        bundle = self._keep(wanted.bundle)
         plan = self._plan_for(wanted, bundle)
         live = self._live(bundle, plan, state, entries, None)
         live.plan.audiences.warm()
@@ -320,10 +320,14 @@ class Reloader:
             return None
 
     def bundle(self, version: str) -> Bundle:
-        """The one at hand, or loaded now; in a thread. Raises BundleError, RegistryError, OSError."""
+        """The one at hand, or loaded now for whoever asks; in a thread. Raises BundleError, RegistryError,
+        OSError."""
         found = self._held.get(version)
-        if found is None:
-            found = self._held[version] = self._bundles.load(version)
+        return self._bundles.load(version) if found is None else found
+
+    def _keep(self, version: str) -> Bundle:
+        """As `bundle`, for what is to run: kept until it is known what runs (`_let_go`)."""
+        found = self._held[version] = self.bundle(version)
         return found
 
     def _let_go(self, live: Live | None) -> None:
@@ -362,12 +366,12 @@ class Reloader:
             materialised=_materialised(space) if old is None else old.materialised,
             watermark=_watermark(space) if old is None else old.watermark,
             lists=None if self._lists is None else dict(self._lists),
-            bundles=self.bundle,
+            bundles=self._keep,
         )
         try:
             return made()
         except PlanError:
-            check_fit(plan, bundle, self.bundle)  # raises, unless all that is wrong is a list that is gone
+            check_fit(plan, bundle, self._keep)  # raises, unless all that is wrong is a list that is gone
             return made(
                 strict=False
             )  # whoever was in it is in no audience by it any more; `problems` says so

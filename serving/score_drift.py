@@ -53,7 +53,7 @@ class Reference(NamedTuple):
 
     @classmethod
     def read(cls, said: Any) -> Self:
-        """Raises ValueError, TypeError or KeyError for what is no reference."""
+        """Raises ValueError, TypeError, KeyError or OverflowError for what is no reference."""
         made = cls(tuple(map(float, said["cuts"])), tuple(map(int, said["counts"])))
         rising = all(isfinite(one) for one in made.cuts) and list(made.cuts) == sorted(set(made.cuts))
         if not rising or len(made.counts) != len(made.cuts) + 1 or min(made.counts) < 0:
@@ -75,7 +75,7 @@ def references(manifest: Mapping[str, Any]) -> dict[str, Reference]:
     try:
         for surface, one in said.items():
             found[str(surface)] = Reference.read(one)
-    except (ValueError, TypeError, KeyError, AttributeError) as problem:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as problem:
         LOG.warning("the bundle's reference of scores cannot be read, so drift is not told: %s", problem)
         return {}
     return found

@@ -128,11 +128,6 @@ class Forecasts:
         return Track(len(off), float(np.median(np.abs(off))), float(off.mean()), float(np.mean(held)))
 
 
-def track_record(registry: str) -> Track:
-    """The track record of a registry's forecasts."""
-    return Forecasts(registry).track()
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None

@@ -26,7 +26,7 @@ from features.views import BATCH_VIEWS
 from serving.bundle import Bundle, BundleError, load
 from serving.keys import check_plan_file
 from serving.lists import ListShelf
-from serving.live import compile_for
+from serving.live import build_live
 from serving.plan import PlanError, default_plan, load_plan
 from serving.plans import PlanShelf
 from serving.registry import Registry, RegistryError
@@ -270,7 +270,8 @@ def _plan(settings: Settings, bundle: Bundle) -> Finding:
                 if version is None
                 else PlanShelf(settings.registry_url).fetch(version)
             )
-        compile_for(plan, bundle, ListShelf(settings.registry_url).numbers())
+        lists, load = ListShelf(settings.registry_url).numbers(), Registry(settings.registry_url).loader
+        build_live(bundle, (), plan, lists=lists, bundles=load(settings.bundles))
     except StoreUnavailable:
         return Finding("plan", "warn", "control does not say which is live", "see the store")
     except (PlanError, OSError, ValueError) as bad:

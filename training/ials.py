@@ -24,7 +24,6 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from serving.ials_model import IalsModel, Ridge
-from serving.models import Prior
 from training.ials_kernel import improve_rows
 from training.model import NEVER, Effort, Params, Positives, TrainData, decayed
 from training.placing import placed
@@ -104,11 +103,6 @@ def served(found: Factors, data: TrainData, params: Params) -> IalsModel:
     ridge = Ridge(params["regularization"], unobserved, params["exponent"], unobserved * data.n_items)
     vectors = np.ascontiguousarray((wide @ turn).astype(np.float32))
     return IalsModel(vectors, data.kinds, prior, ridge=ridge, strength=params["strength"])
-
-
-def no_prior(width: int) -> Prior:
-    """What says nothing: a customer without history is the origin."""
-    return Prior(np.zeros(width, np.float32), np.zeros(0, np.uint32), np.zeros((0, width), np.float32))
 
 
 def fit_factors(data: TrainData, params: Params, effort: Effort, block: int = BLOCK) -> Factors:

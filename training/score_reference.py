@@ -45,10 +45,12 @@ def _evenly(lake: Lake, until: float, pages: int, days: int) -> Iterator[Record]
     """About `pages` of the records of those days, day by day, so that they are never all in memory."""
     starts = (until - DAY_S * np.arange(days, 0, -1)).tolist()
     counts = [lake.served(start, start + DAY_S, columns=["at"]).num_rows for start in starts]
-    step, first = max(sum(counts) / pages, 1.0), 0.0
-    for start, count in zip(starts, counts, strict=True):
-        rows = np.arange(first, count, step).astype(np.int64)
-        first += step * len(rows) - count
+    total = sum(counts)
+    some = min(pages, total)
+    chosen = np.arange(some) * total // max(some, 1)  # whole numbers: a fraction may round to one too many
+    ends = np.cumsum([0, *counts])
+    for start, low, high in zip(starts, ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+        rows = chosen[(chosen >= low) & (chosen < high)] - low
         if len(rows):
             packed = lake.served(start, start + DAY_S, columns=["record"])["record"].take(rows)
             yield from (unpack(one.as_py()) for one in packed)

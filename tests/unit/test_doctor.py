@@ -14,7 +14,8 @@ from serving.bundle import save
 from serving.json_log import DECISION, redacted, set_up
 from serving.registry import Registry
 from serving.settings import Settings
-from tests.worlds import NOW, tiny_bundle
+from tests.arm_bundles import experiments, other_bundle
+from tests.worlds import NOW, tiny_bundle, tiny_plan
 from training.doctor import Finding, examined
 
 
@@ -49,6 +50,20 @@ def test_what_is_broken_is_found(tmp_path: Path) -> None:
     assert "FENLIU_APP_KEY" in about(found, "settings").said and states["token keys"] == "bad"
     (tmp_path / "bundles" / "b1" / "stats.npy").write_bytes(b"rotten")
     assert about(examined({}, settings, lambda: NOW), "bundle").state == "bad"
+
+
+def test_a_plan_is_judged_with_its_arms_and_their_bundles(tmp_path: Path) -> None:
+    """As a replica takes it up: by the live bundle alone a plan may fit that no replica can start with."""
+    registry = Registry(tmp_path / "registry")
+    registry.put(save(tiny_bundle(version="b1"), tmp_path / "made"))
+    registry.promote("b1")
+    plan = tmp_path / "plan.json"
+    plan.write_text(tiny_plan(experiments=experiments("b2")).model_dump_json())
+    settings = Settings(home=tmp_path, plan=plan)
+    found = about(examined({}, settings, lambda: NOW), "plan")
+    assert found.state == "bad" and "b2 cannot be loaded" in found.said
+    registry.put(save(other_bundle("b2"), tmp_path / "other"))
+    assert about(examined({}, settings, lambda: NOW), "plan").state == "ok"
 
 
 def test_a_store_that_may_be_anybody_is_warned_of_and_a_missing_certificate_is_named(tmp_path: Path) -> None:

@@ -271,6 +271,10 @@ DEFECTS: dict[str, tuple[dict[str, Any], str]] = {
         layers(experiment(arm={"changes": {"slots": {"home.feed": {"fallback": ["i1", "i1"]}}}})),
         "may not name a thing twice",
     ),
+    "watched twice": (
+        layers(experiment(guardrails=[{"metric": "errors"}, {"metric": "errors", "tolerance": 0.1}])),
+        "'errors' is there twice",
+    ),
     "no domain": ({"layers": [{"name": "a", "domain": "x", "experiments": []}]}, "is no domain"),
     "too much domain": (
         {"domains": [{"name": "a", "share": 0.7}, {"name": "b", "share": 0.7}]}, "more than 1"

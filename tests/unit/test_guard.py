@@ -15,7 +15,7 @@ from serving.experiment import Guardrail
 from serving.guard import Guard, Ward, breaches, running_in
 from serving.guard_counts import GuardCounts
 from serving.guard_failures import AT_ONCE, RATIOS, SHARES, FirstFailures, Fresh, log_ratio
-from serving.guard_statistics import ALPHA, AT, COLUMNS, Sums, Watched, boundary, guards_of
+from serving.guard_statistics import ALPHA, AT, COLUMNS, OF_MOST, Sums, Watched, boundary, guards_of
 from serving.observe import Metrics
 from serving.office import Office
 from serving.principals import PrincipalError, Principals, local_identity
@@ -84,6 +84,23 @@ class TestTheTest:
         assert [x for x in lax.look(one, other) if x.breached] == []
         usual = [x for x in Watched(guards_of(()), ALPHA).look(one, other) if x.breached]
         assert [x.metric for x in usual] == ["errors"] and "+" in usual[0].told
+
+    @pytest.mark.parametrize("alone", [False, True])
+    def test_all_tests_together_have_alpha_and_first_errors_most_of_it(self, alone: bool) -> None:
+        """Each test's own level, read back from what it asks for."""
+        declared = (
+            [Guardrail(metric="lower_rungs"), Guardrail(metric="errors", worse="lower")] if alone else []
+        )
+        watched, rng = Watched(guards_of(declared), ALPHA), np.random.default_rng(7)
+        looks = watched.look(units(rng, 500, 0.1), units(rng, 500, 0.1))
+        firsts = {one.metric: float(np.exp(-one.needed)) for one in looks if one.first}
+        sums = [one.metric for one in looks if not one.first]
+        assert firsts.keys() == ({"lower_rungs"} if alone else {"errors"}) and len(sums) >= 5
+        each = [watched._share(metric) for metric in sums]
+        assert sum(each) + sum(firsts.values()) == pytest.approx(ALPHA)
+        assert len(set(each)) == 1 and firsts[min(firsts)] == pytest.approx(
+            each[0] if alone else OF_MOST * ALPHA
+        )
 
     def test_the_boundary_widens_away_from_where_it_is_tuned(self) -> None:
         at = [boundary(v, 100.0, 0.05) for v in (10, 100, 1_000, 100_000)]
@@ -165,6 +182,24 @@ class TestFirstFailures:
         for _ in range(200):
             worse.take(Fresh(100, int(rng.binomial(100, 0.6))), Fresh(100, int(rng.binomial(100, 0.2))))
         assert worse.evidence > 50
+
+    @pytest.mark.parametrize(
+        ("rate", "tolerance", "units"), [(0.6, 0.5, 30), (0.45, 1.0, 10), (0.3, 0.25, 20)]
+    )
+    def test_an_arm_as_bad_as_is_tolerated_is_not_accused(
+        self, rate: float, tolerance: float, units: int
+    ) -> None:
+        """Rates are high, and the control's is not known yet when the first bets are placed."""
+        rng, accused = np.random.default_rng(10), 0
+        for _ in range(100):
+            test = FirstFailures(tolerance)
+            for _ in range(40):
+                bad = (rng.binomial(units, rate * (1 + tolerance)), rng.binomial(units, rate))
+                test.take(Fresh(units, int(bad[0])), Fresh(units, int(bad[1])))
+                if test.evidence > -np.log(ALPHA):
+                    accused += 1
+                    break
+        assert accused <= 11  # 5 expected at most; 3 standard errors are 6
 
 
 class TestCounting:

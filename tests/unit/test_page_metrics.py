@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from features.customer import LATE_BLOB, Blobs, decode_customer
-from features.views import PROFILE
+from features.views import CONSENTS, PROFILE
 from serving.feature_counts import MOST_KINDS, FeatureCounts
 from serving.observe import LATENCY_BUCKETS
 from serving.stage_times import EVERY, STAGES, UNTIMED, StageTimes
@@ -101,8 +101,8 @@ def test_what_is_not_known_of_a_profile_moves_its_share() -> None:
         blob = profile_blob(known=known, age=40)
         held.add(decode_customer(Blobs(blob, None, None, None, None), now=NOW))
     found = looked(held)
-    assert found["age"] == (3, 3) and found["assets"] == (3, 1) and found["income"] == (3, 0)
-    assert found.keys() == set(PROFILE.names)
+    assert found["age"] == (3, 3) and found["assets"] == (3, 1) and found["payroll"] == (3, 0)
+    assert found.keys() == set(PROFILE.names) - {"income"}  # nobody has given the consent to it
 
 
 @pytest.mark.parametrize("patch", [None, LATE_BLOB])
@@ -123,6 +123,15 @@ def test_who_refused_profiling_does_not_look_like_a_lost_feature() -> None:
     held.add(customer())
     found = looked(held)
     assert found["risk_level"] == (2, 2) and found["assets"] == (1, 1)
+
+
+def test_who_did_not_consent_to_a_field_does_not_look_like_a_lost_feature() -> None:
+    held, given = FeatureCounts(), 1 << CONSENTS.index("data_sharing")
+    everything, lost = PROFILE.names, [name for name in PROFILE.names if name != "income"]
+    for known, consents in ((everything, 0), (everything, given), (lost, given), (("income",), given)):
+        blob = profile_blob(known=known, consents=consents, income=9_000)
+        held.add(decode_customer(Blobs(blob, None, None, None, None), now=NOW))
+    assert looked(held)["income"] == (2, 1) and looked(held)["age"] == (4, 3)
 
 
 def test_however_many_kinds_of_profiles_there_are_they_are_summed() -> None:

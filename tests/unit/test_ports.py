@@ -30,8 +30,11 @@ def test_what_is_taken_is_not_given(callers: Path) -> None:
 
 
 @pytest.mark.parametrize("said", ["1024 65535", "25000 26000"])
-def test_where_callers_are_given_ours_the_kernel_chooses(callers: Path, said: str) -> None:
+def test_where_callers_are_given_ours_the_kernel_chooses(
+    callers: Path, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     callers.write_text(said)
+    monkeypatch.setattr(ports, "_free", lambda port: pytest.fail(f"{port} was chosen here"))
     with socket.socket() as server:
         server.bind(("127.0.0.1", ports.free_port()))
 

@@ -11,7 +11,7 @@ import pytest
 from features.store import StoreUnavailable
 from serving.decide import decide
 from serving.domain import EFFORTS, Decision, Effort
-from serving.ladder import Ladder, below
+from serving.ladder import HOPELESS, Ladder, below
 from tests.shell import CONTEXT, Shell, ids, run, running
 from tests.shell_looks import effort_of, flushed, odd
 from tests.worlds import item, tiny_bundle
@@ -64,6 +64,9 @@ def test_who_cannot_be_answered_in_time_on_any_rung_is_refused_at_once() -> None
     assert not ladder.admits(1, -0.01) and ladder.admits(
         0, -0.01
     )  # late already: where nobody waits, answered
+    stood = HOPELESS * 0.08  # seconds that a page has stood in line, unread
+    assert ladder.admits(1, 0.08, stood) and not ladder.admits(1, 0.08, stood + 0.001)
+    assert ladder.admits(1, 0.2, stood + 0.001) and ladder.admits(0, 0.08, 10 * stood)
     refused = [ladder.admits(1_000, 0.08) for _ in range(60)]
     assert not refused[0] and refused[-1]  # wrong costs do not stay for ever
     for _ in range(300):

@@ -15,6 +15,7 @@ from features.events import unpack
 from features.log import MemoryLog
 from serving.bundle import load, save
 from serving.decide import decide
+from serving.domain import Effort
 from serving.observe import Metrics
 from serving.placed import Columns
 from serving.score_drift import KEY, LEAST, LEAST_SEEN, PART_S, PARTS, Reference, ScoreDrift, references
@@ -130,6 +131,7 @@ def test_another_bundle_begins_anew_and_the_same_goes_on() -> None:
         {"home": {"cuts": [0.2, 0.1], "counts": [100, 100, 100]}},
         {"home": {"cuts": [0.1, "x"], "counts": [100, 100, 100]}},
         {"home": {"cuts": [0.1, float("nan")], "counts": [100, 100, 100]}},
+        {"home": {"cuts": [0.1], "counts": [float("inf"), 400]}},
         {"home": {"cuts": [0.1], "counts": [-1, 400]}}, {"home": {"cuts": [0.1], "counts": [400]}},
     ],
 )  # fmt: skip
@@ -152,15 +154,19 @@ SERVED = 400  # pages in the lake of the test
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    return served(tmp_path_factory.mktemp("lake"))
+
+
+def served(root: Path, effort: Effort = "full") -> Lake:
     """Four days of homepages of customers who like different things, ingested."""
-    log, made = MemoryLog(lambda: NOW), Lake(str(tmp_path_factory.mktemp("lake")))
+    log, made = MemoryLog(lambda: NOW), Lake(str(root))
     entries = []
     for number in range(SERVED):
         recent = recent_entries((f"i{number % 97}", "clicked", 60.0), (f"i{number % 13}", "clicked", 30.0))
         blobs = Blobs(None, None, recent.tobytes(), None, None)
         at = NOW - 4 * DAY_S * (SERVED - number) / SERVED
         asked = query(LIVE, decode_customer(blobs, now=at), decision_id=f"d{number}", now=at)
-        entries.append(served_entry(decide(asked, LIVE), blobs, RecommendAsk(user_id="u1"), LIVE, 0))
+        entries.append(served_entry(decide(asked, LIVE, effort), blobs, RecommendAsk(user_id="u1"), LIVE, 0))
     asyncio.run(log.append(entries))
     ingest(log, made, now=NOW)
     return made
@@ -182,12 +188,22 @@ def test_another_bundle_is_told_by_its_own_scores(lake: Lake) -> None:
     assert one != two and score_reference(lake, LIVE, NOW + 1)["home"] == one.to_json()
 
 
+def test_pages_that_were_cut_short_are_decided_whole(lake: Lake, tmp_path: Path) -> None:
+    """The service holds only whole ones against it."""
+    short = served(tmp_path, "fallback")
+    (effort,) = {unpack(one.as_py())["effort"] for one in short.served()["record"]}
+    assert effort == "fallback"
+    assert score_reference(short, LIVE, NOW + 1) == score_reference(lake, LIVE, NOW + 1)
+
+
 def test_pages_are_taken_evenly_and_no_more_than_asked(lake: Lake) -> None:
     times = [one["at"] for one in _evenly(lake, NOW + 1, 100, 7)]
     assert len(times) == 100
     assert np.abs(np.diff(times) / (4 * DAY_S / 100) - 1).max() < 0.01
     assert len(list(_evenly(lake, NOW + 1, 10_000, 7))) == SERVED
     assert len(list(_evenly(lake, NOW, 10_000, 2))) == SERVED // 2
+    for pages in range(1, SERVED, 7):  # also where the step is no whole number
+        assert len(list(_evenly(lake, NOW + 1, pages, 7))) == pages
     assert score_reference(lake, LIVE, NOW + 1, pages=100) == {}  # too few for deciles
     assert score_reference(lake, LIVE, NOW - 30 * DAY_S) == {}
 

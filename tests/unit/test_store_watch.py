@@ -108,6 +108,35 @@ def test_memory_is_told_by_role() -> None:
     run(story)
 
 
+@pytest.mark.parametrize(
+    ("said", "part"),
+    [
+        (b"# Memory\r\nused_memory:50\r\nmaxmemory:200\r\n", {"live": 0.25, "log": 0.25}),
+        (b"used_memory:50\r\nmaxmemory:0\r\n", {}),
+        (b"", {}),
+        (b"maxmemory:200\r\n", {}),
+        (b"used_memory:50\r\nmaxmemory:much\r\n", {}),
+        (b"\xff\xfe:1", {}),
+        (StoreUnavailable("away"), {}),
+    ],
+)
+def test_a_store_that_does_not_say_its_memory_is_left_out(said: Any, part: dict[str, float]) -> None:
+    class Server:
+        async def command(self, *words: bytes) -> Any:
+            assert words == (b"INFO", b"memory")
+            if isinstance(said, Exception):
+                raise said
+            return said
+
+    async def story() -> None:
+        made = Watched()
+        made.stores._links = {"redis://one": Server()}  # type: ignore[dict-item]
+        made.stores._roles = {"live": "redis://one", "log": "redis://one"}
+        assert await made.stores.memory() == part
+
+    run(story)
+
+
 def test_the_service_that_leads_the_pacing_looks() -> None:
     async def story() -> None:
         async with running() as shell:

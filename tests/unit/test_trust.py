@@ -14,6 +14,7 @@ from serving.decide import page_of
 from serving.domain import Query
 from serving.pipeline import Page, Trace
 from serving.ranker import Ranker
+from serving.ranking import Ranked, chosen_of
 from serving.trust import MOST_SHIFT, Trust, shifted
 from tests.rankers import ranked_bundle, tiny_ranker
 from tests.unit.test_external import entries
@@ -104,6 +105,24 @@ def test_a_believed_item_rises_on_the_page_and_nothing_else_moves() -> None:
     }
 
 
+def test_what_a_model_says_counts_for_who_is_ranked() -> None:
+    """Of more candidates than are ranked the blend's best take part; by a model's word the last does too."""
+    bundle = ranked_bundle(tiny_bundle(600))
+    assert bundle.ranker is not None
+    believing = replace(bundle.ranker, trust=trust("a", level=MOST_SHIFT, slope=0.0))
+    live, rows = tiny_live(replace(bundle, ranker=believing)), np.arange(600, dtype=np.int32)
+    (stage,) = (one for one in live.pipelines["full"].scorers if isinstance(one, Ranked))
+    blend = np.linspace(0.3, 0.1, 600).astype(np.float32)
+    candidates, last = live.pipelines["full"].candidates(rows).scored(blend), 599
+    plain = page_of(query(live, customer()), live)
+    assert last not in chosen_of(rows, blend, stage._kinds, plain.demand, 600).tolist()
+    (alone,) = stage.score(plain, candidates.take(np.array([last])))
+    held = entries("a", (bundle.items.ids[last], 1.0, 4e9))
+    told = page_of(replace(plain.query, customer=replace(customer(), external=held)), live)
+    expected = shifted(np.array([alone]), np.array([MOST_SHIFT], np.float32))
+    assert stage.score(told, candidates)[last] == pytest.approx(float(expected[0]), rel=1e-4)
+
+
 def displays(seed: int, n: int, level: float, slope: float):
     """A ranker's word, slots, and what a model said of a third of n displays that follow both."""
     rng = np.random.default_rng(seed)
@@ -130,6 +149,12 @@ def test_level_and_slope_are_found_whatever_the_ranker_thinks_of_a_slot() -> Non
 def test_a_list_that_says_nothing_is_not_believed() -> None:
     learned = fit_trust(*displays(2, 60_000, 0.0, 0.0))
     assert abs(learned.trust.level[0]) < 0.12 and abs(learned.trust.slope[0]) < 0.1
+
+
+def test_little_evidence_is_drawn_to_believing_nothing() -> None:
+    """A few clicks of displays that hardly draw any: less than RIDGE says."""
+    told = [fit_trust(*displays(seed, 1_000, 1.0, 0.0)).trust.level[0] for seed in range(20)]
+    assert 0.2 < np.mean(told) < 0.75  # without the ridge 1.0
 
 
 def test_too_few_displays_teach_nothing() -> None:

@@ -24,6 +24,7 @@ from training.results import OutcomeRules
 from training.uplift import (
     Study,
     click_model,
+    first_of,
     fit_uplift,
     logistic,
     sigmoid,
@@ -233,6 +234,27 @@ def test_the_truth_is_found_from_randomised_pages() -> None:
     base = np.array([one.use - one.delta for one in found])
     assert np.corrcoef(base[:, 0], anyway[:500, 0])[0, 1] > 0.9
     assert json.loads(json.dumps(learned.to_json()))["kinds"] == ["benefit"]
+
+
+def test_of_clicks_again_and_again_the_first_teaches() -> None:
+    """After a click without a purchase none is due, which says nothing of who is persuaded."""
+    study, delta, _ = randomised(7, 20_000, shift=0.5)
+    again, none = np.flatnonzero(study.clicked), np.zeros(int(study.clicked.sum()), np.bool_)
+    more = study.take(again)._replace(used=none, fresh=none, quiet=none)
+    columns = ("columns", "interest", "item", "clicked", "used", "fresh", "bought", "chance", "quiet")
+    both = {name: np.concatenate([getattr(study, name), getattr(more, name)]) for name in columns}
+    learned = fit_uplift(study._replace(**both)._replace(chance=None))
+    assert learned is not None
+    rows = learned.uplift.bound(study.keys, study.kinds, study.groups)
+    told = with_telling_tags(study._replace(**both)).columns[:500]
+    got = np.array([rows.per_click(one).delta for one in learned.uplift.standard(told)])
+    assert abs(got.mean(axis=0) - delta[:500].mean(axis=0)).max() < 0.05
+
+
+def test_a_first_click_is_one_that_none_precedes_by_less_than_the_horizon() -> None:
+    cell, at = np.array([1, 2, 1, 1, 2, 1]), np.array([30.0, 5.0, 10.0, 14.0, 10.0, 19.0])
+    assert first_of(cell, at, 10.0).tolist() == [True, True, True, False, False, False]
+    assert first_of(cell[:0], at[:0]).tolist() == []
 
 
 def test_chance_tells_how_much_of_the_model_came_true() -> None:

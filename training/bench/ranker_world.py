@@ -119,10 +119,6 @@ class History:
         return position
 
 
-def channel_of(history: History, page: int) -> int:
-    return int(history.world.customers.channel[history.customer[page]])
-
-
 def lived(
     world: World,
     days: int,
