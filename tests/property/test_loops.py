@@ -15,7 +15,7 @@ from serving.best import best_of_kinds
 from serving.fold_in import folded
 from serving.offering import best_per_slot
 from serving.standins import Rules, Stand, agreeing
-from serving.union import union
+from serving.union import undropped, union
 from tests.plain_standins import plain_agreeing
 
 seeds = st.integers(0, 2**32 - 1)
@@ -71,22 +71,41 @@ def test_the_best_of_each_kind(seed: int) -> None:
 
 
 @few
-@given(seeds)
-def test_the_union_keeps_the_best_score_and_every_source(seed: int) -> None:
+@given(seeds, st.sampled_from([1, 7, 100]))
+def test_the_union_keeps_the_best_score_and_every_source(seed: int, many: int) -> None:
     rng = np.random.default_rng(seed)
     parts = [rng.permutation(20)[: rng.integers(1, 8)].astype(np.int32) for _ in range(4)]
+    parts = [part * many for part in parts]  # over several words of the set
     every = np.concatenate(parts)
     score = rng.integers(0, 4, len(every)).astype(np.float32)
     score[rng.random(len(every)) < 0.3] = np.nan
     bits = np.array([1, 4, 8, 64], np.uint32)
-    ends = np.cumsum([len(part) for part in parts])
-    rows, origin, best = union(every, score, every.argsort(kind="stable"), ends, bits)
+    scores = np.split(score, np.cumsum([len(part) for part in parts])[:-1])
+    rows, origin, best = union(list(zip((0, 2, 3, 6), parts, scores, strict=True)), 20 * many)
     assert rows.tolist() == sorted({*every.tolist()})
     of = np.repeat(bits, [len(part) for part in parts])
     for row, bit, top in zip(rows, origin, best, strict=True):
         mine = every == row
         assert bit == np.bitwise_or.reduce(of[mine])
         np.testing.assert_equal(top, np.fmax.reduce(score[mine]))
+
+
+@pytest.mark.parametrize("row", [-1, 64])
+def test_a_row_that_is_not_there_has_no_union(row: int) -> None:
+    part = np.array([3, row], np.int32)
+    with pytest.raises(IndexError, match="0 to 63"):
+        union([(0, part, part.astype(np.float32))], 64)
+
+
+@few
+@given(seeds)
+def test_what_nothing_drops_stays_in_its_order(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(0, 30))
+    rows, origin = rng.permutation(n).astype(np.int32), rng.integers(1, 9, n).astype(np.uint32)
+    score, drops = rng.normal(size=n).astype(np.float32), rng.integers(0, 3, n).astype(np.uint32)
+    for found, column in zip(undropped(rows, origin, score, drops), (rows, origin, score), strict=True):
+        assert found.tolist() == column[drops == 0].tolist()
 
 
 @few
