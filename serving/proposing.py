@@ -45,9 +45,7 @@ def lately_published(rows: I4, at: NDArray[np.float64], now: float, within_s: fl
 
 
 @loops
-def _lately(
-    rows: I4, at: NDArray[np.float64], now: float, within_s: float, found: I4, score: F4
-) -> int:
+def _lately(rows: I4, at: NDArray[np.float64], now: float, within_s: float, found: I4, score: F4) -> int:
     many = 0
     for j in range(len(rows)):
         if at[j] == np.inf or now - within_s < at[j] <= now:
