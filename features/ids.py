@@ -8,11 +8,15 @@ little-endian, never 0, so that 0 can mean "none". Publishing refuses a catalogu
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from hashlib import blake2b
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from features.past import Directory
 
 MAX_ID_BYTES: Final = 64
 
@@ -93,6 +97,12 @@ class Vocabulary:
         if len(self._sorted) > 1 and bool((self._sorted[1:] == self._sorted[:-1]).any()):
             raise ValueError("two ids share a 64-bit key: rename one of them")
 
+    @cached_property
+    def _directory(self) -> Directory:
+        from features.past import Directory  # what has no vocabulary to ask needs no compiler
+
+        return Directory(self._sorted, self._order)
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -112,12 +122,10 @@ class Vocabulary:
         return np.fromiter((self._row.get(text, -1) for text in texts), np.int32)
 
     def rows_of_keys(self, keys: NDArray[np.uint64]) -> NDArray[np.int32]:
-        """Rows of 64-bit keys, -1 where not known. Binary search: O(m log n)."""
+        """Rows of 64-bit keys, -1 where not known."""
         if not len(self._sorted):
             return np.full(len(keys), -1, np.int32)
         if len(keys) <= FEW:
-            from features.past import places_of  # what has no vocabulary to ask needs no compiler
-
-            return places_of(np.array(keys, np.uint64), self._sorted, self._order)
+            return self._directory.of(keys)
         at = np.minimum(np.searchsorted(self._sorted, keys), len(self._sorted) - 1)
         return np.where(self._sorted[at] == keys, self._order[at], np.int32(-1)).astype(np.int32)

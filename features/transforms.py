@@ -21,6 +21,7 @@ from features.schema import Records
 from features.views import ATTRIBUTES_KEPT, PROFILE, TAG_BITS
 
 DAY: Final = 86_400.0
+_ACTED: Final = WHAT["acted"]
 
 CODED: Final = ("age_band", "gender", "star_level", "payroll", "lifecycle", "city_tier", "segment")
 EDGES: Final = {
@@ -144,9 +145,9 @@ class EventWeights:
         now: float,
     ) -> NDArray[np.float64]:
         """The weight of each event at `now`; an event of the future weighs as one of now."""
-        age = np.maximum(now - at, 0.0)
-        faded: NDArray[np.float64] = np.exp2(age * (-1.0 / (DAY * self.half_life_days)))
-        return self.of(what, action).astype(np.float64) * faded
+        from features.past import faded  # the compiler is heavy, and most of what imports this runs no loop
+
+        return self.of(what, action).astype(np.float64) * faded(now - at, DAY * self.half_life_days)
 
     @cached_property
     def tables(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -186,12 +187,10 @@ def history(recent: NDArray[np.void], lookup: Lookup, now: float, weights: Event
     """
     if not len(recent):
         return NO_HISTORY
-    from features.past import liked, own  # the compiler is heavy, and most of what imports this runs no loop
+    from features.past import liked
 
-    log, at = own(recent), recent["at"]
-    faded = np.exp2(np.maximum(now - at, 0.0) * (-1.0 / (DAY * weights.half_life_days)))
-    rows = lookup(log["item"])
-    return History(*liked(log, rows, at.argsort(kind="stable"), faded, WHAT["acted"], *weights.tables))
+    half_life = DAY * weights.half_life_days
+    return History(*liked(recent, lookup(recent["item"]), now, half_life, _ACTED, *weights.tables))
 
 
 def histories(
@@ -233,23 +232,24 @@ def _summed(
 FATIGUE_WINDOW_DAYS: Final = 7.0
 FATIGUE_HALF_LIFE_DAYS: Final = 2.0
 _FATIGUE_WINDOW_S: Final = FATIGUE_WINDOW_DAYS * DAY
+_FATIGUE_HALF_LIFE_S: Final = FATIGUE_HALF_LIFE_DAYS * DAY
 
 
 def fatigue_of(
     contact: NDArray[np.void], rows: NDArray[np.int32], lookup: Lookup, now: float
 ) -> NDArray[np.float32]:
     """`fatigue` of items by their `rows` (n,), ascending; `lookup` gives rows of item keys, −1 not known."""
-    from features.past import own, telling_keys, tired
+    from features.past import tired
 
-    log = own(contact)
-    told, items = telling_keys(log, WHAT["displayed"], WHAT["clicked"], now - _FATIGUE_WINDOW_S)
-    age = np.maximum(now - log["at"].take(told), 0.0)
-    faded = np.exp2(age * (-1.0 / (DAY * FATIGUE_HALF_LIFE_DAYS)))
-    return tired(log, told, lookup(items), rows, faded, WHAT["displayed"])
+    codes = WHAT["displayed"], WHAT["clicked"]
+    item = lookup(contact["item"])
+    return tired(contact, item, rows, now, _FATIGUE_WINDOW_S, _FATIGUE_HALF_LIFE_S, *codes)
 
 
 def fatigue(contact: NDArray[np.void], keys: NDArray[np.uint64], now: float) -> NDArray[np.float32]:
     """Per item key: displays in the last 7 days since its last click, each halved every 2 days."""
+    from features.past import faded
+
     what, item = contact["what"], contact["item"]
     clicked = what == WHAT["clicked"]
     told = np.flatnonzero(clicked | ((what == WHAT["displayed"]) & (contact["at"] > now - _FATIGUE_WINDOW_S)))
@@ -260,7 +260,7 @@ def fatigue(contact: NDArray[np.void], keys: NDArray[np.uint64], now: float) -> 
     starts = np.concatenate(([0], np.flatnonzero(item[1:] != item[:-1]) + 1))
     last_click = np.maximum.reduceat(np.where(clicked, at, -1.0), starts)
     since = np.repeat(last_click, np.diff(starts, append=len(item)))
-    faded = np.exp2(np.maximum(now - at, 0.0) * (-1.0 / (DAY * FATIGUE_HALF_LIFE_DAYS)))
-    total = np.add.reduceat(np.where(at > since, faded, 0.0), starts).astype(np.float32)
+    left = np.where(at > since, faded(now - at, _FATIGUE_HALF_LIFE_S), 0.0)
+    total = np.add.reduceat(left, starts).astype(np.float32)
     place = np.minimum(np.searchsorted(item[starts], keys), len(starts) - 1)
     return np.where(item[starts][place] == keys, total[place], np.float32(0))

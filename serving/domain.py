@@ -93,14 +93,16 @@ NOTHING: Final = Proposal(np.empty(0, np.int32), np.empty(0, np.float32))
 class Facts:
     """The ITEM columns of some rows, gathered one by one as they are asked for: `facts["risk_class"]`."""
 
-    __slots__ = ("_at", "_columns")
+    __slots__ = ("_at", "_columns", "_rows")
 
     def __init__(self, columns: Mapping[str, Column], rows: Rows) -> None:
         """`columns`: every ITEM field of all rows, contiguous."""
-        self._columns = columns
-        self._at = rows.astype(np.intp)  # NumPy gathers by its own index type twice as fast
+        self._columns, self._rows = columns, rows
+        self._at: Index | None = None
 
     def __getitem__(self, field: str) -> Column:
+        if self._at is None:
+            self._at = self._rows.astype(np.intp)  # NumPy gathers by its own index type twice as fast
         gathered: Column = self._columns[field].take(self._at, axis=0)
         return gathered
 
@@ -109,9 +111,12 @@ class Facts:
         return Facts(self._columns, rows)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Candidates:
-    """Items as parallel columns, one entry per row in each. Rows are unique and ascending."""
+    """Items as parallel columns, one entry per row in each. Rows are unique and ascending.
+
+    Nobody changes one that is made. (To freeze it would cost a microsecond each, and a page makes four.)
+    """
 
     rows: Rows
     origin: NDArray[np.uint32]  # bit s is set when source s proposed the row

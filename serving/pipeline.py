@@ -194,7 +194,7 @@ class Pipeline:
         trace.note("merge", len(found), start)
         start = trace.start()
         drops = self.permit(page, found.rows)
-        kept = found.take(drops == 0)
+        kept = self._kept(found, drops)
         trace.note("permit", len(found), start)
         columns: dict[str, Column] = {}
         for h in self.hydrators:
@@ -208,17 +208,20 @@ class Pipeline:
         """The union by ascending row. A row keeps its best score and the bits of all its sources."""
         from serving.union import union  # the compiler is heavy: whoever writes a stage needs none
 
-        parts = [(bit, p.rows, p.score) for bit, p in proposals if len(p.rows)]
+        parts = [(bit, *p) for bit, p in proposals if len(p.rows)]
         if not parts:
             return self.candidates(NOTHING.rows)
-        every = np.concatenate([rows for _, rows, _ in parts])
-        score = np.concatenate([score for *_, score in parts]).astype(np.float32, copy=False)
-        ends = np.cumsum([len(rows) for _, rows, _ in parts])
-        bits = np.array([1 << bit for bit, *_ in parts], np.uint32)
-        rows, origin, best = union(every, score, every.argsort(kind="stable"), ends, bits)
-        if int(rows[0]) < 0 or int(rows[-1]) >= len(self.permission.rules):
-            raise ContractError("a source proposed a row that does not exist")
+        try:
+            rows, origin, best = union(parts, len(self.permission.rules))
+        except IndexError as bad:
+            raise ContractError(f"a source proposed {bad}") from None
         return Candidates(rows, origin, best, Facts(self.permission.columns, rows))
+
+    def _kept(self, found: Candidates, drops: Drops) -> Candidates:
+        from serving.union import undropped
+
+        rows, origin, score = undropped(found.rows, found.origin, found.score, drops)
+        return Candidates(rows, origin, score, found.items.of(rows))
 
     def candidates(self, rows: Rows) -> Candidates:
         """Rows, ascending, that no source has proposed."""

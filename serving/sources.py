@@ -16,6 +16,7 @@ from serving.best import best_of_kinds
 from serving.bundle import Neighbours, Popular, ServedModel
 from serving.domain import NOTHING, Proposal, Rows, Scores
 from serving.pipeline import Demand, Page, Source, Understanding
+from serving.proposing import beside, lately_published
 
 EXACT_UP_TO: Final = 20_000  # items; above, the model's own index answers
 MOST_HEADS: Final = 2_000  # tables times sets of kinds kept by a source
@@ -75,6 +76,7 @@ class NearestToCustomer(_OfTaste):
     by_kind: tuple[Rows, ...]  # the bundle's rows that somebody may be shown
     _rows: Rows = field(init=False)
     _ends: NDArray[np.int64] = field(init=False)
+    _wants: dict[Demand, NDArray[np.int64]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         lengths = [len(rows) for rows in self.by_kind]
@@ -87,10 +89,19 @@ class NearestToCustomer(_OfTaste):
         if self.model.n_items > EXACT_UP_TO:
             return _joined(self.model.nearest(page.taste, k, kind) for kind, k in page.demand)
         page.scores = scores = self.model.score_all(page.taste)
-        wants = np.zeros(len(self._ends), np.int64)
-        for kind, k in page.demand:
-            wants[kind] = k
-        return Proposal(*best_of_kinds(scores, self._rows, self._ends, wants))
+        return Proposal(*best_of_kinds(scores, self._rows, self._ends, self._wanted(page.demand)))
+
+    def _wanted(self, demand: Demand) -> NDArray[np.int64]:
+        """(kinds,) how many of each; the same for all pages of one shape."""
+        wants = self._wants.get(demand)
+        if wants is None:
+            if len(self._wants) >= MOST_HEADS:
+                self._wants.clear()
+            wants = np.zeros(len(self._ends), np.int64)
+            for kind, k in demand:
+                wants[kind] = k
+            self._wants[demand] = wants
+        return wants
 
 
 @dataclass(frozen=True)
@@ -120,8 +131,9 @@ class NearestToRecent(Source):
         return len(page.history.rows) > 0
 
     def propose(self, page: Page) -> Proposal:
-        recent = page.history.rows[-self.last :].tolist()
-        return _joined(self.neighbours.similar(row, self.k) for row in recent)
+        near = self.neighbours
+        recent = page.history.rows[-self.last :]
+        return Proposal(*beside(recent, self.k, near.indptr, near.rows, near.weights))
 
 
 class _Popular(Source):
@@ -227,17 +239,12 @@ class New(Source):
         latest = rows[np.argsort(-published[rows], kind="stable")]
         kept = [latest[kinds[latest] == kind][:NEW_KEPT] for kind in range(len(KINDS))]
         self._rows = np.concatenate(kept)
-        self._at = published[self._rows]
-        self._just_now = np.isinf(self._at)
+        self._at = np.asarray(published[self._rows], np.float64)
 
     def propose(self, page: Page) -> Proposal:
         if not len(self._rows):
             return NOTHING
-        now = page.query.now
-        there = ((self._at > now - NEW_FOR_S) & (self._at <= now)) | self._just_now
-        rows = self._rows[there]
-        freshness = 1 - (now - np.minimum(self._at[there], now)) / NEW_FOR_S
-        return Proposal(rows, freshness.astype(np.float32))
+        return Proposal(*lately_published(self._rows, self._at, page.query.now, NEW_FOR_S))
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,16 @@ from hypothesis import strategies as st
 
 from features.events import WHAT
 from features.ids import Vocabulary
+from features.past import Directory, faded
 from features.transforms import DAY, EventWeights, fatigue, fatigue_of, history
 from features.views import CONTACT, RECENT
 from serving.best import best_of_kinds
 from serving.fold_in import folded
 from serving.offering import best_per_slot
+from serving.proposing import beside, lately_published
 from serving.standins import Rules, Stand, agreeing
-from serving.union import union
+from serving.tables import Neighbours
+from serving.union import undropped, union
 from tests.plain_standins import plain_agreeing
 
 seeds = st.integers(0, 2**32 - 1)
@@ -71,22 +74,41 @@ def test_the_best_of_each_kind(seed: int) -> None:
 
 
 @few
-@given(seeds)
-def test_the_union_keeps_the_best_score_and_every_source(seed: int) -> None:
+@given(seeds, st.sampled_from([1, 7, 100]))
+def test_the_union_keeps_the_best_score_and_every_source(seed: int, many: int) -> None:
     rng = np.random.default_rng(seed)
     parts = [rng.permutation(20)[: rng.integers(1, 8)].astype(np.int32) for _ in range(4)]
+    parts = [part * many for part in parts]  # over several words of the set
     every = np.concatenate(parts)
     score = rng.integers(0, 4, len(every)).astype(np.float32)
     score[rng.random(len(every)) < 0.3] = np.nan
     bits = np.array([1, 4, 8, 64], np.uint32)
-    ends = np.cumsum([len(part) for part in parts])
-    rows, origin, best = union(every, score, every.argsort(kind="stable"), ends, bits)
+    scores = np.split(score, np.cumsum([len(part) for part in parts])[:-1])
+    rows, origin, best = union(list(zip((0, 2, 3, 6), parts, scores, strict=True)), 20 * many)
     assert rows.tolist() == sorted({*every.tolist()})
     of = np.repeat(bits, [len(part) for part in parts])
     for row, bit, top in zip(rows, origin, best, strict=True):
         mine = every == row
         assert bit == np.bitwise_or.reduce(of[mine])
         np.testing.assert_equal(top, np.fmax.reduce(score[mine]))
+
+
+@pytest.mark.parametrize("row", [-1, 64])
+def test_a_row_that_is_not_there_has_no_union(row: int) -> None:
+    part = np.array([3, row], np.int32)
+    with pytest.raises(IndexError, match="0 to 63"):
+        union([(0, part, part.astype(np.float32))], 64)
+
+
+@few
+@given(seeds)
+def test_what_nothing_drops_stays_in_its_order(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(0, 30))
+    rows, origin = rng.permutation(n).astype(np.int32), rng.integers(1, 9, n).astype(np.uint32)
+    score, drops = rng.normal(size=n).astype(np.float32), rng.integers(0, 3, n).astype(np.uint32)
+    for found, column in zip(undropped(rows, origin, score, drops), (rows, origin, score), strict=True):
+        assert found.tolist() == column[drops == 0].tolist()
 
 
 @few
@@ -140,6 +162,55 @@ def test_fatigue_of_rows_is_fatigue_of_their_keys(seed: int, n: int) -> None:
     rows = np.sort(rng.permutation(12)[:8]).astype(np.int32)
     found = fatigue_of(log, rows, items.rows_of_keys, NOW)
     np.testing.assert_array_equal(found, fatigue(log, items.keys[rows], NOW))
+
+
+@few
+@given(st.lists(st.floats(-5, 1500), max_size=20))
+def test_what_fades_halves_with_each_half_life(ages: list[float]) -> None:
+    age = np.array(ages, np.float64)
+    plain = np.where(age < 1000, np.exp2(-np.maximum(age, 0)), 0)
+    np.testing.assert_allclose(faded(4 * age, 4.0), plain, rtol=1e-15)
+    whole = np.floor(np.abs(age))
+    np.testing.assert_array_equal(faded(whole, 1.0), np.where(whole < 1000, np.exp2(-whole), 0))
+
+
+@few
+@given(seeds, st.sampled_from([0, 40, 60, 63]))
+def test_keys_that_begin_alike_are_told_apart(seed: int, alike: int) -> None:
+    rng = np.random.default_rng(seed)
+    keys = np.unique(rng.integers(0, 2**64, 30, np.uint64) >> np.uint64(alike))
+    order = rng.permutation(len(keys)).astype(np.int32)
+    asked = np.concatenate([keys, keys + np.uint64(1), rng.integers(0, 2**64, 5, np.uint64)])
+    plain = dict(zip(keys.tolist(), order.tolist(), strict=True))
+    assert Directory(keys, order).of(asked).tolist() == [plain.get(key, -1) for key in asked.tolist()]
+
+
+@few
+@given(seeds)
+def test_neighbours_of_a_few_rows_are_those_of_each(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, 6, 9)
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    rows, weights = rng.integers(0, 9, indptr[-1]).astype(np.int32), rng.random(indptr[-1], np.float32)
+    near = Neighbours(indptr, rows, weights)
+    asked = rng.integers(0, 12, int(rng.integers(0, 4))).astype(np.int32)  # of rows beyond the table too
+    found, score = beside(asked, 3, indptr, rows, weights)
+    parts = [near.similar(row, 3) for row in asked.tolist()]
+    assert found.tolist() == [row for part in parts for row in part.rows.tolist()]
+    assert score.tolist() == [one for part in parts for one in part.score.tolist()]
+
+
+@few
+@given(seeds)
+def test_what_is_new_is_as_fresh_as_it_is_young(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows, now, window = np.arange(20, dtype=np.int32), 50 * DAY, 30 * DAY
+    at = rng.choice([0.0, now - window, now - DAY, now - 3.3, now, now + 9, np.inf], 20)
+    there = ((at > now - window) & (at <= now)) | np.isinf(at)
+    found, score = lately_published(rows, at, now, window)
+    assert found.tolist() == rows[there].tolist()
+    plain = (1 - (now - np.minimum(at[there], now)) / window).astype(np.float32)
+    assert score.tolist() == plain.tolist()
 
 
 @few
