@@ -113,12 +113,12 @@ def _under_arms(query: Query, live: Live) -> tuple[Query, Live, tuple[Assigned, 
     """The arms of the page's unit, and the question as they have it. None where profiling is off."""
     if not live.experiments.layers or not query.profiling:
         return query, live, (), ()
-    slots = sum(asked.spec.bit for asked in query.slots)
+    slots = sum([asked.spec.bit for asked in query.slots])
     arms = live.experiments.assigned(query.subject, query.device, query.customer, query.now, slots)
     draws: tuple[ArmDraw, ...] = ()
     if live.experiments.adaptive:
         arms, draws = drawn_arms(query, live, arms)
-    mine = live.under(one.arm for one in arms)
+    mine = live.under([one.arm for one in arms]) if arms else live
     return asked_of(query, live, mine), mine, arms, draws
 
 

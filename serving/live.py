@@ -149,8 +149,8 @@ class Live:
 
     def under(self, arms: Iterable[int]) -> Live:
         """The same view as arms of experiments have it, by their numbers; −1 changes nothing."""
-        changed = frozenset(arm for arm in arms if arm >= 0)
-        return self.variants[changed] if changed else self
+        changed = [arm for arm in arms if arm >= 0]
+        return self.variants[frozenset(changed)] if changed else self
 
     def of(self, decision: Decision) -> Live:
         """A view over the bundle that a decision of this one was made from: whose rows its places are."""
