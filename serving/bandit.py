@@ -16,13 +16,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+K = TypeVar("K")
+Counts = Mapping[K, tuple[float, float]]  # clicks expected, and met
 CELLS: Final = 32  # segments 0 (unknown) … 31; those beyond share the last
 FLOOR: Final = 0.002  # least chance of an arm: estimates from the log stay possible
 DRAWS: Final = 1_000  # of the posterior, per cell
@@ -113,7 +115,8 @@ class Learned:
     """One version. By key64 of the item; arms are creatives, named by their key32 in hex.
 
     `until`: POSIX seconds; every page decided before has been counted. `seen`: what the tables were made of.
-    `fresh`: of new items by key, the clicks predicted and met on pages of `bundle` (serving.newcomers).
+    `fresh`: of new items by key, `usual`: of known ones by place, both on pages of `bundle`
+    (serving.newcomer_pages).
     """
 
     made_at: float = 0.0
@@ -121,7 +124,8 @@ class Learned:
     tables: Mapping[int, Table] = field(default_factory=dict)
     seen: Mapping[int, Seen] = field(default_factory=dict)
     bundle: str = ""
-    fresh: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    fresh: Counts[int] = field(default_factory=dict)
+    usual: Counts[str] = field(default_factory=dict)
     version: str = ""  # digest of the whole text; "" before the first
 
     def encode(self, *, whole: bool = True) -> bytes:
@@ -135,6 +139,7 @@ class Learned:
                 "seen": seen if whole else {},
                 "bundle": self.bundle,
                 "fresh": {f"{key}": one for key, one in sorted(self.fresh.items())},
+                "usual": dict(sorted(self.usual.items())) if whole else {},
             }
         )
 
@@ -155,6 +160,7 @@ def decode_learned(body: bytes, version: str = "") -> Learned:
         fresh = {int(key): (float(told), float(met)) for key, (told, met) in raw.get("fresh", {}).items()}
         return Learned(
             *(float(raw["made_at"]), float(raw["until"]), tables, seen, str(raw.get("bundle", "")), fresh),
+            {place: (float(told), float(met)) for place, (told, met) in raw.get("usual", {}).items()},
             version or version_of(body),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as bad:
@@ -169,7 +175,8 @@ def learned(
     made_at: float,
     until: float,
     bundle: str = "",
-    fresh: Mapping[int, tuple[float, float]] | None = None,
+    fresh: Counts[int] | None = None,
+    usual: Counts[str] | None = None,
 ) -> Learned:
     """The next version. `base`: the rate of an item that the bundle knows of; the warm start.
 
@@ -180,7 +187,7 @@ def learned(
     due = sorted((key for key, growth in grown.items() if growth > WORTH_IT), key=lambda key: -grown[key])
     for key in due[:MOST_REMADE]:
         tables[key] = table_of(seen[key], base(key), seed=key ^ int(made_at))
-    return decode_learned(Learned(made_at, until, tables, seen, bundle, fresh or {}).encode())
+    return decode_learned(Learned(made_at, until, tables, seen, bundle, fresh or {}, usual or {}).encode())
 
 
 def _growth(seen: Seen, table: Table | None) -> float:

@@ -28,6 +28,7 @@ from serving.bandit import (
     NOTHING_LEARNED,
     USUAL,
     BanditError,
+    Counts,
     Learned,
     Seen,
     cell_of,
@@ -38,7 +39,7 @@ from serving.bandit_shelf import BanditShelf
 from serving.control import Control, ControlError
 from serving.live import Live
 from serving.log_tail import Tail
-from serving.newcomer_pages import NONE, Predictions
+from serving.newcomer_pages import Predictions, Watched, counted
 from serving.observe import Metrics
 from serving.turns import Turns, resign
 
@@ -51,7 +52,6 @@ RIPE_S: Final = 180.0
 BACK_S: Final = 3_600.0  # a first leader counts from so long ago, as far as the log goes back
 MOST_PAGES: Final = 200_000  # waiting to ripen; more are left out, by their decision's hash alone
 MOST_GROUPS: Final = 2_000
-MOST_FRESH: Final = 2_000  # new items that are counted
 KEPT: Final = 30  # versions left in the registry
 WARM_UP: Final = 50.0  # displays of an item that its own rate weighs as much as the usual one
 
@@ -61,7 +61,7 @@ Row = Mapping[str, Any]
 class _Page:
     """One that drew creatives or has new items, and may still be clicked."""
 
-    __slots__ = ("arms", "at", "cell", "clicked", "fresh", "groups", "shown")
+    __slots__ = ("arms", "at", "cell", "clicked", "groups", "shown", "watched")
 
     def __init__(
         self,
@@ -69,12 +69,12 @@ class _Page:
         cell: int,
         groups: Mapping[int, tuple[int, ...]],
         arms: Sequence[tuple[int, Sequence[str], int]],
-        fresh: Mapping[int, float],
+        watched: Watched | None,
     ) -> None:
         """`groups`: item key -> key32s of its creatives; `arms`: of adaptive experiments, which was drawn;
-        `fresh`: new item -> P(clicked | displayed) as the bundle says.
+        `watched`: what is counted for new items.
         """
-        self.at, self.cell, self.groups, self.arms, self.fresh = at, cell, groups, arms, fresh
+        self.at, self.cell, self.groups, self.arms, self.watched = at, cell, groups, arms, watched
         self.shown: set[tuple[int, int]] = set()  # (item, creative)
         self.clicked: set[tuple[int, int]] = set()
 
@@ -82,11 +82,9 @@ class _Page:
 class Harvest:
     """Pages and what became of them, from log entries. `after`: those decided until then are not counted."""
 
-    def __init__(
-        self, after: float, predicted: Callable[[Row], Mapping[int, float]] = lambda _: NONE
-    ) -> None:
-        """`predicted`: of a served page's new items by key, P(clicked | displayed) as the bundle says."""
-        self._after, self._predicted = after, predicted
+    def __init__(self, after: float, watched: Callable[[Row], Watched | None] = lambda _: None) -> None:
+        """`watched`: what is counted of a served page for new items."""
+        self._after, self._watched = after, watched
         self._pages: dict[int, _Page] = {}
 
     def take(self, payloads: Iterable[bytes]) -> None:
@@ -96,9 +94,9 @@ class Harvest:
             if kind == "served":
                 if row["at"] <= self._after or len(self._pages) >= MOST_PAGES:
                     continue
-                fresh = self._predicted(row)
-                if fresh or row.get("draws") or row.get("arm_draws"):
-                    self._pages[_key(row["subject"], row["id"])] = _page_of(row, fresh)
+                watched = self._watched(row)
+                if watched is not None or row.get("draws") or row.get("arm_draws"):
+                    self._pages[_key(row["subject"], row["id"])] = _page_of(row, watched)
             elif kind in ("displayed", "clicked") and row.get("decision_id"):
                 page = self._pages.get(_key(row["subject"], row["decision_id"]))
                 if page is not None and "places" in row:
@@ -107,10 +105,10 @@ class Harvest:
                         found.add((int(place["item"]), int(place["creative"])))
 
     def ripe(
-        self, until: float, seen: Mapping[int, Seen], fresh: Mapping[int, tuple[float, float]]
-    ) -> tuple[dict[int, Seen], dict[int, tuple[float, float]]]:
-        """Both and the pages decided up to `until`, which are forgotten. A click tells of a display."""
-        counts = dict(fresh)
+        self, until: float, seen: Mapping[int, Seen], fresh: Counts[int], usual: Counts[str]
+    ) -> tuple[dict[int, Seen], Counts[int], Counts[str]]:
+        """All three and the pages decided up to `until`, which are forgotten. A click tells of a display."""
+        watched: list[tuple[Watched, set[int], set[int]]] = []
         found = {key: Seen(one.arms, *(column.copy() for column in one.columns)) for key, one in seen.items()}
         self._after = max(self._after, until)
         for name in [name for name, page in self._pages.items() if page.at <= until]:
@@ -119,11 +117,9 @@ class Harvest:
                 group = found[group_key] = found.get(group_key, Seen.none(())).of(names)
                 clicks = float(len(page.clicked))
                 _add(group, names[drawn], page.cell, clicks)
-            clicked = {item for item, _ in page.clicked}
-            for item in page.fresh.keys() & ({item for item, _ in page.shown} | clicked):
-                if item in counts or len(counts) < MOST_FRESH:
-                    predicted, met = counts.get(item, (0.0, 0.0))
-                    counts[item] = predicted + page.fresh[item], met + (item in clicked)
+            if page.watched is not None:
+                shown, clicked = ({item for item, _ in some} for some in (page.shown, page.clicked))
+                watched.append((page.watched, shown, clicked))
             for item, creative in page.shown | page.clicked:
                 if item not in page.groups or (item not in found and len(found) >= MOST_GROUPS):
                     continue
@@ -133,7 +129,7 @@ class Harvest:
                 if arm not in group.arms:
                     continue  # the item has more creatives than are told apart
                 _add(group, arm, page.cell, float((item, creative) in page.clicked))
-        return found, counts
+        return found, *counted(fresh, usual, watched)
 
 
 def _add(group: Seen, arm: str, cell: int, reward: float) -> None:
@@ -233,15 +229,17 @@ class Learner:
         for payloads in self._tail.read():
             self._harvest.take(payloads)
         last, until, bundle = self._last, now - RIPE_S, live.bundle.version
-        before = last.fresh if last.bundle == bundle else {}
-        seen, fresh = self._harvest.ripe(until, last.seen, before)
+        before = (last.fresh, last.usual) if last.bundle == bundle else ({}, {})
+        seen, fresh, usual = self._harvest.ripe(until, last.seen, *before)
         same = seen.keys() == last.seen.keys() and all(
             np.array_equal(one.shown, last.seen[key].shown) for key, one in seen.items()
         )
-        if same and fresh == last.fresh:
+        if same and fresh == last.fresh and usual == last.usual:
             return None
         aged = {key: one.decayed(now - last.made_at if last.made_at else 0.0) for key, one in seen.items()}
-        return learned(aged, base_of(live), last, made_at=now, until=until, bundle=bundle, fresh=fresh)
+        return learned(
+            *(aged, base_of(live), last), made_at=now, until=until, bundle=bundle, fresh=fresh, usual=usual
+        )
 
 
 def explores(live: Live) -> bool:
@@ -268,11 +266,11 @@ def base_of(live: Live) -> Callable[[int], float]:
     return base
 
 
-def _page_of(row: Row, fresh: Mapping[int, float]) -> _Page:
+def _page_of(row: Row, watched: Watched | None) -> _Page:
     items = np.frombuffer(row["items"], "<u8")
     groups = {int(items[place]): tuple(keys[:MOST_ARMS]) for place, keys, _, _ in row.get("draws", ())}
     arms = [(group_of(name), names, drawn) for name, names, _, drawn in row.get("arm_draws", ())]
-    return _Page(row["at"], cell_of(int(row.get("cell", 0))), groups, arms, fresh)
+    return _Page(row["at"], cell_of(int(row.get("cell", 0))), groups, arms, watched)
 
 
 def _key(subject: str, decision_id: str) -> int:

@@ -34,6 +34,7 @@ from serving.exploring import Lotteries, explored
 from serving.ghosts import unseen, without
 from serving.live import Live
 from serving.market import Market
+from serving.newcomers_kernel import correct
 from serving.pipeline import Page, Trace
 from serving.placed import Columns, Placements, Spares
 from serving.reasons import Drop, Reason
@@ -67,7 +68,9 @@ def decide(
     page = page_of(query, live, effort, cached)
     ranked, found, drops = live.pipelines[effort].run(page, trace)
     if live.newcomers.mean is not None and effort in _PREDICTS:
-        ranked = ranked.scored(live.newcomers.corrected(ranked.rows, ranked.score))
+        better = np.empty_like(ranked.score)
+        correct(ranked.rows, ranked.score, live.newcomers.mean, better)
+        ranked = ranked.scored(better)
     start = trace.start()
     market = live.stalls.of(page, ranked, effort)
     trace.note("market", len(ranked), start)

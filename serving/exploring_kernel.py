@@ -39,8 +39,9 @@ TOLD: Final = 13
 
 LISTS: Final = 257  # one for each kind, behind that of what may be nobody's runner-up
 _GONE: Final = 0
-_LIST, _END, _HEAD, _LISTED = range(4)  # rows of scratch: a candidate's list; of lists; from there on lists
-SCRATCH: Final = _LISTED + LISTS
+# Rows of scratch: a candidate's list; of lists; from there on lists by value, then by hope.
+_LIST, _END, _HEAD, _HOPEFUL, _LISTED = range(5)
+SCRATCH: Final = _LISTED + 2 * LISTS
 
 
 @loops
@@ -76,9 +77,15 @@ def hold(
 
     Fills `told` (TOLD, p) by FIRST …
     """
-    list_of, end, head, listed = scratch[_LIST], scratch[_END], scratch[_HEAD], scratch[_LISTED:]
+    list_of, end, head, hopeful = scratch[_LIST], scratch[_END], scratch[_HEAD], scratch[_HOPEFUL]
+    listed, hoped = scratch[_LISTED : _LISTED + LISTS], scratch[_LISTED + LISTS :]
     lists = _free(rows, value, capped, room, items, candidate, spares, list_of)
     _by_kind(value, list_of, ranked, lists, listed, end)
+    news = 0.0
+    for slot in range(len(slots)):
+        news += slots[slot, NEW]
+    if news > 0:
+        _by_hope(rows, value, items, lists, listed, end, hoped)
     held, turned, asked, position, before = 0, 0, False, 0, -1
     for at in range(len(slot_of)):
         slot = slot_of[at]
@@ -86,7 +93,7 @@ def hold(
         if slot != before:
             before, position = slot, 0
             for one in range(lists):
-                head[one] = 0
+                head[one] = hopeful[one] = 0
         told[FIRST, at] = told[SECOND, at] = -1
         told[TURN, at], told[CHANCE, at], told[OTHER, at], told[PROPENSITY, at] = 0, 0.0, 0.0, 1.0
         explore, new, budget = slots[slot, EXPLORE], slots[slot, NEW], slots[slot, BUDGET]
@@ -99,28 +106,22 @@ def hold(
         kind = 1 + int(items[whole[ROW, at]].kind)
         if kind >= lists:
             continue
-        one, two, most = -1, -1, 0.0
-        j = head[kind]
-        while j < end[kind] and (two < 0 or new > 0):
-            i = listed[kind, j]
-            j += 1
-            item = items[rows[i]]
-            if list_of[i] == _GONE or (item.members >> bit) & np.uint64(1) == 0:
-                continue
-            if item.picks[layout] == NOTHING or (len(banned) and banned[slot, i]):
-                continue
-            if one < 0:
-                one, head[kind] = i, j
-            elif new <= 0:
-                two, head[kind] = i, j
-            elif value[i] * (1 + HOPE * item.unsure) > most:
-                two, most = i, value[i] * (1 + HOPE * item.unsure)
+        one, after = _next(
+            listed[kind], head[kind], end[kind], kind, list_of, rows, items, bit, layout, banned, slot
+        )
         if one < 0:
-            head[kind] = j
             continue
         list_of[one] = _GONE
-        if two >= 0:
-            list_of[two] = _GONE
+        if new > 0:  # the second: what may be the best after all
+            two, beyond = _next(
+                hoped[kind], hopeful[kind], end[kind], kind, list_of, rows, items, bit, layout, banned, slot
+            )
+        else:
+            two, beyond = _next(
+                listed[kind], after, end[kind], kind, list_of, rows, items, bit, layout, banned, slot
+            )
+        list_of[one] = kind
+        best, second = one, two
         total, count = value[one], 1  # of 32 bits, as the values are: logged chances depend on it
         if two >= 0:
             total += value[two]
@@ -144,8 +145,18 @@ def hold(
                 two, other, count = -1, 0.0, 1
             if each < LEAST:
                 one, two, each, other, count = two, -1, other, 0.0, 1
-        if each < LEAST:
+        if each < LEAST:  # no lottery: both are left for other places
             continue
+        list_of[one] = _GONE
+        if two >= 0:
+            list_of[two] = _GONE
+        if list_of[best] == _GONE:
+            head[kind] = after
+            if second < 0 or list_of[second] == _GONE:
+                if new > 0:
+                    hopeful[kind] = beyond
+                else:
+                    head[kind] = beyond
         every = each * count if each == other or count == 1 else each + other
         told[FIRST, at], told[SECOND, at] = one, two
         told[CHANCE, at], told[OTHER, at] = each, other if count > 1 else 0.0
@@ -165,6 +176,32 @@ def hold(
         told[NOW_TAG, turned] = lost * slots[slot, SHOWN + position]
         turned += 1
     return (-held if asked else held), turned
+
+
+@loops
+def _next(
+    listed: NDArray[np.int32],
+    begun: int,
+    end: int,
+    kind: int,
+    list_of: NDArray[np.int32],
+    rows: NDArray[np.int32],
+    items: NDArray[Any],
+    bit: np.uint64,
+    layout: int,
+    banned: NDArray[np.bool_],
+    slot: int,
+) -> tuple[int, int]:
+    """The first of a list that is left and that the slot may hold, −1 none; and where to go on."""
+    for j in range(begun, end):
+        i = listed[j]
+        item = items[rows[i]]
+        if list_of[i] != kind or (item.members >> bit) & np.uint64(1) == 0 or item.picks[layout] == NOTHING:
+            continue
+        if len(banned) and banned[slot, i]:
+            continue
+        return i, j + 1
+    return -1, end
 
 
 @loops
@@ -244,3 +281,27 @@ def _by_kind(
             listed[one, q] = listed[one, q - 1]
             q -= 1
         listed[one, q] = i
+
+
+@loops
+def _by_hope(
+    rows: NDArray[np.int32],
+    value: NDArray[np.float32],
+    items: NDArray[Any],
+    lists: int,
+    listed: NDArray[np.int32],
+    end: NDArray[np.int32],
+    hoped: NDArray[np.int32],
+) -> None:
+    """The same lists by what each may be worth after all; what is equal stays in its order."""
+    for one in range(1, lists):
+        for j in range(end[one]):
+            i, q = listed[one, j], j
+            hope = value[i] * (1 + HOPE * items[rows[i]].unsure)
+            while q > 0:
+                other = hoped[one, q - 1]
+                if value[other] * (1 + HOPE * items[rows[other]].unsure) >= hope:
+                    break
+                hoped[one, q] = other
+                q -= 1
+            hoped[one, q] = i

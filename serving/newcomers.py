@@ -53,13 +53,6 @@ class Newcomers(NamedTuple):
         shape[rows] += met
         return self._replace(unsure=_unsure(shape), mean=mean)
 
-    def corrected(self, rows: NDArray[np.int32], score: NDArray[np.float32]) -> NDArray[np.float32]:
-        """P(clicked | displayed) of some rows by what was told of them."""
-        if self.mean is None:
-            return score
-        better: NDArray[np.float32] = np.minimum(score * self.mean.take(rows), np.maximum(score, 1.0))
-        return better
-
 
 def _unsure(shape: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(shape < KNOWN, 1.0 / np.sqrt(shape), 0.0).astype(np.float32)

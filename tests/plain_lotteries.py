@@ -101,7 +101,6 @@ def plain_hold(**given: Any) -> Held:
                 hope = [float(value[at]) * (1 + HOPE * float(items["unsure"][rows[at]])) for at in fits]
                 fits[1] = fits[max(range(1, len(fits)), key=lambda which: hope[which])]
             pair = fits[:2]
-            free = [at for at in free if at not in pair]
         part = explore
         if pair:
             loss = own - float(value[pair].sum(dtype=np.float32)) / len(pair)
@@ -114,6 +113,7 @@ def plain_hold(**given: Any) -> Held:
             pair = [at for at, chance in zip(pair, chances, strict=True) if chance >= LEAST]
         chances = [chance for chance in chances if chance >= LEAST]
         pair = pair[: len(chances)]
+        free = [at for at in free if at not in pair]
         each, other = (*chances, 0.0, 0.0)[:2]
         every = each * len(pair) if each == other else sum(chances)
         left = part_of(given["bits"] % 2**64, int(given["salts"][place])) - (1 - every)

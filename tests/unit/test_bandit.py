@@ -224,11 +224,11 @@ class TestLearning:
     def test_a_page_counts_once_and_when_it_is_ripe(self) -> None:
         harvest = Harvest(0.0)
         harvest.take(entry.payload for entry in world(30))
-        early, _ = harvest.ripe(NOW - 9e9, {}, {})
-        found, _ = harvest.ripe(NOW, early, {})
+        early, _, _ = harvest.ripe(NOW - 9e9, {}, {}, {})
+        found, _, _ = harvest.ripe(NOW, early, {}, {})
         assert early == {} and found[7].shown[:, 2].tolist() == [10, 10, 10]
         assert found[7].reward[:, 2].tolist() == [0, 10, 0]
-        assert harvest.ripe(NOW, found, {})[0][7].shown.sum() == 30
+        assert harvest.ripe(NOW, found, {}, {})[0][7].shown.sum() == 30
 
     def test_the_leader_writes_versions_and_the_next_goes_on(self, tmp_path) -> None:
         log, control = MemoryLog(lambda: NOW), MemoryControl(lambda: NOW)
@@ -341,7 +341,7 @@ class TestArms:
             rows += [{"t": "clicked", **base, "places": place}] * (number % 4 == 1)
         harvest = Harvest(0.0)
         harvest.take(msgpack.packb(row) for row in rows)
-        found = harvest.ripe(NOW + 1, {}, {})[0][group_of("push")]
+        found = harvest.ripe(NOW + 1, {}, {}, {})[0][group_of("push")]
         assert found.shown[:, 3].tolist() == [20, 20] and found.reward[:, 3].tolist() == [0, 10]
 
 
