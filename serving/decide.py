@@ -34,6 +34,7 @@ from serving.exploring import Lotteries, explored
 from serving.ghosts import unseen, without
 from serving.live import Live
 from serving.market import Market
+from serving.newcomers import PREDICTS
 from serving.pipeline import Page, Trace
 from serving.placed import Columns, Placements, Spares
 from serving.reasons import Drop, Reason
@@ -42,7 +43,6 @@ from serving.surfaces import BIT
 
 NO_UNITS: Final = (0.0, 0.0, 0.0)
 SPARE: Final = 8  # candidates of a kind beyond twice its places
-_PREDICTS: Final = ("full", "light")  # rungs whose scores are chances of a click
 
 __all__ = ["Decision", "Query", "decide", "page_of"]
 
@@ -66,7 +66,7 @@ def decide(
         cached, live = _moved(cached, live, mine), mine
     page = page_of(query, live, effort, cached)
     ranked, found, drops = live.pipelines[effort].run(page, trace)
-    if live.newcomers.mean is not None and effort in _PREDICTS:
+    if live.newcomers.mean is not None and effort in PREDICTS:
         ranked = ranked.scored(live.newcomers.corrected(ranked.rows, ranked.score))
     start = trace.start()
     market = live.stalls.of(page, ranked, effort)

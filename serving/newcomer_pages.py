@@ -10,7 +10,7 @@ import numpy as np
 
 from serving.bandit import BanditError, Learned
 from serving.live import Live
-from serving.newcomers import KNOWN, Newcomers
+from serving.newcomers import KNOWN, PREDICTS, Newcomers
 
 LOG: Final = logging.getLogger("fenliu.bandit")
 KEPT: Final = 30  # versions whose word is remembered: half an hour's
@@ -18,7 +18,8 @@ NONE: Final[Mapping[int, float]] = {}
 
 
 class Predictions:
-    """By row of the log: new item -> P(clicked | displayed). Empty until `watch` was called.
+    """By row of the log: new item -> P(clicked | displayed). Empty until `watch` was called, and of pages
+    whose scores are only an order.
 
     A page's scores were corrected by what its version had told; that is taken back, or every minute would
     count its own doing. `fetch` gives a version by its name, or raises BanditError.
@@ -27,7 +28,7 @@ class Predictions:
     def __init__(self, fetch: Callable[[str], Learned]) -> None:
         self._fetch = fetch
         self._live: Live | None = None
-        self._new = np.zeros(0, np.uint64)
+        self._tries = False
         self._told: dict[str | None, Newcomers] = {}
 
     def watch(self, live: Live) -> None:
@@ -36,20 +37,23 @@ class Predictions:
             self._told.clear()  # another bundle, or rows that were put since
         self._live = live
         views = (live, *live.variants.values())
-        tries = any(slot.explore_new > 0 for view in views for slot in view.plan.slots.values())
-        self._new = live.keys[live.newcomers.shape < KNOWN] if tries else live.keys[:0]
+        self._tries = any(slot.explore_new > 0 for view in views for slot in view.plan.slots.values())
 
     def __call__(self, row: Mapping[str, Any]) -> Mapping[int, float]:
-        if self._live is None or not len(self._new) or row["bundle"] != self._live.bundle.version:
+        live = self._live
+        if live is None or not self._tries or row["bundle"] != live.bundle.version:
+            return NONE
+        if row["effort"] not in PREDICTS:
             return NONE
         items = np.frombuffer(row["items"], "<u8")
-        places = np.isin(items, self._new).nonzero()[0]
+        rows = live.items.rows_of_keys(items)
+        places = ((rows >= 0) & (live.newcomers.shape.take(rows) < KNOWN)).nonzero()[0]
         if not len(places):
             return NONE
         items, scores = items.take(places), np.frombuffer(row["scores"], "<f4").take(places)
-        mean = self._told_by(self._live, row.get("learned")).mean
+        mean = self._told_by(live, row.get("learned")).mean
         if mean is not None:
-            scores = scores / mean.take(self._live.items.rows_of_keys(items))
+            scores = scores / mean.take(rows.take(places))
         return dict(zip(items.tolist(), scores.tolist(), strict=True))
 
     def _told_by(self, live: Live, version: str | None) -> Newcomers:

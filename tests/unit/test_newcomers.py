@@ -126,7 +126,7 @@ class TestPages:
 def served(number: int, live: Live, keys: list[int], scores: list[float], **fields: Any) -> dict[str, Any]:
     return {
         "t": "served", "id": f"d{number}", "subject": "u:1", "at": NOW - RIPE_S - 60, "draws": [],
-        "bundle": live.bundle.version, "items": np.array(keys, "<u8").tobytes(),
+        "bundle": live.bundle.version, "effort": "full", "items": np.array(keys, "<u8").tobytes(),
         "scores": np.array(scores, "<f4").tobytes(),
     } | fields  # fmt: skip
 
@@ -166,6 +166,9 @@ class TestCounts:
         assert predicted(served(1, live, [known], [0.2])) == {known: pytest.approx(0.2)}
         assert predicted(served(1, live, [key], [0.2], learned="0" * 12)) == {key: pytest.approx(0.2)}
         assert not predicted(served(1, live, [key], [0.2], bundle="another"))
+        assert predicted(served(1, live, [key], [0.2], effort="light")) == {key: pytest.approx(0.2)}
+        for effort in ("cached", "popular", "fallback"):  # their scores are an order: 0, 1, not corrected
+            assert not predicted(served(1, live, [key], [0.2], effort=effort, learned=version))
         predicted.watch(quiet := live_of(known=0.0, explore_new=0.0))
         assert not predicted(served(1, quiet, [key], [0.2]))
 
