@@ -31,7 +31,7 @@ from serving.audience_rules import (
     Score,
     Tagged,
     element_of,
-    number_of,
+    numbers_of,
     seconds_of,
 )
 from serving.predicates import (
@@ -180,7 +180,8 @@ class Builder:
             element = element_of(rule.field, rule.has)
             return self._literal(Holds(element) if rule.field == "holdings" else Consented(element), holds)
         if rule.values:
-            return self._any_of([Equal(rule.field, number_of(rule.field, v)) for v in rule.values], holds)
+            numbers = (number for value in rule.values for number in numbers_of(rule.field, value))
+            return self._any_of([Equal(rule.field, number) for number in numbers], holds)
         bounds = []
         if rule.at_least is not None:
             bounds.append(self._literal(AtLeast(rule.field, rule.at_least), holds))

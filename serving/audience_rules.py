@@ -22,13 +22,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import combinations
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, model_validator
 
 from features.events import ACTIONS
 from features.ids import KINDS, check_id, key32, key64
-from features.views import CONSENTS, PROFILE
+from features.views import BLOCKED, CONSENTS, OFFERS, PROFILE, withheld
 
 MOST_RULES: Final = 200  # parts of one `all` or `any`
 MOST_VALUES: Final = 1000  # values of one `in`
@@ -283,6 +284,16 @@ def number_of(field: str, value: Value) -> float:
     if isinstance(value, bool | str):
         raise ValueError(f"{field} is a number, not {value!r}")
     return float(value)
+
+
+def numbers_of(field: str, value: Value) -> tuple[float, ...]:
+    """Everything that a field holds when it is `value`: a customer may have kinds of offers withheld and be
+    blocked or not, see `features.views.withheld`."""
+    if field != "blocked":
+        return (number_of(field, value),)
+    wanted = bool(number_of(field, value))
+    sums = (sum(some) for n in range(len(OFFERS) + 1) for some in combinations(map(withheld, OFFERS), n))
+    return tuple(sorted(float(bits | BLOCKED if wanted else bits) for bits in sums))
 
 
 def element_of(field: str, name: str) -> int:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from features.customer import LATE_BLOB, Blobs, decode_customer
 from features.fields import MAX_AMOUNT
 from features.ids import user_subject
-from features.patch import decode_patch, patched
+from features.patch import patched
 from features.schema import SchemaMismatch
 from features.store import StoreUnavailable
 from features.stores import Stores
@@ -117,10 +117,8 @@ class Changes:
 
 
 def _consents(blobs: Blobs, live: Live | None, now: float) -> int:
-    """The bits that decisions see as given; none where that is not known. Raises SchemaMismatch."""
+    """The bits that decisions see as given; none where that is not known."""
     schemas = live.bundle.schemas if live is not None else None
-    if blobs.patch is not None:
-        decode_patch(blobs.patch, schemas)
     customer = decode_customer(
         blobs, now=now, schemas=schemas, watermark=live.watermark if live is not None else inf
     )

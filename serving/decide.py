@@ -34,6 +34,7 @@ from serving.exploring import Lotteries, explored
 from serving.ghosts import unseen, without
 from serving.live import Live
 from serving.market import Market
+from serving.newcomers import PREDICTS
 from serving.newcomers_kernel import correct
 from serving.pipeline import Page, Trace
 from serving.placed import Columns, Placements, Spares
@@ -43,7 +44,6 @@ from serving.surfaces import BIT
 
 NO_UNITS: Final = (0.0, 0.0, 0.0)
 SPARE: Final = 8  # candidates of a kind beyond twice its places
-_PREDICTS: Final = ("full", "light")  # rungs whose scores are chances of a click
 
 __all__ = ["Decision", "Query", "decide", "page_of"]
 
@@ -67,7 +67,7 @@ def decide(
         cached, live = _moved(cached, live, mine), mine
     page = page_of(query, live, effort, cached)
     ranked, found, drops = live.pipelines[effort].run(page, trace)
-    if live.newcomers.mean is not None and effort in _PREDICTS:
+    if live.newcomers.mean is not None and effort in PREDICTS:
         better = np.empty_like(ranked.score)
         correct(ranked.rows, ranked.score, live.newcomers.mean, better)
         ranked = ranked.scored(better)

@@ -61,7 +61,6 @@ CODES: Final[dict[str, Code]] = {
     "duplicate_slot": Code(422, *_BAD),
     "no_such_layout": Code(422, *_BAD),
     "too_many": Code(422, "一次提交的内容过多", "Too much was sent at once"),
-    "unknown_view": Code(422, *_BAD),
     "bad_item": Code(422, *_BAD),
     "bad_creative": Code(422, *_BAD),
     "id_mismatch": Code(422, *_BAD),

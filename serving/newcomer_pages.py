@@ -47,7 +47,6 @@ class Predictions:
     def __init__(self, fetch: Callable[[str], Learned]) -> None:
         self._fetch = fetch
         self._live: Live | None = None
-        self._new = np.zeros(0, np.uint64)
         self._slots: frozenset[str] = frozenset()
         self._changed: frozenset[str] = frozenset()
         self._told: dict[str | None, Newcomers] = {}
@@ -59,7 +58,6 @@ class Predictions:
         self._live = live
         self._slots = frozenset(name for name, slot in live.plan.slots.items() if slot.explore_new > 0)
         self._changed = frozenset(live.experiments.arms)
-        self._new = live.keys[live.newcomers.shape < KNOWN]
 
     def __call__(self, row: Mapping[str, Any]) -> Watched | None:
         live = self._live
@@ -73,14 +71,15 @@ class Predictions:
         if not looked_at:
             return None
         items = np.frombuffer(row["items"], "<u8").take(looked_at)
-        new = np.isin(items, self._new)
+        rows = live.items.rows_of_keys(items)
+        new = (rows >= 0) & (live.newcomers.shape.take(rows) < KNOWN)
         if not new.any() and crc32(row["id"].encode()) % ONE_IN:
             return None
         scores = np.frombuffer(row["scores"], "<f4").take(looked_at)
         mean = self._told_by(live, row.get("learned")).mean
         if mean is not None and new.any():
             scores = scores.copy()
-            scores[new] /= mean.take(live.items.rows_of_keys(items[new]))
+            scores[new] /= mean.take(rows[new])
         return Watched(items.tolist(), [places[at] for at in looked_at], scores.tolist(), new.tolist())
 
     def _told_by(self, live: Live, version: str | None) -> Newcomers:

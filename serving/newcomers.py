@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 PRIOR: Final = 4.0  # clicks
 KNOWN: Final = 100.0  # clicks from which on the model's word is taken as it is
+PREDICTS: Final = ("full", "light")  # rungs whose scores are chances of a click; of the others only an order
 
 
 class Newcomers(NamedTuple):

@@ -104,6 +104,8 @@ class Plain:
             return int(value) in [key32(one) for one in rule.values]
         if field == "tz":
             return value in rule.values
+        if rule.field == "blocked":
+            return bool(int(value) & 1) in [bool(one) for one in rule.values]
         if rule.values:
             wanted = [GENDERS[one] if isinstance(one, str) else float(one) for one in rule.values]
             return float(value) in wanted

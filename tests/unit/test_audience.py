@@ -88,6 +88,13 @@ def test_truth_tables(left: str, right: str) -> None:
         ({"field": "age", "at_least": 18, "below": 60}, {"age": 59}, True),
         ({"field": "risk_level", "below": 3}, {"risk_level": 0}, None),  # not assessed
         ({"field": "gender", "in": ["female", "male"]}, {"gender": 3}, False),
+        ({"field": "blocked", "is": True}, {"blocked": 1}, True),
+        ({"field": "blocked", "is": True}, {"blocked": 37}, True),
+        ({"field": "blocked", "is": True}, {"blocked": 36}, False),  # kinds of offers are withheld, no more
+        ({"field": "blocked", "is": False}, {"blocked": 8}, True),
+        ({"field": "blocked", "is": False}, {"blocked": 9}, False),
+        ({"field": "blocked", "in": [True, False]}, {"blocked": 45}, True),
+        ({"field": "blocked", "is": False}, {}, None),
         ({"field": "tz", "is": "Asia/Shanghai"}, {"tz": b"Asia/Shanghai"}, True),
         ({"field": "tz", "is": "UTC"}, {"tz": b""}, None),
         ({"field": "kind_affinity.product", "at_least": 0.5}, {"kind_affinity": [0, 0.5]}, True),

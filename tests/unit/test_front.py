@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from features.customer import LATE_BLOB
-from features.live_store import live_keys
+from features.live_store import MemoryLiveStore, live_keys
 from features.patch import decode_patch
 from features.store import MemoryStore, feature_key
 from features.views import PROFILE
@@ -205,11 +205,29 @@ def test_the_app_takes_consents_back_and_gives_none() -> None:
             assert await said("cb", "marketing", "data_sharing") is None
             assert await said("gw", "data_sharing", "third_party") == ["data_sharing"]
             assert await said("gw", "marketing", "data_sharing") == ["data_sharing"]
-            store = shell.stores.features
+            store, key = shell.stores.features, feature_key(SPACE.version, PROFILE.name, "u1")
             assert isinstance(store, MemoryStore)
-            store.blobs.set(feature_key(SPACE.version, PROFILE.name, "u1"), LATE_BLOB, 1e6)
+            store.blobs.set(key, b"of a form that nobody knows", 1e6)
+            assert await said("gw", "data_sharing") == ["data_sharing"]  # said since the records were written
+            store.blobs.set(key, LATE_BLOB, 1e6)
             late = await shell.put("/v1/users/u1", {"profile": {"consents": []}}, **as_(keys, "gw"))
             assert late.status_code == 503 and late.json()["code"] == "store_unavailable"
+
+    run(story)
+
+
+@pytest.mark.parametrize("who", ["gw", "cb"])
+def test_what_cannot_be_read_is_not_changed(who: str) -> None:
+    """A consent may have been taken back in it: whoever writes over it would forget that."""
+
+    async def story() -> None:
+        async with running(app=Front, settings={"plan": None}) as shell:
+            keys, patch = staffed(shell), live_keys("u:u1").patch
+            assert isinstance(shell.stores.live, MemoryLiveStore)
+            shell.stores.live.blobs.set(patch, b"of a form that nobody knows", 1e6)
+            answer = await shell.put("/v1/users/u1", {"profile": {"consents": []}}, **as_(keys, who))
+            assert answer.status_code == 409 and answer.json()["code"] == "unreadable_record"
+            assert await shell.stores.live.fetch([patch]) == [b"of a form that nobody knows"]
 
     run(story)
 

@@ -157,7 +157,7 @@ class TestCounts:
         assert harvest.ripe(NOW, {}, found, {})[1] == found
 
     def test_new_items_are_held_to_what_known_ones_got_there(self) -> None:
-        """A model that says too much, places that draw less, clicks that come too late: no item is to blame."""
+        """A model that says too much, places that draw less, clicks that come too late: none is to blame."""
         rng, pages = np.random.default_rng(4), []
         for _ in range(40_000):
             p = rng.uniform(0.02, 0.1, 4)
