@@ -100,8 +100,8 @@ def _folded(
 
 @loops
 def _within(y: F8, across: F8, root: F8, h: int, d: int, system: F8) -> None:
-    """√D Y · across, its lower half. Two rows and two columns of Y at a time: a loop of 32 steps that does four
-    times the work costs little more. Each sum is taken in the order of the columns.
+    """√D Y · across, its lower half. Two rows and two columns of Y at a time: a loop of 32 steps that does
+    four times the work costs little more. Each sum is taken in the order of the columns.
     """
     for i in range(h + 1):
         for j in range(h + 1):

@@ -14,8 +14,8 @@ from features.transforms import DAY, EventWeights, fatigue, fatigue_of, history
 from features.views import CONTACT, RECENT
 from serving.best import best_of_kinds
 from serving.fold_in import Solved, folded
-from serving.offering import best_per_slot
 from serving.proposing import beside, lately_published
+from serving.shortlist import best_per_slot
 from serving.standins import Rules, Stand, agreeing
 from serving.tables import Neighbours
 from serving.union import undropped, union
@@ -236,4 +236,5 @@ def test_offers_that_tie_at_the_end_of_a_slots_list_all_stay() -> None:
     value = np.array([1, 2, 2, 2, 0], np.float32)
     slots = np.array([1, 1, 1, 2, 2], np.uint64)
     at, bits = np.arange(5), np.array([1, 2], np.uint64)
-    assert best_per_slot(value, slots, at, bits, 1).tolist() == [False, True, True, True, False]
+    kept = best_per_slot(value, slots, at, bits, np.empty((2, 1), np.float32))
+    assert at[:kept].tolist() == [1, 2, 3]
