@@ -32,6 +32,7 @@ HEADER: Final = Struct("<IdQ")  # fingerprint, as_of, known: without padding, 20
 
 # Unsigned, signed, float, bytes. No booleans: a flag is u1, so that any byte is a valid value.
 _KINDS_ALLOWED: Final = "uifS"
+_LETTERS: Final = {"u1": "B", "u2": "H", "u4": "I", "u8": "Q", "f4": "f", "f8": "d"}  # of `struct`
 
 
 class SchemaMismatch(ValueError):
@@ -80,6 +81,16 @@ class Record(NamedTuple):
     values: np.void
     known: int
     as_of: float
+
+
+class Part(NamedTuple):
+    """Some fields of a record, read in one step: numbers alone, an array's one after the other."""
+
+    packed: Struct
+    at: Mapping[str, int]  # place of each field's first number
+
+    def read(self, values: np.void) -> tuple[Any, ...]:
+        return self.packed.unpack(values.tobytes())
 
 
 class Read(NamedTuple):
@@ -173,6 +184,19 @@ class View:
     def consent_mask(self, consent: str) -> int:
         """The known-bits of every field that is used under a consent."""
         return self.mask(field.name for field in self.fields if field.consent == consent)
+
+    def part(self, *names: str) -> Part:
+        """Raises KeyError for a name that the view does not declare."""
+        wanted = {self.field(name).name for name in names}
+        text, at, numbers = "<", {}, 0
+        for field in self.fields:
+            size = int(np.prod(field.shape))
+            if field.name not in wanted:
+                text += f"{size * field.packed.itemsize}x"
+                continue
+            text += f"{size}{_LETTERS[field.packed.str[1:]]}"
+            at[field.name], numbers = numbers, numbers + size
+        return Part(Struct(text), at)
 
     def blank(self, n: int) -> Records:
         """`n` records of defaults."""

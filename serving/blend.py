@@ -86,8 +86,14 @@ class Blend:
 
 def probability(logit: Scores) -> Scores:
     """The logistic function, in (0, 1) also in single precision."""
-    made: Scores = np.reciprocal(1 + np.exp(np.minimum(np.maximum(-logit, -15), 15)))
-    return made
+    return probability_of(np.minimum(np.maximum(-logit, -15), 15))
+
+
+def probability_of(against: Scores) -> Scores:
+    """The same of logits with their sign turned, within 15 of 0; they are written over."""
+    np.exp(against, out=against)  # NumPy's: the compiler's differs in the last bit
+    against += 1
+    return np.reciprocal(against, out=against)
 
 
 def columns_of(model_score: Scores, log_popularity: Scores, fatigue: Scores) -> Scores:

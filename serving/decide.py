@@ -154,7 +154,9 @@ def page_of(query: Query, live: Live, effort: Effort = "full", cached: Rows | No
     """What the stages share. Below `light` nothing about the customer but permission is looked at."""
     personal = effort in ("full", "light")
     places: dict[int, int] = {}
+    bits = 0
     for asked in query.slots:
+        bits |= asked.spec.bit
         for kind in asked.spec.kinds:
             places[kind] = places.get(kind, 0) + asked.count
     demand = tuple((kind, 2 * places[kind] + SPARE) for kind in sorted(places))
@@ -162,8 +164,7 @@ def page_of(query: Query, live: Live, effort: Effort = "full", cached: Rows | No
     areas = (city, *live.plan.areas.get(city, ())) if city else ()
     segment = int(query.customer.get("segment")) if personal else 0
     page = Page(query, demand, segment, city, areas, cached)
-    page.bits = sum(asked.spec.bit for asked in query.slots)
-    page.price, page.prices, page.owner = live.price, live.price_table, query.owner
+    page.bits, page.price, page.prices, page.owner = bits, live.price, live.price_table, query.owner
     return page
 
 

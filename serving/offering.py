@@ -1,5 +1,5 @@
 """Offers as a page meets them, by loops: which of those looked at stand on a permitted candidate, and at what
-value; and, before anything is permitted, which promise enough to be looked at."""
+value."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.compiled import jit
-from serving.blend import Looks
-from serving.worth import GAINED, USED, OfferWorth, offer_value, priced
+from serving.worth import GAINED, USED, OfferWorth, priced
 
 if TYPE_CHECKING:
     from serving.campaigns import Campaigns
@@ -109,77 +108,6 @@ def met(
             score[candidate[j]], terms.terms[of], used, gained, now < terms.until[of], prices[c]
         )
     return Met(kept, whole, flags, slots, value, base, boost, campaigns[:w].copy())
-
-
-@jit
-def promising(
-    table: Table, terms: Terms, running: NDArray[np.bool_], mandatory: bool, looks: Looks, prices: F4,
-    now: float, bits: U8, keep: int,
-) -> I8:  # fmt: skip
-    """Offers of running campaigns in slots of the page (`bits`), by their place in the table: all, or where
-    they are many those among the best `keep` of some slot, those that tie with the last, and what must be
-    shown or is pinned. `mandatory`: nothing but what must be shown."""
-    m, every = 0, np.uint64(0)
-    at = np.empty(len(table.row), np.int64)
-    for k in range(len(bits)):
-        every |= bits[k]
-    for o in range(len(table.row)):
-        if running[table.campaign[o]] and table.slots[o] & every and not (mandatory and table.band[o]):
-            at[m] = o
-            m += 1
-    if m <= keep:
-        return at[:m].copy()
-    value = np.empty(m, np.float32)
-    for j in range(m):
-        o = at[j]
-        if table.band[o] == 0 or table.pin[o] >= 0:
-            value[j] = np.inf
-            continue
-        row = table.row[o]
-        said = looks.model[row] if row < len(looks.model) else np.float32(np.nan)
-        logit = looks.slope[row] * said + looks.with_model[row] if said == said else looks.without[row]
-        p = np.float32(1) / (np.float32(1) + np.exp(min(max(-logit, np.float32(-15)), np.float32(15))))
-        value[j] = offer_value(
-            p, terms.terms[table.offer[o]], now < terms.until[table.offer[o]], prices[table.campaign[o]]
-        )[0]
-    kept = best_per_slot(value, table.slots, at, bits, keep)
-    n = 0
-    for j in range(m):
-        if kept[j]:
-            at[n] = at[j]
-            n += 1
-    return at[:n].copy()
-
-
-@jit
-def best_per_slot(value: F4, slots: U8, at: I8, bits: U8, keep: int) -> NDArray[np.bool_]:
-    """(m,) True for those among the best `keep` of some slot; ties at the end of the list all stay. `slots`
-    of the whole table, in which the values are of the places `at`."""
-    m, s = len(value), len(bits)
-    heap = np.full((s, keep), -np.inf, np.float32)  # per slot a min-heap of its best
-    for i in range(m):
-        v = value[i]
-        for k in range(s):
-            if slots[at[i]] & bits[k] and v > heap[k, 0]:
-                place = 0
-                while True:  # sift down
-                    child = 2 * place + 1
-                    if child >= keep:
-                        break
-                    if child + 1 < keep and heap[k, child + 1] < heap[k, child]:
-                        child += 1
-                    if heap[k, child] >= v:
-                        break
-                    heap[k, place] = heap[k, child]
-                    place = child
-                heap[k, place] = v
-    kept = np.zeros(m, np.bool_)
-    for i in range(m):
-        for k in range(s):
-            if slots[at[i]] & bits[k] and value[i] >= heap[k, 0]:
-                kept[i] = True
-                break
-    return kept
 
 
 def table_of(

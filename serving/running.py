@@ -17,10 +17,11 @@ from features.ledger import CapSpec
 from serving.audience import CompiledAudiences
 from serving.audience_facts import Lookups
 from serving.campaigns import Campaigns
-from serving.domain import NOTHING, Mask, Proposal, Rows
-from serving.offering import promising, table_of, terms_of
+from serving.domain import NOTHING, Mask, Proposal, Rows, Scores
+from serving.offering import table_of, terms_of
 from serving.pipeline import Page, Source, Understanding
 from serving.scorers import Blended
+from serving.shortlist import promising, shelf_of, side_by_side
 from serving.worth import OfferWorth
 
 PER_SLOT: Final = 24  # offers of a slot that are looked at closely
@@ -154,19 +155,38 @@ class CampaignItems(Source):
         self, campaigns: Campaigns, table: OfferTable, blended: Blended, worth: OfferWorth, mandatory: bool
     ) -> None:
         """`mandatory`: only what must be shown (the rungs that look at nobody)."""
-        self._table, self._blended, self._mandatory = table_of(campaigns, table), blended, mandatory
-        self._terms = terms_of(worth)
+        self._blended = blended
+        self._shelf = shelf_of(table_of(campaigns, table), terms_of(worth), mandatory)
+        self._offered = len(table) > 0
+        self._looks: dict[int, Scores] = {}  # by the number of the popularity table
+        self._bits: dict[int, NDArray[np.uint64]] = {}  # one by one, of the slots of a page
 
     def enabled(self, page: Page) -> bool:
-        return page.running is not None and len(self._table.row) > 0
+        return page.running is not None and self._offered
 
     def propose(self, page: Page) -> Proposal:
         if page.running is None:
             return NOTHING
-        bits = np.array([asked.spec.bit for asked in page.query.slots], np.uint64)
-        page.offers = promising(
-            *(self._table, self._terms, page.running, self._mandatory, self._blended.looks(page)),
-            *(page.prices, page.query.now, bits, PER_SLOT),
+        model = NOTHING.score if page.scores is None else page.scores
+        page.offers, rows = promising(
+            *(self._shelf, page.running, model, self._of(page), page.prices, page.query.now),
+            *(self._each(page.bits), PER_SLOT),
         )
-        rows = self._table.row.take(page.offers)
         return Proposal(rows, np.zeros(len(rows), np.float32))
+
+    def _of(self, page: Page) -> Scores:
+        """What is known of the offers' rows without the customer: the same for all of a segment."""
+        table = self._blended.table_of(page)
+        found = self._looks.get(table)
+        if found is None:
+            found = self._looks[table] = side_by_side(self._blended.looks(page), self._shelf.row)
+        return found
+
+    def _each(self, bits: int) -> NDArray[np.uint64]:
+        found = self._bits.get(bits)
+        if found is None:
+            if len(self._bits) >= _MASKS_KEPT:
+                self._bits.clear()
+            each = [1 << at for at in range(bits.bit_length()) if bits >> at & 1]
+            found = self._bits[bits] = np.array(each, np.uint64)
+        return found

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.events import WHAT
-from serving.blend import TERMS, Blend, Looks, probability
+from serving.blend import TERMS, Blend, Looks, probability_of
 from serving.catalogue import REPEATS
-from serving.domain import Candidates, Column, Rows, Scores
+from serving.domain import Candidates, Column, Scores
 from serving.pipeline import Page, Scorer
 from serving.tables import Popular
 
@@ -32,6 +32,9 @@ class Blended(Scorer):
 
     def __init__(self, blend: Blend, popular: Popular, kinds: NDArray[np.uint8]) -> None:
         """`kinds` of all rows, those put since the bundle too."""
+        from serving.blending import against  # the compiler is heavy: whoever reads plans needs none
+
+        self._against = against
         self._blend, self._popular, self._kinds = blend, popular, kinds
         by_term = blend.coefficients.T[:, kinds]
         self._slope, self._tires = (np.ascontiguousarray(by_term[TERMS.index(t)]) for t in _OF_CUSTOMER)
@@ -39,35 +42,22 @@ class Blended(Scorer):
         self._constant: dict[int, tuple[Scores, Scores]] = {}  # by the row of the popularity table
 
     def score(self, page: Page, candidates: Candidates) -> Scores:
-        rows, columns = candidates.rows, candidates.columns
-        logit = self._logit(page, rows, columns.get("model"))
-        fatigue = columns.get("fatigue")
-        if fatigue is not None:
-            logit += self._tires.take(rows) * fatigue
-        return probability(logit)
+        columns, (_, slope, with_model, without) = candidates.columns, self.looks(page)
+        model, fatigue = columns.get("model", _NO_SCORES), columns.get("fatigue", _NO_SCORES)
+        given = self._against(candidates.rows, model, fatigue, slope, with_model, without, self._tires)
+        return probability_of(given)
 
     def looks(self, page: Page) -> Looks:
         """What the page knows already of every row, before fatigue: for a look, not a place."""
-        table = self._tables.get(page.segment, 0)
+        table = self.table_of(page)
         if table not in self._constant:
             self._constant[table] = self._of(page.segment)
         without, with_model = self._constant[table]
         return Looks(_NO_SCORES if page.scores is None else page.scores, self._slope, with_model, without)
 
-    def _logit(self, page: Page, rows: Rows, model: Scores | None) -> Scores:
-        table = self._tables.get(page.segment, 0)
-        if table not in self._constant:
-            self._constant[table] = self._of(page.segment)
-        without, with_model = self._constant[table]
-        if model is None:
-            return without.take(rows)
-        logit: Scores = self._slope.take(rows)
-        logit *= model
-        logit += with_model.take(rows)
-        unknown = np.isnan(model)
-        if unknown.any():
-            logit[unknown] = without.take(rows[unknown])
-        return logit
+    def table_of(self, page: Page) -> int:
+        """The popularity table of the customer's segment: what is the same for all who share it."""
+        return self._tables.get(page.segment, 0)
 
     def _of(self, segment: int) -> tuple[Scores, Scores]:
         """The logit of every row before fatigue: where the model is silent, and where it says 0."""

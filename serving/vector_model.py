@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.domain import Proposal, Rows, Scores
-from serving.fold_in import folded
+from serving.fold_in import Solved, folded
 from serving.index import ItemIndex
 from serving.taste import KindRows, Taste, evidence, load_array, save_arrays
 
@@ -117,15 +117,7 @@ class VectorModel(ItemVectors):
     """Item vectors (n_items, d), their Gram matrix, the prior, and one index per item kind."""
 
     name: ClassVar[str] = "als"
-    __slots__ = (
-        "_mean_solved",
-        "_w_solved",
-        "alpha",
-        "gram",
-        "regularization",
-        "solved",
-        "tau",
-    )
+    __slots__ = ("_solved", "alpha", "gram", "regularization", "solved", "tau")
 
     def __init__(
         self,
@@ -149,8 +141,8 @@ class VectorModel(ItemVectors):
         self.gram: NDArray[np.float64] = gram
         inverse = np.linalg.inv(self._system())
         self.solved: Floats = (vectors @ inverse).astype(np.float32) if solved is None else solved
-        self._mean_solved = tau * (prior.mean @ inverse)
-        self._w_solved = (tau * (prior.weights @ inverse)).astype(np.float32)
+        mean, weights = tau * (prior.mean @ inverse), (tau * (prior.weights @ inverse)).astype(np.float32)
+        self._solved = Solved(vectors, self.solved, self.has_vector, mean, weights, alpha)
 
     def _system(self) -> NDArray[np.float64]:
         ridge = self.regularization + self.tau
@@ -159,18 +151,13 @@ class VectorModel(ItemVectors):
 
     def represent(self, history: History, tokens: NDArray[np.uint32], segment: int) -> Taste:  # noqa: ARG002
         """The customer's vector (d,) f4. The segment speaks through its token."""
-        rows, weights = self.usable(history)
         known = self.prior.rows(tokens)
-        informed = bool(len(rows) or len(known))
-        if len(rows) > self.width:
-            return Taste(self._direct(rows, weights, known), informed)
-        x: NDArray[np.float64] = self._mean_solved
-        if len(known):
-            x = x + self._w_solved.take(known, axis=0).sum(axis=0)
-        if len(rows):
-            extra = self.alpha * weights
-            return Taste(folded(self.vectors, self.solved, rows, extra, x), informed)
-        return Taste(x.astype(np.float32), informed)
+        if len(history.rows) > self.width:
+            rows, weights = self.usable(history)
+            if len(rows) > self.width:
+                return Taste(self._direct(rows, weights, known), True)
+        x, count = folded(self._solved, history.rows, evidence(history.weights), known)
+        return Taste(x, count > 0 or len(known) > 0)
 
     def _direct(self, rows: Rows, weights: NDArray[np.float64], known: NDArray[np.intp]) -> Floats:
         """The same by a solve in d: cheaper once the history is longer than the vector is wide."""

@@ -13,9 +13,9 @@ from features.past import Directory, faded
 from features.transforms import DAY, EventWeights, fatigue, fatigue_of, history
 from features.views import CONTACT, RECENT
 from serving.best import best_of_kinds
-from serving.fold_in import folded
-from serving.offering import best_per_slot
+from serving.fold_in import Solved, folded
 from serving.proposing import beside, lately_published
+from serving.shortlist import best_per_slot
 from serving.standins import Rules, Stand, agreeing
 from serving.tables import Neighbours
 from serving.union import undropped, union
@@ -112,19 +112,26 @@ def test_what_nothing_drops_stays_in_its_order(seed: int) -> None:
 
 
 @few
-@given(seeds, st.integers(1, 12))
-def test_a_history_is_folded_in_as_the_direct_solve_does(seed: int, h: int) -> None:
+@given(seeds, st.integers(0, 12), st.sampled_from([5, 6]))
+def test_a_history_is_folded_in_as_the_direct_solve_does(seed: int, h: int, width: int) -> None:
     rng = np.random.default_rng(seed)
-    vectors = rng.normal(size=(30, 6)).astype(np.float32)
-    system = vectors.T.astype(np.float64) @ vectors + 2 * np.eye(6)
+    vectors = rng.normal(size=(30, width)).astype(np.float32)
+    usable = rng.random(30) < 0.8
+    system = vectors.T.astype(np.float64) @ vectors + 2 * np.eye(width)
     solved = (vectors @ np.linalg.inv(system)).astype(np.float32)
-    rows = rng.permutation(30)[:h].astype(np.int32)
-    extra, prior = rng.uniform(0, 5, h), rng.normal(size=6)
-    y = vectors[rows].astype(np.float64)
+    weights, tokens = rng.normal(size=(4, width)).astype(np.float32), rng.permutation(4)[: rng.integers(0, 4)]
+    of = Solved(vectors, solved, usable, rng.normal(size=width), weights, 3.0)
+    rows = rng.permutation(34)[:h].astype(np.int32)  # of rows beyond the table too
+    said = rng.uniform(0, 2, h).astype(np.float32)
+    met = [row < 30 and bool(usable[row]) for row in rows.tolist()]
+    y, extra = vectors[rows[met]].astype(np.float64), 3.0 * said[met].astype(np.float64)
+    prior = of.mean + weights[tokens].sum(axis=0)
     plain = np.linalg.solve(
         system + y.T @ (extra[:, None] * y), system @ prior + y.T @ (1 + extra)
     )  # the right side of the normal equations
-    np.testing.assert_allclose(folded(vectors, solved, rows, extra, prior), plain, rtol=2e-4, atol=2e-5)
+    found, count = folded(of, rows, said, tokens)
+    assert count == sum(met)
+    np.testing.assert_allclose(found, plain, rtol=2e-4, atol=2e-5)
 
 
 @few
@@ -229,4 +236,5 @@ def test_offers_that_tie_at_the_end_of_a_slots_list_all_stay() -> None:
     value = np.array([1, 2, 2, 2, 0], np.float32)
     slots = np.array([1, 1, 1, 2, 2], np.uint64)
     at, bits = np.arange(5), np.array([1, 2], np.uint64)
-    assert best_per_slot(value, slots, at, bits, 1).tolist() == [False, True, True, True, False]
+    kept = best_per_slot(value, slots, at, bits, np.empty((2, 1), np.float32))
+    assert at[:kept].tolist() == [1, 2, 3]

@@ -12,9 +12,9 @@ from features.ids import key32
 from serving.control import Kill
 from serving.decide import decide
 from serving.domain import SlotRequest
-from serving.offering import best_per_slot
 from serving.prices import Prices
 from serving.running import PER_SLOT, OfferTable
+from serving.shortlist import best_per_slot
 from tests.worlds import NOW, customer, market_live, placed, query, sold, stranger, tiny_live, tiny_plan
 
 CAP = {"most": 3, "window": "1d"}
@@ -178,4 +178,6 @@ def test_the_compiled_choice_of_offers_is_that_of_its_plain_twin():
             if len(mine):
                 least = np.sort(value[mine])[::-1][min(keep, len(mine)) - 1]
                 plain[mine[value[mine] >= least]] = True
-        assert best_per_slot(value, slots, np.arange(len(value)), bits, keep).tolist() == plain.tolist()
+        at = np.arange(m)
+        kept = best_per_slot(value, slots, at, bits, np.empty((3, keep), np.float32))
+        assert at[:kept].tolist() == np.flatnonzero(plain).tolist()
