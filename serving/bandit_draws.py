@@ -11,16 +11,18 @@ reservation keep their creative, because a cap may count it.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from features.ids import key64
 from serving.bandit import Learned, Table, cell_of, untold
 from serving.domain import ArmDraw, Lottery
-from serving.exploring import bits_of
+from serving.exploring import bits_of, signed
 from serving.placed import Columns, Placements
 from serving.splitting import part_of, salt_of
+from serving.splitting_kernel import split
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +32,16 @@ if TYPE_CHECKING:
     from serving.live import Live
 
 HOUR_S: Final = 3_600.0
-_SALTS: Final = [salt_of("creative", str(place)) for place in range(256)]
+MOST_KEPT: Final = 20_000
+NO_PARTS: Final[list[float]] = []
+T = TypeVar("T")
+
+
+def _salts(places: int) -> NDArray[np.uint64]:
+    return np.array([salt_of("creative", str(place)) for place in range(places)], np.uint64)
+
+
+_SALTS: Final = _salts(256)
 
 
 def drawn_creatives(
@@ -50,22 +61,23 @@ def drawn_creatives(
         return placements, ()
     shown, keyed = list(columns.creative), list(columns.creative_key)
     lotteries: list[Lottery] = []
-    cell, bits = cell_of(int(query.customer.get("segment"))), 0
+    cell, parts = cell_of(int(query.customer.get("segment"))), NO_PARTS
     for index, creative in enumerate(columns.creative):
-        spec = slots[columns.slot[index]]
-        if creative < 0 or not spec.explore or columns.capped[index]:
+        if creative < 0 or columns.capped[index]:
             continue
-        row = columns.row[index]
-        choices = _choices(query, live, row, creative, columns.campaign[index], spec.layout_code)
+        spec = slots[columns.slot[index]]
+        if not spec.explore:
+            continue
+        row, key = columns.row[index], columns.key[index]
+        choices, keys = _options(query, live, row, creative, columns.campaign[index], spec.layout_code)
         if len(choices) < 2:
             continue
-        creatives = live.texts[row].creatives
-        keys = tuple([creatives[choice].key for choice in choices])
-        chances = chances_of(live.learned, columns.key[index], cell, keys, spec.explore_budget)
-        if not lotteries:
-            bits = bits_of(query)
-        salt = _SALTS[index] if index < len(_SALTS) else salt_of("creative", str(index))
-        drawn = pick(chances, part_of(bits, salt))
+        asked = key, cell, keys, spec.explore_budget
+        chances = live.chances.get(asked)
+        if chances is None:
+            chances = kept(live.chances, asked, chances_of(live.learned, *asked))
+        parts = parts or _parts(query, len(columns.creative))
+        drawn = pick(chances, parts[index])
         lotteries.append(Lottery(index, keys, chances, drawn))
         shown[index], keyed[index] = choices[drawn], keys[drawn]
     if not lotteries:
@@ -104,6 +116,40 @@ def drawn_arms(
 def group_of(experiment: str) -> int:
     """What the bandit knows an adaptive experiment by."""
     return key64(f"experiment:{experiment}")
+
+
+def _parts(query: Query, places: int) -> list[float]:
+    """By place, a number in [0, 1) of the decision."""
+    salts = _SALTS if places <= len(_SALTS) else _salts(places)
+    told = np.empty(places)
+    split(signed(bits_of(query)), salts[:places], told)
+    parts: list[float] = told.tolist()
+    return parts
+
+
+def kept(memo: dict[Any, T], name: Any, value: T) -> T:
+    """The value, remembered."""
+    if len(memo) >= MOST_KEPT:
+        memo.clear()
+    memo[name] = value
+    return value
+
+
+def _options(
+    query: Query, live: Live, row: int, shown: int, campaign: int, layout: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Indices of the creatives that may stand there, the page's own first, and their key32s; remembered where
+    they are the same at any time.
+    """
+    name = row, shown, campaign, layout
+    found = live.choices.get(name)
+    if found is None:
+        text = live.texts[row]
+        choices = _choices(query, live, row, shown, campaign, layout)
+        found = choices, tuple([text.creatives[choice].key for choice in choices])
+        if text.timeless:
+            kept(live.choices, name, found)
+    return found
 
 
 def _choices(query: Query, live: Live, row: int, shown: int, campaign: int, layout: int) -> tuple[int, ...]:

@@ -51,6 +51,7 @@ STEP_TIMEOUT_S: Final = 50.0
 RIPE_S: Final = 180.0
 BACK_S: Final = 3_600.0  # a first leader counts from so long ago, as far as the log goes back
 MOST_PAGES: Final = 200_000  # waiting to ripen; more are left out, by their decision's hash alone
+MOST_WATCHED: Final = 30_000  # of those, for new items: 2 KB each, a minute's at 500 pages a second
 MOST_GROUPS: Final = 2_000
 KEPT: Final = 30  # versions left in the registry
 WARM_UP: Final = 50.0  # displays of an item that its own rate weighs as much as the usual one
@@ -86,6 +87,7 @@ class Harvest:
         """`watched`: what is counted of a served page for new items."""
         self._after, self._watched = after, watched
         self._pages: dict[int, _Page] = {}
+        self._watching = 0
 
     def take(self, payloads: Iterable[bytes]) -> None:
         for payload in payloads:
@@ -94,15 +96,22 @@ class Harvest:
             if kind == "served":
                 if row["at"] <= self._after or len(self._pages) >= MOST_PAGES:
                     continue
-                watched = self._watched(row)
+                watched = self._watched(row) if self._watching < MOST_WATCHED else None
                 if watched is not None or row.get("draws") or row.get("arm_draws"):
                     self._pages[_key(row["subject"], row["id"])] = _page_of(row, watched)
+                    self._watching += watched is not None
             elif kind in ("displayed", "clicked") and row.get("decision_id"):
                 page = self._pages.get(_key(row["subject"], row["decision_id"]))
                 if page is not None and "places" in row:
                     found = page.shown if kind == "displayed" else page.clicked
                     for place in np.frombuffer(row["places"], PLACES):
                         found.add((int(place["item"]), int(place["creative"])))
+
+    def unwatch(self) -> None:
+        """What waits was predicted by another bundle: none of it is counted for new items."""
+        for page in self._pages.values():
+            page.watched = None
+        self._watching = 0
 
     def ripe(
         self, until: float, seen: Mapping[int, Seen], fresh: Counts[int], usual: Counts[str]
@@ -118,6 +127,7 @@ class Harvest:
                 clicks = float(len(page.clicked))
                 _add(group, names[drawn], page.cell, clicks)
             if page.watched is not None:
+                self._watching -= 1
                 shown, clicked = ({item for item, _ in some} for some in (page.shown, page.clicked))
                 watched.append((page.watched, shown, clicked))
             for item, creative in page.shown | page.clicked:
@@ -225,7 +235,8 @@ class Learner:
     def _learn(self, live: Live, now: float) -> Learned | None:
         """The next version; None where nothing ripened. Blocking."""
         assert self._tail is not None
-        self._predictions.watch(live)
+        if self._predictions.watch(live):
+            self._harvest.unwatch()
         for payloads in self._tail.read():
             self._harvest.take(payloads)
         last, until, bundle = self._last, now - RIPE_S, live.bundle.version

@@ -43,7 +43,7 @@ from serving.page import RULE
 from serving.seats import ROW, Grid, Seats
 from serving.splitting import salt_of
 
-__all__ = ["RUNNERS", "Lotteries", "bits_of", "explored"]
+__all__ = ["RUNNERS", "Lotteries", "bits_of", "explored", "signed"]
 
 _SALTS: Final = np.array([salt_of("place", str(place)) for place in range(1_000)], np.uint64)
 _RULE: Final = RULE["exploration"]
@@ -255,6 +255,11 @@ def _wider(candidates: int) -> NDArray[np.int32]:
 def bits_of(query: Query) -> int:
     """The 64 random bits of a decision: the same in every replay."""
     return int.from_bytes(_digest(query), "big")
+
+
+def signed(bits: int) -> int:
+    """The same 64 bits as loops take them."""
+    return bits - (1 << 64) if bits >> 63 else bits
 
 
 def _digest(query: Query) -> bytes:

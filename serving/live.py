@@ -128,6 +128,12 @@ class Live:
     _picks: dict[tuple[int, bool], list[int]] = field(default_factory=dict, repr=False)
     _lottery_items: dict[bool, NDArray[np.void]] = field(default_factory=dict, repr=False)
     _bare: dict[tuple[int, bool], list[int]] = field(default_factory=dict, repr=False)
+    choices: dict[tuple[int, int, int, int], tuple[tuple[int, ...], tuple[int, ...]]] = field(
+        default_factory=dict, repr=False
+    )  # of creatives, and by `learned` their chances: serving.bandit_draws
+    chances: dict[tuple[int, int, tuple[int, ...], float], tuple[float, ...]] = field(
+        default_factory=dict, repr=False
+    )
     lottery_slots: dict[object, NDArray[np.float64] | None] = field(default_factory=dict, repr=False)
     shapes: dict[tuple[object, ...], Slots] = field(default_factory=dict, repr=False)
 
@@ -145,7 +151,9 @@ class Live:
         items = {english: held.copy() for english, held in self._lottery_items.items()}
         for held in items.values():
             held["unsure"] = newcomers.unsure
-        return replace(self, learned=learned, newcomers=newcomers, variants=variants, _lottery_items=items)
+        return replace(
+            self, learned=learned, newcomers=newcomers, variants=variants, _lottery_items=items, chances={}
+        )
 
     def under(self, arms: Iterable[int]) -> Live:
         """The same view as arms of experiments have it, by their numbers; −1 changes nothing."""

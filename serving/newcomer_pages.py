@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Set
+from functools import lru_cache
 from itertools import groupby
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serving.bandit import BanditError, Counts, Learned
 from serving.live import Live
@@ -31,10 +33,10 @@ ONE_IN: Final = 8  # pages without a new item that are looked at
 class Watched(NamedTuple):
     """Places of one page, side by side: item keys, SLOT:POSITION, clicks predicted, whether it is new."""
 
-    items: list[int]
-    places: list[str]
-    predicted: list[float]
-    new: list[bool]
+    items: NDArray[np.uint64]
+    places: tuple[str, ...]
+    predicted: NDArray[np.float32]
+    new: NDArray[np.bool_]
 
 
 class Predictions:
@@ -51,13 +53,15 @@ class Predictions:
         self._changed: frozenset[str] = frozenset()
         self._told: dict[str | None, Newcomers] = {}
 
-    def watch(self, live: Live) -> None:
-        """What is run by from now on: no page of another bundle counts."""
+    def watch(self, live: Live) -> bool:
+        """What is run by from now on: no page of another bundle counts. Whether there was another before."""
+        other = self._live is not None and self._live.bundle.version != live.bundle.version
         if self._live is None or live.newcomers.shape is not self._live.newcomers.shape:
             self._told.clear()  # another bundle, or rows that were put since
         self._live = live
         self._slots = frozenset(name for name, slot in live.plan.slots.items() if slot.explore_new > 0)
         self._changed = frozenset(live.experiments.arms)
+        return other
 
     def __call__(self, row: Mapping[str, Any]) -> Watched | None:
         live = self._live
@@ -65,10 +69,8 @@ class Predictions:
             return None
         if row["effort"] != "full" or not self._changed.isdisjoint(row["arms"].values()):
             return None
-        names = [row["slots"][at] for at in row["place_slot"]]
-        places = [f"{name}:{at}" for name, some in groupby(names) for at, _ in enumerate(some)]
-        looked_at = [at for at, name in enumerate(names) if name in self._slots]
-        if not looked_at:
+        looked_at, places = _places(tuple(row["slots"]), row["place_slot"], self._slots)
+        if not places:
             return None
         items = np.frombuffer(row["items"], "<u8").take(looked_at)
         rows = live.items.rows_of_keys(items)
@@ -80,7 +82,7 @@ class Predictions:
         if mean is not None and new.any():
             scores = scores.copy()
             scores[new] /= mean.take(rows[new])
-        return Watched(items.tolist(), [places[at] for at in looked_at], scores.tolist(), new.tolist())
+        return Watched(items, places, scores, new)
 
     def _told_by(self, live: Live, version: str | None) -> Newcomers:
         """What a version told of new items; nothing where it is gone."""
@@ -98,6 +100,16 @@ class Predictions:
         return known
 
 
+@lru_cache(maxsize=1024)
+def _places(
+    names: tuple[str, ...], of: bytes, slots: frozenset[str]
+) -> tuple[NDArray[np.intp], tuple[str, ...]]:
+    """Which places of a page are in these slots, and their names; `of`: the slot of each place."""
+    every = [f"{names[slot]}:{at}" for slot, some in groupby(of) for at, _ in enumerate(some)]
+    looked_at = [at for at, slot in enumerate(of) if names[slot] in slots]
+    return np.array(looked_at, np.intp), tuple([every[at] for at in looked_at])
+
+
 def counted(
     fresh: Counts[int],
     usual: Counts[str],
@@ -111,7 +123,10 @@ def counted(
     sums, places = dict(fresh), dict(usual)
     waiting: list[tuple[int, str, float, bool]] = []
     for watched, shown, clicked in pages:
-        for item, place, predicted, new in zip(*watched, strict=True):
+        items, places_of, clicks, fresh_ones = watched
+        for item, place, predicted, new in zip(
+            items.tolist(), places_of, clicks.tolist(), fresh_ones.tolist(), strict=True
+        ):
             if item not in shown and item not in clicked:
                 continue
             if new:

@@ -143,12 +143,13 @@ def met(kind: str, number: int, keys: list[int]) -> dict[str, Any]:
 
 
 def page(*places: tuple[int, str, float, bool], shown: set[int], clicked: set[int]) -> Any:
-    return Watched(*(list(column) for column in zip(*places, strict=True))), shown, clicked
+    items, at, predicted, new = zip(*places, strict=True)
+    return Watched(np.array(items, "u8"), at, np.array(predicted, "f4"), np.array(new)), shown, clicked
 
 
 class TestCounts:
     def test_a_page_counts_displays_once_and_what_was_not_displayed_never(self) -> None:
-        watched = Watched([5, 6], ["feed:0", "feed:1"], [0.25, 0.5], [True, True])
+        watched, _, _ = page((5, "f:0", 0.25, True), (6, "f:1", 0.5, True), shown=set(), clicked=set())
         harvest = Harvest(0.0, lambda row: watched)
         rows = [served(1, live_of(), [5, 6], [0.25, 0.5]), met("displayed", 1, [5]), met("displayed", 1, [5])]
         harvest.take(msgpack.packb(row) for row in [*rows, met("clicked", 1, [5]), met("clicked", 1, [5])])
@@ -193,14 +194,11 @@ class TestCounts:
         assert predicted(served(1, live, [key], [0.2])) is None
         predicted.watch(live)
         found = predicted(served(1, live, [key, known], [0.2, 0.3], learned=version))
-        assert found == (
-            [key, known],
-            [f"{FEED}:0", f"{FEED}:1"],
-            [pytest.approx(0.4), pytest.approx(0.3)],
-            [True, False],
-        )
+        assert found is not None and found.items.tolist() == [key, known]
+        assert found.places == (f"{FEED}:0", f"{FEED}:1") and found.new.tolist() == [True, False]
+        assert found.predicted.tolist() == pytest.approx([0.4, 0.3])
         gone = predicted(served(1, live, [key], [0.2], learned="0" * 12))
-        assert gone is not None and gone.predicted == [pytest.approx(0.2)]
+        assert gone is not None and gone.predicted.tolist() == [pytest.approx(0.2)]
         kept = [predicted(served(n, live, [known], [0.2])) is not None for n in range(400)]
         assert 400 / ONE_IN * 0.5 < sum(kept) < 400 / ONE_IN * 1.6  # of pages without a new item
         for other in ({"bundle": "another"}, {"effort": "cached"}, {"slots": ["home.grid"]}):
@@ -248,9 +246,12 @@ class TestCounts:
             await log.append(rows(NOW + 1, 3))
             assert await fresh() == {key: (0.75, 3.0)}
             bundle = replace(lives[0].bundle, version="b-next")
+            await log.append(rows(NOW + 690, 5))  # of the bundle before, ripe only under the next
+            now[0] += 120
+            assert await learner.step() == "idle"
             lives[0] = replace(lives[0], bundle=bundle)
             now[0] += 600
-            await log.append(rows(NOW + 700, 4))
+            await log.append(rows(NOW + 800, 4))
             assert await fresh() == {key: (0.25, 1.0)}
 
         asyncio.run(story())

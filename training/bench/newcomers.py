@@ -34,7 +34,7 @@ FLOOR: Final = 0.02  # `explore` of the slot, in all three
 SHARE: Final = 0.2  # `explore_new`
 MINUTE: Final = 10  # views between two versions: seven minutes' at VIEWS a day
 RIPE: Final = 5  # views that a version does not know of yet
-_AT: Final = [f"feed:{place}" for place in range(PLACES)]
+_AT: Final = tuple(f"feed:{place}" for place in range(PLACES))
 _SALTS: Final = np.array([salt_of("place", str(place)) for place in range(PLACES)], np.uint64)
 
 
@@ -77,7 +77,7 @@ def _given_up(seed: int, every: int, share: float) -> float:
         shown = _shown(page, int(draws.integers(-(2**63), 2**63)))
         lost += best - float(truth[shown] @ drop)
         clicked = shown[draws.random(PLACES) < truth[shown] * drop * (1 - LATE)]
-        watched = Watched(shown.tolist(), _AT, word[shown].tolist(), new[shown].tolist())
+        watched = Watched(shown.astype(np.uint64), _AT, word[shown].astype(np.float32), new[shown])
         waiting.append((watched, set(shown.tolist()), set(clicked.tolist())))
     return lost
 
