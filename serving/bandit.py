@@ -12,7 +12,7 @@ version needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
@@ -35,6 +35,7 @@ WARM: Final = 20.0  # displays that the bundle's base rate weighs as
 RESHAPE: Final = (0.9, 0.3)  # of the posterior's deviation when drawing (Chapelle and Li 2011): from, to …
 RESHAPED: Final = (1e3, 1e5)  # … at so many displays of the group, by their logarithm
 USUAL: Final = 0.05  # base rate where nothing is known
+HOUR_S: Final = 3_600.0
 HALF_LIFE_S: Final = 30 * 86_400.0  # what was seen counts half after so long
 MOST_ARMS: Final = 12
 WORTH_IT: Final = 0.02  # a table is made anew when so much more was displayed, relative to what it is of
@@ -177,13 +178,17 @@ def learned(
     bundle: str = "",
     fresh: Counts[int] | None = None,
     usual: Counts[str] | None = None,
+    hourly: Collection[int] = (),
 ) -> Learned:
-    """The next version. `base`: the rate of an item that the bundle knows of; the warm start.
+    """The next version. `base`: the rate of an item that the bundle knows of; the warm start. `hourly`:
+    groups whose table stays as it is within an hour.
 
     A table takes milliseconds, so those are made anew of which the most was learned since; others stay.
     """
     tables = {key: last.tables[key] for key in seen if key in last.tables}
     grown = {key: _growth(one, tables.get(key)) for key, one in seen.items()}
+    if int(last.made_at // HOUR_S) == int(made_at // HOUR_S):
+        grown |= {key: 0.0 for key in hourly if key in tables}
     due = sorted((key for key, growth in grown.items() if growth > WORTH_IT), key=lambda key: -grown[key])
     for key in due[:MOST_REMADE]:
         tables[key] = table_of(seen[key], base(key), seed=key ^ int(made_at))

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.ids import key64
-from serving.bandit import Learned, Table, cell_of, untold
+from serving.bandit import HOUR_S, Learned, Table, cell_of, untold
 from serving.domain import ArmDraw, Lottery
+from serving.experiments import Assigned
 from serving.exploring import bits_of, signed
 from serving.placed import Columns, Placements
 from serving.splitting import part_of, salt_of
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from serving.domain import Effort, Placement, Query
-    from serving.experiments import Assigned
     from serving.live import Live
 
-HOUR_S: Final = 3_600.0
+SETTLE_S: Final = 300.0  # after the hour; a version is written and taken up each minute
+NO_BUDGET: Final = 1.0
+_NOT_ADAPTIVE: Final[tuple[tuple[Assigned, ...], tuple[str, ...]]] = (), ()
 MOST_KEPT: Final = 20_000
 NO_PARTS: Final[list[float]] = []
 T = TypeVar("T")
@@ -90,26 +92,35 @@ def drawn_arms(
 ) -> tuple[tuple[Assigned, ...], tuple[ArmDraw, ...]]:
     """The arms of a page with those of adaptive experiments drawn by the table of the customer's segment.
 
-    Randomness is the unit's and the hour's, so that a page does not change from view to view. Testers keep
-    the arm they are given.
+    Randomness is the unit's and the hour's, and tables of experiments are made anew once an hour, so that a
+    page does not change from view to view. Hours begin `SETTLE_S` late, when every replica has the new table.
+    Testers keep the arm they are given.
     """
     adaptive = live.experiments.adaptive
     made, draws = list(arms), []
-    cell, hour = cell_of(int(query.customer.get("segment"))), int(query.now // HOUR_S)
+    cell, hour = cell_of(int(query.customer.get("segment"))), int((query.now - SETTLE_S) // HOUR_S)
     for at, one in enumerate(arms):
         name = one.name.partition("/")[0]
-        options = adaptive.get(name, ())
+        options, names = adaptive.get(name, _NOT_ADAPTIVE)
         if one.forced or len(options) < 2:
             continue
-        names = tuple([option.name.partition("/")[2] for option in options])
-        table = live.learned.tables.get(group_of(name))
-        row = table.row(cell) if table is not None else 0
-        chances, _, _ = _of(table, row, names) if table is not None else _untold(len(names))
+        asked = group_of(name), cell, names, NO_BUDGET
+        chances = live.chances.get(asked)
+        if chances is None:
+            table = live.learned.tables.get(asked[0])
+            row = table.row(cell) if table is not None else 0
+            told, _, _ = _of(table, row, names) if table is not None else _untold(len(names))
+            chances = kept(live.chances, asked, told)
         unit = key64(query.customer.unit or query.subject)
-        drawn = pick(chances, part_of(unit, salt_of("adaptive", name, str(hour))))
+        drawn = pick(chances, part_of(unit, _hours_salt(name, hour)))
         made[at] = options[drawn]
         draws.append(ArmDraw(name, names, chances, drawn))
     return tuple(made), tuple(draws)
+
+
+@lru_cache(maxsize=1024)
+def _hours_salt(experiment: str, hour: int) -> int:
+    return salt_of("adaptive", experiment, str(hour))
 
 
 @lru_cache(maxsize=256)

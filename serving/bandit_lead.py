@@ -248,9 +248,11 @@ class Learner:
         if same and fresh == last.fresh and usual == last.usual:
             return None
         aged = {key: one.decayed(now - last.made_at if last.made_at else 0.0) for key, one in seen.items()}
+        hourly = [group_of(name) for name in live.experiments.adaptive]
         return learned(
-            *(aged, base_of(live), last), made_at=now, until=until, bundle=bundle, fresh=fresh, usual=usual
-        )
+            *(aged, base_of(live), last), made_at=now, until=until, bundle=bundle, hourly=hourly,
+            fresh=fresh, usual=usual,
+        )  # fmt: skip
 
 
 def explores(live: Live) -> bool:

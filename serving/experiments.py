@@ -9,7 +9,7 @@ the arms could have treated differently is not in its figures.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from math import inf
@@ -40,6 +40,17 @@ class Assigned(NamedTuple):
     name: str  # EXPERIMENT/ARM, or holdout
     arm: int = -1  # number among the arms with changes
     forced: bool = False  # a tester's, not counted
+
+
+class Adaptive(NamedTuple):
+    """The live arms of an adaptive experiment, and their names within it."""
+
+    options: tuple[Assigned, ...]
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, options: Sequence[Assigned]) -> Adaptive:
+        return cls(tuple(options), tuple([option.name.partition("/")[2] for option in options]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +139,7 @@ class CompiledExperiments:
     testers: Mapping[str, Mapping[str, Assigned]] = field(default_factory=dict)  # subject -> layer -> arm
     audiences: CompiledAudiences = NO_AUDIENCES
     lookups: Lookups = NO_LOOKUPS
-    adaptive: Mapping[str, tuple[Assigned, ...]] = field(default_factory=dict)  # experiment -> its live arms
+    adaptive: Mapping[str, Adaptive] = field(default_factory=dict)  # by the name of the experiment
     salts: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(2, np.uint64))  # by _GLOBAL …
     _moments: list[_Moment] = field(default_factory=list, repr=False)  # the latest asked for, remembered
 
@@ -305,7 +316,7 @@ def compile_experiments(
         audiences,
         lookups,
         {
-            one.name: tuple(arm.assigned for arm in made.arms if arm.live)
+            one.name: Adaptive.of([arm.assigned for arm in made.arms if arm.live])
             for layer, compiled_layer in zip(text.layers, layers, strict=True)
             for one, made in zip(_running(layer), compiled_layer.experiments, strict=True)
             if one.adaptive

@@ -131,7 +131,7 @@ class Live:
     choices: dict[tuple[int, int, int, int], tuple[tuple[int, ...], tuple[int, ...]]] = field(
         default_factory=dict, repr=False
     )  # of creatives, and by `learned` their chances: serving.bandit_draws
-    chances: dict[tuple[int, int, tuple[int, ...], float], tuple[float, ...]] = field(
+    chances: dict[tuple[int, int, tuple[int | str, ...], float], tuple[float, ...]] = field(
         default_factory=dict, repr=False
     )
     lottery_slots: dict[object, NDArray[np.float64] | None] = field(default_factory=dict, repr=False)

@@ -18,6 +18,7 @@ from fenliu import main
 from serving.bandit import (
     CELLS,
     FLOOR,
+    HOUR_S,
     RESHAPE,
     BanditError,
     Learned,
@@ -329,6 +330,21 @@ class TestArms:
                 for n in range(20)
             ]
             assert found.count(f"push/{arm}") >= 19
+
+    def test_tables_of_experiments_change_with_the_hour_alone(self) -> None:
+        hour = NOW // HOUR_S * HOUR_S
+        first = learned(
+            {7: seen({1: (0.1, 0.2, 0.1)}), 8: seen({1: (0.1, 0.2, 0.1)})},
+            lambda _: 0.05,
+            made_at=hour,
+            until=0,
+        )
+        more = {7: seen({1: (0.3, 0.1, 0.1)}, 9_000.0), 8: seen({1: (0.3, 0.1, 0.1)}, 9_000.0)}
+        same = learned(more, lambda _: 0.05, first, made_at=hour + HOUR_S - 1, until=0, hourly=[8])
+        assert same.tables[7].displays > first.tables[7].displays
+        assert same.tables[8].displays == first.tables[8].displays
+        after = learned(more, lambda _: 0.05, same, made_at=hour + HOUR_S, until=0, hourly=[8])
+        assert after.tables[8].displays > first.tables[8].displays
 
     def test_it_learns_from_clicks_a_page(self) -> None:
         rows = []
