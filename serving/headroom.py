@@ -72,15 +72,22 @@ class Headroom:
 
         0 also while the gap to the last one is too short.
         """
-        check = self.check(cap)
-        keys = np.array(check.keys or (own,), np.uint64)
-        since = max(check.since, self._now - check.window_s if check.window_s else 0.0)
-        many, last = reached(self._contact, check.event, _SCOPE[cap.scope], keys, since)
+        keys = _together(cap.keys) if cap.keys else np.array((own,), np.uint64)
+        since = self._now - cap.window_s if cap.window_s else 0.0
+        if cap.calendar:
+            since = max(since, self.check(cap).since)
+        many, last = reached(self._contact, WHAT[cap.event], _SCOPE[cap.scope], keys, since)
         if cap.min_gap_s and last >= 0 and self._now - last < cap.min_gap_s:
             return 0  # also where the window began after the last one
         if cap.event != "displayed":  # what was answered often enough is not shown any more
             return PLENTY if many < cap.most else 0
         return max(0, cap.most - many)
+
+
+@lru_cache(maxsize=4096)
+def _together(keys: frozenset[int]) -> NDArray[np.uint64]:
+    """The keys that a cap counts together."""
+    return np.array(sorted(keys), np.uint64)
 
 
 def held_elsewhere(query: Query) -> NDArray[np.void]:

@@ -1,4 +1,4 @@
-"""The market's loops by NumPy and by sets: the twins of serving.stocking, serving.meeting, serving.reached."""
+"""The market's loops by NumPy and by sets: twins of serving.stocking, serving.meeting and serving.reached."""
 
 from __future__ import annotations
 
