@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from serving.allocation import Allocation
 from serving.bandit_draws import drawn_arms, drawn_creatives
 from serving.domain import (
+    EXPLORING,
     ArmDraw,
     Candidates,
     Decision,
@@ -34,15 +35,18 @@ from serving.exploring import Lotteries, explored
 from serving.ghosts import unseen, without
 from serving.live import Live
 from serving.market import Market
+from serving.meeting import counted, met
 from serving.newcomers import PREDICTS
 from serving.newcomers_kernel import correct
 from serving.pipeline import Page, Trace
-from serving.placed import Columns, Placements, Spares
-from serving.reasons import Drop, Reason
-from serving.seats import Seats
+from serving.placed import Columns, Later, Placements
+from serving.reasons import Drop
+from serving.seats import CAMPAIGN_KEY, CONVERTS, KEY, REASON, SHOWN, Seats
 from serving.surfaces import BIT
+from serving.why import reason_of
 
 NO_UNITS: Final = (0.0, 0.0, 0.0)
+_NONE: Final[NDArray[np.int32]] = np.zeros(0, np.int32)
 SPARE: Final = 8  # candidates of a kind beyond twice its places
 
 __all__ = ["Decision", "Query", "decide", "page_of"]
@@ -173,9 +177,9 @@ def _placements(
 ) -> tuple[Placements, Mapping[int, Placement]]:
     """The page, and the stand-ins of its capped places by index: made when one is needed, as few are."""
     placements = Placements(_columns(page, live, seats, drawn.propensity if drawn is not None else None))
-    if not seats.spares:
+    if not isinstance(seats.spares, Later) and not seats.spares:
         return placements, {}
-    return placements, Spares(partial(_standing, page, live, seats))
+    return placements, Later(partial(_standing, page, live, seats))
 
 
 def _standing(page: Page, live: Live, seats: Seats) -> dict[int, Placement]:
@@ -188,30 +192,25 @@ def _standing(page: Page, live: Live, seats: Seats) -> dict[int, Placement]:
 
 
 def _columns(page: Page, live: Live, seats: Seats, propensity: list[float] | None = None) -> Columns:
-    """Made column by column: forty objects of twenty fields, one by one, would cost as much as ranking."""
-    row, origin, score = seats.row, seats.origin, seats.score
-    why = {one: int(_reason(one, page)) for one in set(origin)}
-    rates = [asked.spec.shown for asked in page.query.slots]
-    shown = [rates[slot][position] for slot, position in zip(seats.slot, seats.position, strict=True)]
-    creative_key = [0] * len(row)
-    for index, creative in enumerate(seats.creative):
-        if creative >= 0:
-            creative_key[index] = live.texts[row[index]].creative_key(creative)
-    campaign_key, units = [0] * len(row), [NO_UNITS] * len(row)
-    keys, cvr = live.plan.campaigns.keys, live.stalls.cvr
-    for index, of in enumerate(seats.campaign):
-        if of >= 0:
-            clicks = shown[index] * score[index]
-            campaign_key[index] = int(keys[of])
-            units[index] = shown[index], clicks, clicks * float(cvr[row[index]])
+    """Column by column: forty objects of twenty fields, one by one, would cost as much as ranking."""
+    row, creative_key = seats.row, [0] * len(seats.row)
+    if max(seats.creative, default=-1) >= 0:
+        for index, creative in enumerate(seats.creative):
+            if creative >= 0:
+                creative_key[index] = live.texts[row[index]].creative_key(creative)
+    key, reason, campaign_key, shown, units = _told(page, live, seats)
+    if propensity is not None:
+        for index, flags in enumerate(seats.flags):
+            if flags & EXPLORING:  # a runner-up was drawn
+                key[index], reason[index] = int(live.keys[row[index]]), _reason(seats.origin[index], page)
     return Columns(
         slot=seats.slot,
         position=seats.position,
         row=row,
-        key=live.keys.take(row).tolist() if row else [],
-        score=score,
-        origin=origin,
-        reason=[why[one] for one in origin],
+        key=key,
+        score=seats.score,
+        origin=seats.origin,
+        reason=reason,
         creative=seats.creative,
         creative_key=creative_key,
         flags=seats.flags,
@@ -229,66 +228,56 @@ def _columns(page: Page, live: Live, seats: Seats, propensity: list[float] | Non
     )
 
 
+def _told(
+    page: Page, live: Live, seats: Seats
+) -> tuple[list[int], list[int], list[int], list[float], list[tuple[float, float, float]]]:
+    """Of each place the item's key, the reason, the campaign's key, P(displayed), and expected displays,
+    clicks and conversions for the campaign: as the market's answer says, or from the places themselves."""
+    if seats.grid is not None:
+        whole, parts = seats.grid.whole, seats.grid.parts
+        reason, _, campaign_key = whole[REASON : CAMPAIGN_KEY + 1].tolist()
+        shown, *expected = parts[SHOWN : CONVERTS + 1].tolist()
+        key = whole[KEY].view(np.uint64).tolist()
+        return key, reason, campaign_key, shown, list(zip(*expected, strict=True))
+    rates = [asked.spec.shown for asked in page.query.slots]
+    shown = [rates[slot][position] for slot, position in zip(seats.slot, seats.position, strict=True)]
+    why = {one: _reason(one, page) for one in set(seats.origin)}
+    campaign_key, units = [0] * len(shown), [NO_UNITS] * len(shown)
+    campaigns, cvr = live.plan.campaigns.keys, live.stalls.cvr
+    for index, of in enumerate(seats.campaign):
+        if of >= 0:
+            clicked = shown[index] * seats.score[index]
+            campaign_key[index] = int(campaigns[of])
+            units[index] = shown[index], clicked, clicked * float(cvr[seats.row[index]])
+    key = live.keys.take(seats.row).tolist() if shown else []
+    return key, [why[one] for one in seats.origin], campaign_key, shown, units
+
+
+def _reason(origin: int, page: Page) -> int:
+    return reason_of(origin, page.taste is not None and page.taste.informed, bool(page.segment))
+
+
 def _met(page: Page, live: Live, market: Market, found: Candidates, drops: Drops) -> Met | None:
     """What campaigns met on this page, for causes and counts; None where none ran."""
-    if page.running is None or not (page.running.any() or page.spent):
+    if page.running is None:
         return None
-    table = live.offers
-    looked_at = table.campaign.take(page.offers)
-    at = found.rows.searchsorted(table.row.take(page.offers))
-    at = np.minimum(at, max(0, len(found) - 1))
-    why = drops.take(at) if len(found) else np.zeros(len(looked_at), np.uint32)
-    full = [of for of, left in zip(market.counter_of, market.room.tolist(), strict=True) if of >= 0 >= left]
-    return Met(
-        running=page.running.nonzero()[0].astype(np.int32),
-        looked_at=looked_at,
-        drops=why,
-        permitted=market.offers.campaign,
-        full=np.array(sorted(full), np.int32),
-        spent=np.array(page.spent, np.int32),
+    running, looked_at, why, permitted, full = met(
+        *(page.running, live.offers.campaign, live.offers.row, page.offers, found.rows, drops),
+        *(market.offers, market.room, market.counter_of, live.stalls.where),
     )
-
-
-_REASONS: Final[tuple[tuple[str, Reason], ...]] = (
-    ("nearest_to_anchor", Reason.SIMILAR_TO_ANCHOR),
-    ("near_location", Reason.NEAR_YOU),
-    ("nearest_to_recent", Reason.NEAR_VIEWED),
-    ("nearest_to_customer", Reason.SIMILAR_PEOPLE),
-    ("popular_in_city", Reason.POPULAR_HERE),
-    ("popular_in_segment", Reason.POPULAR_SEGMENT),
-    ("new", Reason.NEW_ITEM),
-    ("external", Reason.PICK_OF_OPERATOR),
-    ("popular_with_everybody", Reason.POPULAR),
-    ("operator", Reason.PICK_OF_OPERATOR),
-)
-_BY_BIT: Final = tuple((1 << BIT[source], reason) for source, reason in _REASONS)
-_BACKFILL: Final = 1 << BIT["backfill"]
-
-
-def _reason(origin: int, page: Page) -> Reason:
-    """The first that is true: without a profile nobody is "like you", without a segment no group."""
-    return _first_reason(origin, page.taste is not None and page.taste.informed, bool(page.segment))
-
-
-@lru_cache(maxsize=4096)
-def _first_reason(origin: int, informed: bool, grouped: bool) -> Reason:
-    for bit, reason in _BY_BIT:
-        if not origin & bit:
-            continue
-        if reason is Reason.SIMILAR_PEOPLE and not informed:
-            continue
-        if reason is Reason.POPULAR_SEGMENT and not grouped:
-            return Reason.POPULAR
-        return reason
-    return Reason.FALLBACK if origin & _BACKFILL else Reason.POPULAR
+    if not len(running) and not page.spent:
+        return None
+    spent = np.array(page.spent, np.int32) if page.spent else _NONE
+    return Met(running, looked_at, why, permitted, full, spent)
 
 
 def _counted(drops: Drops) -> dict[str, int]:
     """How many candidates each rule dropped, by its code."""
     found: dict[str, int] = {}
-    for mask in drops.compress(drops != 0).tolist():
+    masks, counts = counted(drops)
+    for mask, many in zip(masks.tolist(), counts.tolist(), strict=True):
         for code in _codes(mask):
-            found[code] = found.get(code, 0) + 1
+            found[code] = found.get(code, 0) + many
     return found
 
 

@@ -6,8 +6,8 @@ Calendar windows are the customer's (`tz` of the profile, else UTC); a session e
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
-from typing import Any, Final
+from functools import lru_cache
+from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
@@ -18,10 +18,11 @@ from features.ledger import CapCheck, CapSpec, check_of, scope_of
 from features.reservations import HELD
 from features.views import CONTACT, RESERVATION
 from serving.domain import Query
+from serving.reached import SCOPES, reached, read_only
 
 SESSION_S: Final = 1800.0
 PLENTY: Final = 1 << 20
-FEW: Final = 4
+_SCOPE: Final = {name: at for at, name in enumerate(SCOPES)}
 _UTC: Final = ZoneInfo("UTC")
 _EMPTY: Final = np.empty(0, CONTACT)
 
@@ -30,27 +31,18 @@ class Headroom:
     """One customer at one moment: what reached them, and what other pages may still show them."""
 
     def __init__(self, query: Query) -> None:
-        """Nothing is worked out before it is asked for: most pages have one cap, and many none."""
         self._query, self._now = query, query.now
+        contact = query.customer.contact
+        self._reached = _EMPTY if contact is None else contact  # oldest first
+        held = held_elsewhere(query) if query.reserved else _EMPTY
+        self._contact = read_only(np.concatenate([self._reached, held]) if len(held) else self._reached)
         self._checks: dict[CapSpec, CapCheck] = {}
 
-    @cached_property
-    def _reached(self) -> NDArray[np.void]:
-        """What reached the customer, oldest first."""
-        contact = self._query.customer.contact
-        return _EMPTY if contact is None else contact
-
-    @cached_property
-    def _contact(self) -> NDArray[np.void]:
-        """The same, and behind it what other pages hold."""
-        held = held_elsewhere(self._query) if self._query.reserved else _EMPTY
-        return np.concatenate([self._reached, held]) if len(held) else self._reached
-
-    @cached_property
+    @property
     def _zone(self) -> ZoneInfo:
         return zone_of(bytes(self._query.customer.get("tz")).decode("ascii", "replace"))
 
-    @cached_property
+    @property
     def campaigns(self) -> frozenset[int]:
         """key32s of those that reached the customer or are held."""
         return frozenset(self._contact["campaign"].tolist()) - {0}
@@ -80,28 +72,22 @@ class Headroom:
 
         0 also while the gap to the last one is too short.
         """
-        check = self.check(cap)
-        contact = self._contact
-        since = max(check.since, self._now - check.window_s if check.window_s else 0.0)
-        of = contact[cap.scope]
-        these = _among(of, check.keys) if check.keys else of == own
-        at = contact["at"][(contact["what"] == WHAT[cap.event]) & these]
-        if cap.min_gap_s and len(at) and self._now - float(at.max()) < cap.min_gap_s:
+        keys = _together(cap.keys) if cap.keys else np.array((own,), np.uint64)
+        since = self._now - cap.window_s if cap.window_s else 0.0
+        if cap.calendar:
+            since = max(since, self.check(cap).since)
+        many, last = reached(self._contact, WHAT[cap.event], _SCOPE[cap.scope], keys, since)
+        if cap.min_gap_s and last >= 0 and self._now - last < cap.min_gap_s:
             return 0  # also where the window began after the last one
-        mine = at[at >= since]
         if cap.event != "displayed":  # what was answered often enough is not shown any more
-            return PLENTY if len(mine) < cap.most else 0
-        return max(0, cap.most - len(mine))
+            return PLENTY if many < cap.most else 0
+        return max(0, cap.most - many)
 
 
-def _among(of: NDArray[Any], keys: tuple[int, ...]) -> NDArray[np.bool_]:
-    """np.isin, which for a few keys spends its time on getting ready."""
-    if len(keys) > FEW:
-        return np.isin(of, keys)
-    these: NDArray[np.bool_] = of == keys[0]
-    for key in keys[1:]:
-        these |= of == key
-    return these
+@lru_cache(maxsize=4096)
+def _together(keys: frozenset[int]) -> NDArray[np.uint64]:
+    """The keys that a cap counts together."""
+    return np.array(sorted(keys), np.uint64)
 
 
 def held_elsewhere(query: Query) -> NDArray[np.void]:

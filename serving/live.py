@@ -23,7 +23,8 @@ from serving.ghosts import NO_GHOSTS, Ghosts
 from serving.items import Entry, Items, content_digest, items_in_effect
 from serving.market import Stalls
 from serving.newcomers import Newcomers
-from serving.page import Slots
+from serving.page_seating import ASK, NOTHING
+from serving.page_slots import Shape
 from serving.pipeline import Pipeline
 from serving.plan import CompiledPlan, Plan, PlanError, Stock, compile_plan
 from serving.prices import NO_PRICES, PriceColumns, Prices
@@ -33,8 +34,6 @@ from serving.texts import Texts
 from serving.worth import Worth, price_table
 
 OWN_TITLE: Final = -1  # instead of the index of a creative
-_NOTHING: Final = -2
-_ASK: Final = -3
 
 
 class Switch(Protocol):
@@ -101,8 +100,8 @@ class Live:
     categories: NDArray[np.uint32]
     category_of: list[int]  # the same, and the kind's code, for loops: a list answers one row fastest
     kind_of: list[int]
-    dense_categories: NDArray[np.int32]  # (n rows,) 1, 2 … by category; 0 none
     named_creatives: list[frozenset[int] | None]  # per offer of the table the only creatives it may use
+    naming: NDArray[np.uint8]  # the same: whether it names any
     pipelines: Mapping[Effort, Pipeline]
     offers: OfferTable
     stalls: Stalls
@@ -124,10 +123,10 @@ class Live:
     ghosts: Ghosts = NO_GHOSTS
     variants: Mapping[frozenset[int], Live] = field(default_factory=dict)  # by numbers of arms with changes
     rebased: Mapping[str, frozenset[int]] = field(default_factory=dict)  # other bundles: a variant over each
-    # Memos, the same on every replica: by layout and language, per row; and the slots of pages as columns.
-    _picks: dict[tuple[int, bool], list[int]] = field(default_factory=dict, repr=False)
+    # Memos, the same on every replica: creatives by language; and the slots of pages as columns.
+    _tables: dict[bool, NDArray[np.int16]] = field(default_factory=dict, repr=False)
     _lottery_items: dict[bool, NDArray[np.void]] = field(default_factory=dict, repr=False)
-    _bare: dict[tuple[int, bool], list[int]] = field(default_factory=dict, repr=False)
+    _bare: set[bool] = field(default_factory=set, repr=False)
     choices: dict[tuple[int, int, int, int], tuple[tuple[int, ...], tuple[int, ...]]] = field(
         default_factory=dict, repr=False
     )  # of creatives, and by `learned` their chances: serving.bandit_draws
@@ -135,7 +134,7 @@ class Live:
         default_factory=dict, repr=False
     )
     lottery_slots: dict[object, NDArray[np.float64] | None] = field(default_factory=dict, repr=False)
-    shapes: dict[tuple[object, ...], Slots] = field(default_factory=dict, repr=False)
+    shapes: dict[tuple[object, ...], Shape] = field(default_factory=dict, repr=False)
 
     def priced(self, prices: Prices) -> Live:
         """The same view by other prices; nothing is built anew."""
@@ -188,21 +187,21 @@ class Live:
 
     def creative(self, row: int, layout: int, english: bool, now: float) -> int | None:
         """What is rendered of a row in a layout code: `ItemText.pick`, remembered where it is timeless."""
-        picks = self.picks(layout, english)
-        found = picks[row]
-        if found == _ASK:
+        picks = self.pick_table(english)
+        found = int(picks[layout, row])
+        if found == ASK:
             text = self.items.texts[row]
             picked = text.pick(layout, "en" if english else "zh-CN", now, self.kills.creatives)
             if not text.timeless:
                 return picked
-            found = picks[row] = _NOTHING if picked is None else picked
+            found = picks[layout, row] = NOTHING if picked is None else picked
             if picked is None:
-                self._bare.setdefault((layout, english), []).append(row)
-        return None if found == _NOTHING else found
+                self._bare.add(english)
+        return None if found == NOTHING else found
 
-    def bare(self, layout: int, english: bool) -> list[int]:
-        """Rows of which it is known that nothing can ever be rendered in the layout."""
-        return self._bare.get((layout, english), [])
+    def bare(self, english: bool) -> bool:
+        """Whether there are rows of which it is known that nothing can ever be rendered in some layout."""
+        return english in self._bare
 
     def creative_among(
         self, row: int, layout: int, english: bool, now: float, allowed: frozenset[int]
@@ -223,16 +222,21 @@ class Live:
         held = self._lottery_items.get(english)
         if held is None:
             held = self._lottery_items[english] = np.empty(len(self), LOTTERY_ITEM)
-            held["members"], held["kind"], held["picks"] = self.plan.members, self.kind_of, _ASK
+            held["members"], held["kind"], held["picks"] = self.plan.members, self.kind_of, ASK
             held["unsure"] = self.newcomers.unsure
         return held
 
-    def picks(self, layout: int, english: bool) -> list[int]:
-        """Per row what `creative` remembers of it; below OWN_TITLE where it has to be asked."""
-        held = self._picks.get((layout, english))
+    def pick_table(self, english: bool) -> NDArray[np.int16]:
+        """(layouts, rows) what `creative` remembers; ASK where it is to be asked."""
+        held = self._tables.get(english)
         if held is None:
-            held = self._picks[layout, english] = [_ASK] * len(self)
+            held = self._tables[english] = np.full((len(LAYOUTS), len(self)), ASK, np.int16)
         return held
+
+    def picks(self, layout: int, english: bool) -> NDArray[np.int16]:
+        """The same of one layout."""
+        of_layout: NDArray[np.int16] = self.pick_table(english)[layout]
+        return of_layout
 
     def __len__(self) -> int:
         return len(self.items)
@@ -273,6 +277,8 @@ def build_live(
     table = items.table
     campaigns = compiled.campaigns
     offers = OfferTable.of(campaigns)
+    named = [campaigns.offer_creatives[offer] for offer in offers.offer.tolist()]
+    categories = _dense(table["category"])
     worth = Worth.of(
         compiled.values,
         bundle.stats,
@@ -297,13 +303,15 @@ def build_live(
         categories=np.ascontiguousarray(table["category"]),
         category_of=table["category"].tolist(),
         kind_of=stock.kinds.tolist(),
-        dense_categories=_dense(table["category"]),
-        named_creatives=[campaigns.offer_creatives[offer] for offer in offers.offer.tolist()],
+        named_creatives=named,
+        naming=np.array([of is not None for of in named], np.uint8),
         pipelines=pipelines(
             *(items, compiled, stock.rules, stock.ranked, offers, offered, killed, tuning, worth.measured)
         ),
         offers=offers,
-        stalls=Stalls(campaigns, offers, worth, offered, compiled.slots.values(), table),
+        stalls=Stalls(
+            *(campaigns, offers, worth, offered, compiled.slots.values()), table, compiled.members, categories
+        ),
         price=price,
         price_table=_table(price),
         orgs={key32(name): name for name in compiled.orgs.lineages},

@@ -18,42 +18,54 @@ from features.ledger import CapSpec
 from serving.campaigns import TIERS, Campaigns
 from serving.domain import Candidates, Effort, Scores
 from serving.headroom import Headroom
-from serving.offering import Met, met, table_of, terms_of
-from serving.page import RULE, Offers
+from serving.page import RULE
+from serving.page_state import F4, I4, I8, I_CAPPED, I_CATEGORY, I_ROOM, O_ROOM, U1
 from serving.pipeline import Page
 from serving.plan_checks import MOST_GROUPS_OF_CAMPAIGN, MOST_GROUPS_OF_ITEM
 from serving.running import OfferTable, bounds_of
+from serving.stocking import OPTION_ROOMS, ROOMS, Stock, deals_of, goods_of, stocked
 from serving.worth import OfferWorth, Worth
 
 if TYPE_CHECKING:
     from serving.plan import CompiledSlot
 
 _SHAPES: Final = 256  # sets of slots remembered
-ROOMS: Final = 1 + MOST_GROUPS_OF_CAMPAIGN  # counters of an offer
-OPTION_ROOMS: Final = MOST_GROUPS_OF_ITEM
+MOST_CATEGORIES: Final = 512  # of a catalogue that pages count one by one
 _CAP: Final = RULE["cap"]
 _EXCLUSION: Final = RULE["exclusion"]
 _PROMISE: Final = {TIERS.index("share"): RULE["share"]}  # else a guarantee
 _NOT_MEASURED: Final[Scores] = np.zeros(0, np.float32)
 _NO_COUNTER: Final = np.iinfo(np.int32).max
 _PRICED: Final = frozenset({"full", "light", "popular"})  # the rungs whose scores are probabilities
+assert ROOMS == 1 + MOST_GROUPS_OF_CAMPAIGN and OPTION_ROOMS == MOST_GROUPS_OF_ITEM
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Market:
-    """Parallel to the ranked candidates (n) and to the offers (m)."""
+    """Parallel to the ranked candidates (n) and to the offers (m); packed as the page's loops take them."""
 
     value: Scores  # (n,) CNY per display of showing it without a campaign
-    offers: Offers
-    table: NDArray[np.intp]  # (m,) index of each offer in the offer table
-    room: NDArray[np.int32]  # counters
-    limits: NDArray[np.uint8]  # the rule that each stands for
-    counter_of: tuple[int, ...]  # and its campaign, −1 of several
-    option_room: NDArray[np.int32]  # (n, 2)
-    option_capped: NDArray[np.uint8]  # (n,)
+    options: I8  # (n, 7) by the columns I_… of serving.page_state
+    offers: I8  # (m, 15) by O_…
+    worth: F4  # (m, 3) by O_VALUE …
+    table: I8  # (m,) index of each offer in the offer table
+    room: I4  # (R,) counters
+    limits: U1  # (R,) the rule that each stands for
+    counter_of: I4  # (R,) and its campaign, −1 of several
+    slots: tuple[int, ...]  # of the query, by their index in the plan
     slot_most: tuple[int, ...]  # per slot of the query, what the contact rules leave
     slot_capped: tuple[bool, ...]
     shut: frozenset[int] = frozenset()  # keys of items and categories that were answered often enough
+
+    @property
+    def option_room(self) -> I4:
+        """(n, 2) counters that any placement of a candidate uses, −1 none."""
+        return np.ascontiguousarray(self.options[:, I_ROOM : I_ROOM + OPTION_ROOMS], np.int32)
+
+    @property
+    def option_capped(self) -> U1:
+        """(n,) 1: even without a campaign it needs a reservation."""
+        return np.ascontiguousarray(self.options[:, I_CAPPED], np.uint8)
 
 
 class Stalls:
@@ -67,8 +79,12 @@ class Stalls:
         offers: OfferWorth,
         slots: Iterable[CompiledSlot],
         table_of_items: NDArray[np.void],
+        members: NDArray[np.uint64],
+        categories: NDArray[np.int32],
     ) -> None:
-        """`table_of_items`: the ITEM records of all rows."""
+        """`table_of_items`: the ITEM records of all rows; `members`: the slots that each may hold without a
+        campaign; `categories`: dense, 0 none.
+        """
         if (np.diff(table.campaign) < 0).any():
             raise ValueError("the offers of a campaign stand together in the table")
         self._campaigns, self._worth = campaigns, worth
@@ -80,14 +96,18 @@ class Stalls:
         self._rules = tuple(campaigns.caps[index] for index in campaigns.contact_rules)
         self._bounds = [bounds_of(campaigns, c) for c in range(len(campaigns.ids))]
         self._most = np.array([self._at_most(c) for c in range(len(campaigns.ids))], np.int32)
-        self._capped = np.array([self._reserves(c) for c in range(len(campaigns.ids))], np.uint8)
+        capped = np.array([self._reserves(c) for c in range(len(campaigns.ids))], np.uint8)
         self._looking = frozenset(c for c in range(len(campaigns.ids)) if self._looks(c))
         self._grouped = np.array([bool(of) for of in campaigns.group_of], np.bool_)
-        self._promise = np.array(
-            [_PROMISE.get(t, RULE["guarantee"]) for t in campaigns.tier.tolist()], np.uint8
-        )
-        self._columns = table_of(campaigns, table, self._capped, self._promise)
-        self._terms = terms_of(offers)
+        self._any_grouped = bool(self._grouped.any())
+        promise = np.array([_PROMISE.get(t, RULE["guarantee"]) for t in campaigns.tier.tolist()], np.uint8)
+        kinds = np.ascontiguousarray(table_of_items["kind"])
+        self._goods = goods_of(worth, members, categories, kinds)
+        self._deals = deals_of(campaigns, table, offers, capped, promise)
+        self._by_key = {key: c for c, key in enumerate(campaigns.keys.tolist())}
+        self._many_categories = len(categories) > 0 and int(categories.max()) > MOST_CATEGORIES
+        self.where = np.zeros(len(kinds), np.int32)  # scratch by row, of loops that keep Python's lock
+        self._caps = np.full(len(campaigns.ids), _CAP, np.uint8)
         self._slots_of: dict[tuple[int, ...], NDArray[np.int32]] = {}
 
     def _at_most(self, c: int) -> int:
@@ -139,27 +159,28 @@ class Stalls:
         return best
 
     def of(self, page: Page, ranked: Candidates, effort: Effort) -> Market:
-        score = np.asarray(ranked.score, np.float32)
-        own = page.measured
-        value = self._worth.organic(score, ranked.rows, own) if effort in _PRICED else score
+        own, slots = page.measured, tuple([asked.spec.index for asked in page.query.slots])
         use, delta = (_NOT_MEASURED, _NOT_MEASURED) if own is None else own
-        slots = tuple([asked.spec.index for asked in page.query.slots])
-        found = met(
-            *(self._columns, self._terms, page.offers, ranked.rows, score, use, delta),
-            *(page.prices, page.query.now, self._slot_of(slots)),
-        )
-        counters = _Counters()
+        stock = Stock._make(
+            stocked(
+                *(*self._goods, *self._deals), self._most, self.where,
+                page.offers, ranked.rows, ranked.origin, np.asarray(ranked.score, np.float32), use, delta,
+                page.prices, page.query.now, self._slot_of(slots), effort not in _PRICED,
+            )
+        )  # fmt: skip
+        if self._many_categories:
+            _renumber(stock.options)
         headroom = Headroom(page.query)
-        offers = self._offers(found, counters, headroom)
-        n = len(ranked)
-        room = np.full((n, OPTION_ROOMS), -1, np.int32)
-        capped = np.zeros(n, np.uint8)
-        self._groups(ranked, room, counters)
-        most, slot_capped, shut = self._ruled(page, ranked, room, capped, counters, headroom)
-        left = np.array(counters.left, np.int32)
-        limits = np.array(counters.limits, np.uint8)
-        of = tuple(counters.of)
-        return Market(value, offers, found.at, left, limits, of, room, capped, most, slot_capped, shut)
+        if headroom:
+            self._lefts(stock, headroom)
+        counters = _Counters(stock.campaigns, stock.left)
+        if self._any_grouped:
+            self._exclusive(stock, counters)
+        self._groups(ranked, stock.options, counters)
+        most, slot_capped, shut = self._ruled(page, ranked, stock.options, counters, headroom)
+        room, limits, of = counters.columns(self._caps)
+        value, options, offers, worth, table, _, _ = stock
+        return Market(value, options, offers, worth, table, room, limits, of, slots, most, slot_capped, shut)
 
     def _slot_of(self, slots: tuple[int, ...]) -> NDArray[np.int32]:
         """By the plan's slots: index among those of the page, −1 not asked for."""
@@ -172,55 +193,30 @@ class Stalls:
             self._slots_of[slots] = made
         return made
 
-    def _offers(self, found: Met, counters: _Counters, headroom: Headroom) -> Offers:
-        candidate, campaign, pin_slot, pin, which = found.whole
-        band, capped, roadblock, promise = found.flags
-        room = np.full((len(candidate), ROOMS), -1, np.int32)
-        if len(candidate):
-            left = self._lefts(found.campaigns, headroom)
-            room[:, 0] = counters.add_campaigns(left, found.campaigns) + which
-            self._exclusive(found.campaigns, which, room, counters)
-        return Offers(
-            candidate=candidate,
-            campaign=campaign,
-            slots=found.slots,
-            value=found.value,
-            base=found.base,
-            band=band,
-            pin_slot=pin_slot,
-            pin=pin,
-            room=room,
-            capped=capped,
-            roadblock=roadblock,
-            boost=found.boost,
-            promise=promise,
-        )
+    def _lefts(self, stock: Stock, headroom: Headroom) -> None:
+        """Lower what campaigns may have to what their caps leave; of most no cap has anything to count."""
+        met = self._looking | {self._by_key[key] for key in headroom.campaigns if key in self._by_key}
+        if not met:
+            return
+        for i, c in enumerate(stock.campaigns.tolist()):
+            if c in met:
+                key = int(self._campaigns.keys[c])
+                stock.left[i] = min([stock.left[i], *(headroom.left(cap, key) for cap in self._bounds[c])])
 
-    def _lefts(self, which: NDArray[np.int32], headroom: Headroom) -> list[int]:
-        """How many placements each campaign may still have; of most no cap has anything to count."""
-        left: list[int] = self._most.take(which).tolist()
-        if headroom:
-            keys = self._campaigns.keys.take(which).tolist()
-            met = headroom.campaigns
-            for i, (c, key) in enumerate(zip(which.tolist(), keys, strict=True)):
-                if key in met or c in self._looking:
-                    left[i] = min([left[i], *(headroom.left(cap, key) for cap in self._bounds[c])])
-        return left
-
-    def _exclusive(
-        self, which: NDArray[np.int32], local: NDArray[np.int32], room: NDArray[np.int32], counters: _Counters
-    ) -> None:
+    def _exclusive(self, stock: Stock, counters: _Counters) -> None:
         """Exclusion groups of campaigns: one counter a group for the whole page."""
-        for i in self._grouped.take(which).nonzero()[0].tolist():
-            for turn, group in enumerate(self._campaigns.group_of[which[i]][: ROOMS - 1]):
+        room = stock.offers[:, O_ROOM : O_ROOM + ROOMS]
+        for i in self._grouped.take(stock.campaigns).nonzero()[0].tolist():
+            for turn, group in enumerate(self._campaigns.group_of[stock.campaigns[i]][: ROOMS - 1]):
                 counter = counters.group(group, self._campaigns.groups[group].most)
-                room[local == i, 1 + turn] = counter
+                room[room[:, 0] == i, 1 + turn] = counter
 
-    def _groups(self, ranked: Candidates, room: NDArray[np.int32], counters: _Counters) -> None:
+    def _groups(self, ranked: Candidates, options: I8, counters: _Counters) -> None:
         """Exclusion groups that name items or categories hold without a campaign too."""
         named = self._campaigns.item_groups
         if not named:
             return
+        room = options[:, I_ROOM : I_ROOM + OPTION_ROOMS]
         for row, groups in named.items():
             at = int(ranked.rows.searchsorted(row))
             if at >= len(ranked) or int(ranked.rows[at]) != row:
@@ -234,12 +230,12 @@ class Stalls:
         self,
         page: Page,
         ranked: Candidates,
-        room: NDArray[np.int32],
-        capped: NDArray[np.uint8],
+        options: I8,
         counters: _Counters,
         headroom: Headroom,
     ) -> tuple[tuple[int, ...], tuple[bool, ...], frozenset[int]]:
         """The plan's contact rules, which hold for everything, campaign or not."""
+        room, capped = options[:, I_ROOM : I_ROOM + OPTION_ROOMS], options[:, I_CAPPED]
         most = [asked.count for asked in page.query.slots]
         by_slot = [False] * len(most)
         shut: frozenset[int] = frozenset()
@@ -268,7 +264,7 @@ class Stalls:
         rule: CapSpec,
         page: Page,
         ranked: Candidates,
-        room: NDArray[np.int32],
+        room: I8,
         counters: _Counters,
         headroom: Headroom,
         most: list[int],
@@ -303,38 +299,50 @@ class Stalls:
             left -= most[i]
 
 
+def _renumber(options: I8) -> None:
+    """Number the categories of a large catalogue anew, by those that the page's candidates have."""
+    known, few = np.unique(options[:, I_CATEGORY], return_inverse=True)
+    options[:, I_CATEGORY] = few if len(known) and known[0] == 0 else few + 1
+
+
 class _Counters:
-    """How many placements each may still have on this page."""
+    """How many placements each may still have on this page: campaigns first, then whatever is added."""
 
-    __slots__ = ("_groups", "left", "limits", "of")
+    __slots__ = ("_added", "_campaigns", "_groups", "_left")
 
-    def __init__(self) -> None:
-        self.left: list[int] = []
-        self.limits: list[int] = []
-        self.of: list[int] = []  # campaign, −1 of several
+    def __init__(self, campaigns: I4, left: I4) -> None:
+        self._campaigns, self._left = campaigns, left
+        self._added: list[tuple[int, int]] = []  # placements left, rule
         self._groups: dict[int, int] = {}
 
-    def add(self, left: int, rule: int = _CAP, campaign: int = -1) -> int:
-        self.left.append(left)
-        self.of.append(campaign)
-        self.limits.append(rule)
-        return len(self.left) - 1
+    def add(self, left: int, rule: int = _CAP) -> int:
+        """One more: its number."""
+        self._added.append((left, rule))
+        return len(self._left) + len(self._added) - 1
 
-    def add_campaigns(self, left: list[int], campaigns: NDArray[np.int32]) -> int:
-        """One for each campaign; the first of them, the others follow."""
-        first = len(self.left)
-        self.left += left
-        self.of += campaigns.tolist()
-        self.limits += [_CAP] * len(left)
-        return first
+    def columns(self, caps: U1) -> tuple[I4, U1, I4]:
+        """What each leaves, the rule that it stands for, and its campaign (−1 of several). `caps`: that rule
+        as often as there are campaigns.
+        """
+        w = len(self._left)
+        if not self._added:
+            return self._left, caps[:w], self._campaigns
+        left, rules = zip(*self._added, strict=True)
+        return (
+            np.append(self._left, np.array(left, np.int32)),
+            np.append(caps[:w], np.array(rules, np.uint8)),
+            np.append(self._campaigns, np.full(len(left), -1, np.int32)),
+        )
 
-    def tighten(self, room: NDArray[np.int32], counter: NDArray[np.int32]) -> None:
+    def tighten(self, room: I8, counter: NDArray[np.int32]) -> None:
         """Give each candidate a contact rule's counter (-1 none), where it has none yet that is tighter.
 
         A look ahead that knows one rule of each item: the ledger judges by all of them.
         """
-        left = np.array([*self.left, _NO_COUNTER], np.int32)  # the last is that of -1
-        grouped = np.array([*(limit == _EXCLUSION for limit in self.limits), False], np.bool_)
+        added = [left for left, _ in self._added]
+        left = np.append(self._left, np.array([*added, _NO_COUNTER], np.int32))  # the last is that of -1
+        exclusive = [rule == _EXCLUSION for _, rule in self._added]
+        grouped = np.append(np.zeros(len(self._left), np.bool_), np.array([*exclusive, False]))
         old = room[:, 1]
         tighter = (counter >= 0) & (left.take(counter) < left.take(old)) & ~grouped.take(old)
         shut = (counter >= 0) & (left.take(counter) <= 0)  # nothing is left: an exclusion group gives way
@@ -350,7 +358,7 @@ def _by_value(
     rule: CapSpec,
     values: NDArray[np.uint64] | NDArray[np.uint32],
     under: NDArray[np.bool_],
-    room: NDArray[np.int32],
+    room: I8,
     counters: _Counters,
     headroom: Headroom | None,
 ) -> None:

@@ -59,7 +59,7 @@ def packed(
     held: NDArray[Any],
 ) -> Input:
     """The columns in the types that the loops were compiled for: any other would compile them anew."""
-    numbers, worths = _of_slots(slots)
+    numbers, worths = packed_slots(slots)
     return Input(
         numbers,
         worths,
@@ -72,7 +72,7 @@ def packed(
     )
 
 
-def _of_slots(slots: Slots) -> tuple[I8, F8]:
+def packed_slots(slots: Slots) -> tuple[I8, F8]:
     """Packed once per Slots: pages that ask for the same places share one, and nobody writes into it."""
     kept = _slots.get(id(slots))
     if kept is not None and kept[0] is slots:

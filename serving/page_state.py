@@ -141,10 +141,10 @@ def _slots(slots: I8, slots_f: F8, held: I4, n: int, m: int, pi: I8, pf: F8) -> 
 @loops
 def _items(slots: I8, options: I8, values: F4, mix: I8, ti: I8, tf: F8) -> None:
     for i in range(len(options)):
-        organically = np.int64(0)
-        for s in range(len(slots)):
-            if options[i, I_MEMBERS] & slots[s, S_BIT] and options[i, I_ORIGIN] & slots[s, S_ORIGINS]:
-                organically |= np.int64(1) << np.int64(s)
+        organically, members, origin = np.int64(0), options[i, I_MEMBERS], options[i, I_ORIGIN]
+        for s in range(len(slots)):  # no branch: it would be guessed wrong every other time
+            both = ((members & slots[s, S_BIT]) != 0) & ((origin & slots[s, S_ORIGINS]) != 0)
+            organically |= np.int64(both) << np.int64(s)
         ti[CATEGORY, i], ti[KIND, i], ti[FIRST, i] = options[i, I_CATEGORY], options[i, I_KIND], -1
         ti[MASK, i] = ti[ORGANICALLY, i] = organically
         ti[ITEM_CAPPED, i] = options[i, I_CAPPED]
@@ -160,8 +160,7 @@ def _deals(slots: I8, options: I8, offers: I8, worth: F4, ti: I8, tf: F8) -> Non
         i = offers[o, O_CANDIDATE]
         suiting = np.int64(0)
         for s in range(len(slots)):
-            if offers[o, O_SLOTS] & slots[s, S_BIT]:
-                suiting |= np.int64(1) << np.int64(s)
+            suiting |= np.int64((offers[o, O_SLOTS] & slots[s, S_BIT]) != 0) << np.int64(s)
         ti[CANDIDATE, o], ti[CAMPAIGN, o], ti[SUITS, o] = i, offers[o, O_CAMPAIGN], suiting
         ti[FOLLOWING, o], ti[BAND, o] = ti[FIRST, i], offers[o, O_BAND]
         ti[OFFER_CAPPED, o] = offers[o, O_CAPPED]
@@ -173,8 +172,11 @@ def _deals(slots: I8, options: I8, offers: I8, worth: F4, ti: I8, tf: F8) -> Non
         ti[FIRST, i] = o
         ti[MASK, i] |= suiting
         tf[TOP, i] = max(tf[TOP, i], value)
+        alone = (options[i, I_ROOM] < 0) & (options[i, I_ROOM + 1] < 0)
+        for j in range(1, 6):
+            alone &= offers[o, O_ROOM + j] < 0
         found = 0
-        for j in range(8):  # the offer's counters and its item's; one named twice counts once
+        for j in range(1 if alone else 8):  # its counters and its item's; one named twice counts once
             counter = offers[o, O_ROOM + j] if j < 6 else options[i, I_ROOM + j - 6]
             known = counter < 0
             for b in range(found):
@@ -190,14 +192,17 @@ def _deals(slots: I8, options: I8, offers: I8, worth: F4, ti: I8, tf: F8) -> Non
 def _orders(pi: I8, order: I8, ti: I8, tf: F8) -> None:
     """Per slot what suits it, by what it can be worth at most; ties by candidate."""
     n, ranked = pi[0, NUM, ITEMS], order[len(pi)]
-    rank(tf[TOP], ranked, np.empty((2, n), np.int64), np.empty(257, np.int64))
+    aside = np.empty((2, n), np.int64)
+    rank(tf[TOP], ranked, aside, np.empty(257, np.int64))
+    bits = aside[0]
     for at in range(n):
-        i = ranked[at]
-        bits = ti[MASK, i]
-        for s in range(len(pi)):
-            if suits(bits, s):
-                order[s, pi[s, NUM, LENGTH]] = i
-                pi[s, NUM, LENGTH] += 1
+        bits[at] = ti[MASK, ranked[at]]
+    for s in range(len(pi)):
+        length = 0
+        for at in range(n):  # without a branch: what does not suit is written over by what comes after it
+            order[s, length] = ranked[at]
+            length += (bits[at] >> s) & 1
+        pi[s, NUM, LENGTH] = length
 
 
 @loops

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from struct import Struct
-from typing import Final, NamedTuple, overload
+from typing import Final, NamedTuple, TypeVar, overload
 
 import numpy as np
 
 from serving.domain import Placement
 
+T = TypeVar("T")
 MOST_PACKERS: Final = 1024
 _DTYPES: Final = {"Q": "<u8", "I": "<u4", "B": "u1", "f": "<f4"}
 
@@ -88,22 +89,22 @@ class Placements(Sequence[Placement]):
         return repr(self.made)
 
 
-class Spares(Mapping[int, Placement]):
-    """Placements by their index in the page, made when one of them is asked for."""
+class Later(Mapping[int, T]):
+    """Something by the index of a place in the page, made when one of it is asked for."""
 
     __slots__ = ("_made", "_make")
 
-    def __init__(self, make: Callable[[], dict[int, Placement]]) -> None:
+    def __init__(self, make: Callable[[], Mapping[int, T]]) -> None:
         self._make = make
-        self._made: dict[int, Placement] | None = None
+        self._made: Mapping[int, T] | None = None
 
     @property
-    def made(self) -> dict[int, Placement]:
+    def made(self) -> Mapping[int, T]:
         if self._made is None:
             self._made = self._make()
         return self._made
 
-    def __getitem__(self, index: int) -> Placement:
+    def __getitem__(self, index: int) -> T:
         return self.made[index]
 
     def __iter__(self) -> Iterator[int]:

@@ -12,7 +12,6 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from features.compiled import jit
 from features.reservations import RESERVED
 from serving.filling import Chosen
 
@@ -21,12 +20,12 @@ RESERVES, RULED = 1, 2  # in Grid.whole[CAPPED]: shown only if reserved; there b
 
 
 class Grid(NamedTuple):
-    """The same places as arrays, for loops that go on from them; stand-ins may follow after the places."""
+    """The same places as arrays, for what goes on from them."""
 
     slot: NDArray[np.int32]  # (p,) index in the query's slots
     candidate: NDArray[np.int32]  # (p,) index among the page's candidates, −1 not one of them
-    whole: NDArray[np.int64]  # (5, at least p) by ROW …
-    parts: NDArray[np.float64]  # (3, at least p) by SCORE …
+    whole: NDArray[np.int64]  # (at least 5, p) by ROW …; NAMED: place in the offer table, −1 none
+    parts: NDArray[np.float64]  # (at least 3, p) by SCORE …
     ranked: NDArray[np.int32]  # (n,) the page's candidates, by about what they are worth
 
 
@@ -91,41 +90,7 @@ class Seats(NamedTuple):
         return Grid(np.array(self.slot, np.int32), candidate, whole, parts, ranked)
 
 
-class Named(NamedTuple):
-    """The columns of candidates (n) and offers (m) that placements are made of."""
-
-    row: NDArray[np.int32]
-    origin: NDArray[np.uint32]
-    score: NDArray[np.float32]
-    value: NDArray[np.float32]
-    capped: NDArray[np.uint8]
-    offer_campaign: NDArray[np.int32]
-    offer_named: NDArray[np.intp]  # in the offer table
-    offer_value: NDArray[np.float32]
-    offer_base: NDArray[np.float32]
-    offer_capped: NDArray[np.uint8]
-
-
-ROW, ORIGIN, CAMPAIGN, NAMED, CAPPED = range(5)
-SCORE, VALUE, BASE = range(3)
-
-
-@jit
-def gathered(
-    named: Named, candidate: NDArray[np.int32], offer: NDArray[np.int32]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """What candidate and offer (−1: none) of each place (p) say: (5, p) by ROW …, (3, p) by SCORE …"""
-    p = len(candidate)
-    whole, parts = np.empty((5, p), np.int64), np.empty((3, p), np.float64)
-    for at in range(p):
-        i, o = candidate[at], offer[at]
-        whole[ROW, at], whole[ORIGIN, at], whole[CAPPED, at] = named.row[i], named.origin[i], named.capped[i]
-        parts[SCORE, at] = named.score[i]
-        if o < 0:
-            whole[CAMPAIGN, at] = whole[NAMED, at] = -1
-            parts[VALUE, at] = parts[BASE, at] = named.value[i]
-            continue
-        whole[CAMPAIGN, at], whole[NAMED, at] = named.offer_campaign[o], named.offer_named[o]
-        whole[CAPPED, at] |= named.offer_capped[o]
-        parts[VALUE, at], parts[BASE, at] = named.offer_value[o], named.offer_base[o]
-    return whole, parts
+# Rows of `Grid.whole` and `Grid.parts`. A grid that was made of lists has the first five and the first three.
+ROW, ORIGIN, CAMPAIGN, NAMED, CAPPED, SLOT, POSITION, CREATIVE, FLAGS, RULE, BY, PINNED_AT = range(12)
+REASON, KEY, CAMPAIGN_KEY, WHOLE = range(12, 16)
+SCORE, VALUE, BASE, TAG, SHOWN, DISPLAYS, CLICKS, CONVERTS, PARTS = range(9)

@@ -208,14 +208,20 @@ def organic_values(
     """p·gain − loss of every row, with the customer's own gain where it is measured, into `worth`."""
     for j in range(len(rows)):
         row = rows[j]
-        chance = p[j]
-        if not 0 <= chance <= 1:  # NaN among them
-            chance = np.float32(0) if not chance > 1 else np.float32(1)
         place = measured[row]
         own = gain[row]
         if place >= 0:
             own = click[row] + delta[place] * convert[row] - use[place] * cost[row]
-        worth[j] = chance * own - loss[row]
+        worth[j] = organic_value(p[j], own, loss[row])
+
+
+@jit
+def organic_value(p: np.float32, gain: np.float32, loss: np.float32) -> np.float32:
+    """p·gain − loss of one row; a p that is not a number counts as 0."""
+    chance = p
+    if not 0 <= chance <= 1:  # NaN among them
+        chance = np.float32(0) if not chance > 1 else np.float32(1)
+    return chance * gain - loss
 
 
 @jit

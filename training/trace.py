@@ -25,6 +25,7 @@ from serving.headroom import Headroom
 from serving.live import Live
 from serving.market import Market
 from serving.page import RULES
+from serving.page_state import O_BASE, O_CAMPAIGN, O_CANDIDATE, O_VALUE
 from serving.pipeline import Page
 from serving.pipeline import Trace as Timings
 from serving.reasons import Drop, Reason
@@ -280,7 +281,8 @@ def _lost(one: Traced, item: str, row: int, slots: Sequence[str]) -> dict[str, A
     bare = [asked.spec.name for asked in one.decision.query.slots if not _creative(one, row, asked)]
     if bare and set(slots) <= set(bare):
         return _because(item, "no_creative", "nothing approved can be rendered in the slots that take it")
-    offers = [_offer(one, j) for j in np.flatnonzero(one.market.offers.candidate == at).tolist()]
+    on = np.flatnonzero(one.market.offers[:, O_CANDIDATE] == at)
+    offers = [_offer(one, j) for j in on.tolist()]
     why = "others were worth more there, or a rule of the page (category, kind, exclusion, pin) held it"
     return _because(
         item, "outranked", why, value_cny=_number(mine), offers=offers, least_value_of_slots_cny=worth
@@ -288,11 +290,11 @@ def _lost(one: Traced, item: str, row: int, slots: Sequence[str]) -> dict[str, A
 
 
 def _offer(one: Traced, j: int) -> dict[str, Any]:
-    offers = one.market.offers
+    market = one.market
     return {
-        "campaign": _campaign(one.live, int(offers.campaign[j])),
-        "value_cny": _number(offers.value[j]),
-        "without_prices_cny": _number(offers.base[j]),
+        "campaign": _campaign(one.live, int(market.offers[j, O_CAMPAIGN])),
+        "value_cny": _number(market.worth[j, O_VALUE]),
+        "without_prices_cny": _number(market.worth[j, O_BASE]),
     }
 
 

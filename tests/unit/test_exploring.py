@@ -148,7 +148,7 @@ def test_places_filled_from_behind_hold_the_same_lotteries():
         assert made.candidate.tolist() == seats.grid.candidate.tolist()
         same = [ROW, CAMPAIGN]
         assert made.whole[same].tolist() == seats.grid.whole[same, :p].tolist()
-        assert made.parts.tolist() == seats.grid.parts[:, :p].tolist()
+        assert made.parts.tolist() == seats.grid.parts[: len(made.parts), :p].tolist()
         capped = [market.slot_capped[slot] for slot in seats.slot]
         own = seats.grid.whole[CAPPED, :p].astype(bool) | capped
         assert (made.whole[CAPPED] & RESERVES > 0).tolist() == own.tolist()

@@ -208,8 +208,9 @@ def test_of_two_rules_on_an_item_the_tighter_is_looked_at():
 
 
 def test_an_exclusion_group_is_not_given_up_for_a_contact_rule():
-    counters = _Counters()
-    room = np.full((3, 2), -1, np.int32)
+    none = np.zeros(0, np.int32)
+    counters = _Counters(none, none)
+    room = np.full((3, 2), -1, np.int64)
     group = counters.group(0, 1)
     room[0, 1] = group
     counters.tighten(room, np.full(3, loose := counters.add(5), np.int32))
