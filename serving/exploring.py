@@ -140,8 +140,8 @@ def explored(
         standing = np.array([spare.row for spare in seats.spares.values()], np.int32)
     while True:
         held, turned = hold(
-            rows, market.value, market.option_capped, market.option_room, candidates.score, candidates.origin,
-            items, *grid, standing, slots, banned, bits, _SALTS, scratch, told,
+            rows, market.value, market.options, candidates.score, candidates.origin, items,
+            *grid, standing, slots, banned, bits, _SALTS, scratch, told,
         )  # fmt: skip
         if not held:
             return None
@@ -159,7 +159,7 @@ def explored(
 
 def _slots(query: Query, live: Live, market: Market) -> NDArray[np.float64] | None:
     """What `hold` needs of the slots, the same for pages of the same ones; None: none of them explores."""
-    asked = tuple([one.spec.index for one in query.slots]), market.slot_capped
+    asked = market.slots, market.slot_capped
     held = live.lottery_slots.get(asked, _UNKNOWN)
     if held is not _UNKNOWN:
         return held

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.compiled import loops
+from serving.page_state import I_CAPPED, I_KIND, I_ROOM
 from serving.seats import BASE, CAMPAIGN, CAPPED, RESERVES, ROW, RULED, VALUE
 from serving.splitting_kernel import part as part_of
 
@@ -48,8 +49,7 @@ SCRATCH: Final = _LISTED + 2 * LISTS
 def hold(
     rows: NDArray[np.int32],
     value: NDArray[np.float32],
-    capped: NDArray[np.uint8],
-    room: NDArray[np.int32],
+    options: NDArray[np.int64],
     score: NDArray[np.float32],
     origin: NDArray[np.uint32],
     items: NDArray[Any],
@@ -79,7 +79,7 @@ def hold(
     """
     list_of, end, head, hopeful = scratch[_LIST], scratch[_END], scratch[_HEAD], scratch[_HOPEFUL]
     listed, hoped = scratch[_LISTED : _LISTED + LISTS], scratch[_LISTED + LISTS :]
-    lists = _free(rows, value, capped, room, items, candidate, spares, list_of)
+    lists = _free(rows, value, options, candidate, spares, list_of)
     _by_kind(value, list_of, ranked, lists, listed, end)
     news = 0.0
     for slot in range(len(slots)):
@@ -231,9 +231,7 @@ def afforded(own: float, one: float, two: float, each: float, other: float, budg
 def _free(
     rows: NDArray[np.int32],
     value: NDArray[np.float32],
-    capped: NDArray[np.uint8],
-    room: NDArray[np.int32],
-    items: NDArray[Any],
+    options: NDArray[np.int64],
     candidate: NDArray[np.int32],
     spares: NDArray[np.int32],
     list_of: NDArray[np.int32],
@@ -242,8 +240,9 @@ def _free(
     nothing, is on the page or stands by. How many lists there are."""
     n, lists = len(rows), 1
     for i in range(n):
-        free = (capped[i] == 0) & (value[i] > 0) & (room[i, 0] < 0) & (room[i, 1] < 0)
-        list_of[i] = items[rows[i]].kind + 1 if free else _GONE
+        free = (options[i, I_CAPPED] == 0) & (value[i] > 0) & (options[i, I_ROOM] < 0)
+        free &= options[i, I_ROOM + 1] < 0
+        list_of[i] = options[i, I_KIND] + 1 if free else _GONE
         lists = max(lists, list_of[i] + 1)
     for at in range(len(candidate)):
         if candidate[at] >= 0:

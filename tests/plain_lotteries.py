@@ -10,6 +10,7 @@ import numpy as np
 
 from serving.exploring_kernel import ASK, HOPE, LEAST, NOTHING, SHOWN
 from serving.live import LOTTERY_ITEM
+from serving.page_state import I_CAPPED, I_KIND, I_ROOM
 from serving.seats import BASE, CAMPAIGN, CAPPED, RESERVES, ROW, RULED, VALUE
 from serving.splitting import part_of
 
@@ -43,6 +44,9 @@ def random_page(rng: np.random.Generator, rows: int = 80, places: int = 9) -> di
     items["kind"], items["members"] = rng.integers(1, 3, rows), rng.integers(0, 8, rows)
     items["unsure"] = np.where(rng.random(rows) < 0.5, rng.uniform(0.1, 0.5, rows), 0)
     items["picks"][:, :S] = np.where(rng.random((rows, S)) < 0.1, NOTHING, -1)
+    options = np.zeros((N, I_CAPPED + 1), np.int64)
+    options[:, I_CAPPED], options[:, I_KIND] = rng.random(N) < 0.1, items["kind"][found]
+    options[:, I_ROOM : I_ROOM + 2] = np.where(rng.random((N, 2)) < 0.1, 1, -1)
     whole, parts = np.zeros((5, places + 2), np.int64), rng.uniform(0.5, 2, (3, places + 2))
     on_page = rng.choice(rows, places, replace=False)  # some of them from behind: no candidates
     met = np.isin(on_page, found)
@@ -53,8 +57,7 @@ def random_page(rng: np.random.Generator, rows: int = 80, places: int = 9) -> di
     return {
         "rows": found,
         "value": value,
-        "capped": (rng.random(N) < 0.1).astype(np.uint8),
-        "room": np.where(rng.random((N, 2)) < 0.1, 1, -1).astype(np.int32),
+        "options": options,
         "score": rng.random(N).astype(np.float32),
         "origin": rng.integers(1, 2**31, N).astype(np.uint32),
         "items": items,
@@ -74,12 +77,15 @@ def random_page(rng: np.random.Generator, rows: int = 80, places: int = 9) -> di
 def plain_hold(**given: Any) -> Held:
     """Place by place."""
     rows, value, whole, parts = given["rows"].tolist(), given["value"], given["whole"], given["parts"]
-    slot_of, items = given["slot_of"].tolist(), given["items"]
+    slot_of, items, options = given["slot_of"].tolist(), given["items"], given["options"]
     taken = {*whole[ROW, : len(slot_of)].tolist(), *given["spares"].tolist()}
     free = [
         at
         for at, row in enumerate(rows)
-        if value[at] > 0 and not given["capped"][at] and (given["room"][at] < 0).all() and row not in taken
+        if value[at] > 0
+        and not options[at, I_CAPPED]
+        and (options[at, I_ROOM : I_ROOM + 2] < 0).all()
+        and row not in taken
     ]
     held = Held([], [], [], [], [], [])
     for place, slot in enumerate(slot_of):

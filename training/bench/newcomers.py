@@ -21,6 +21,7 @@ from serving.live import LOTTERY_ITEM
 from serving.newcomer_pages import Watched, counted
 from serving.newcomers import KNOWN, Newcomers
 from serving.newcomers_kernel import correct
+from serving.page_state import I_CAPPED, I_ROOM
 from serving.seats import BASE, CAMPAIGN, ROW, SCORE, VALUE
 from serving.splitting import salt_of
 from training.bench.tally import Tally
@@ -96,9 +97,10 @@ def _page(word: np.ndarray, told: Newcomers, share: float) -> list[Any]:
     items["members"], items["unsure"], items["picks"] = 1, told.unsure, -1
     slots = np.ones((1, SHOWN + PLACES))
     slots[0, :SHOWN] = 0, FLOOR, share, 1, 0, 0
-    none = np.full((len(p), 2), -1, np.int32), p, np.zeros(len(p), np.uint32)
+    options = np.zeros((len(p), I_CAPPED + 1), np.int64)
+    options[:, I_ROOM : I_ROOM + 2] = -1
     return [
-        np.arange(len(p), dtype=np.int32), p, np.zeros(len(p), np.uint8), *none, items,
+        np.arange(len(p), dtype=np.int32), p, options, p, np.zeros(len(p), np.uint32), items,
         np.zeros(PLACES, np.int32), top.astype(np.int32), whole, parts, order.astype(np.int32),
         np.zeros(0, np.int32), slots, np.empty((0, 0), np.bool_),
     ]  # fmt: skip
@@ -109,6 +111,6 @@ def _shown(page: list[Any], bits: int) -> np.ndarray:
     scratch, told = np.empty((SCRATCH, LISTS), np.int32), np.empty((TOLD, PLACES))
     given: list[Any] = [*page, bits, _SALTS, scratch, told]
     _, turned = hold(*given)
-    shown: np.ndarray = page[9][ROW].copy()
+    shown: np.ndarray = page[8][ROW].copy()
     shown[told[PLACE, :turned].astype(int)] = told[NOW_ROW, :turned].astype(int)
     return shown
