@@ -10,8 +10,9 @@ reservation keep their creative, because a cap may count it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,18 +22,16 @@ from serving.bandit import HOUR_S, Learned, Table, cell_of, untold
 from serving.domain import ArmDraw, Lottery
 from serving.experiments import Assigned
 from serving.exploring import bits_of, signed
-from serving.placed import Columns, Placements
+from serving.live import CreativeAsked, CreativeChoice, Live
+from serving.seats import Seats
 from serving.splitting import part_of, salt_of
 from serving.splitting_kernel import split
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from serving.domain import Effort, Query
 
-    from serving.domain import Effort, Placement, Query
-    from serving.live import Live
 
 SETTLE_S: Final = 300.0  # after the hour; a version is written and taken up each minute
-NO_BUDGET: Final = 1.0
 _NOT_ADAPTIVE: Final[tuple[tuple[Assigned, ...], tuple[str, ...]]] = (), ()
 MOST_KEPT: Final = 20_000
 NO_PARTS: Final[list[float]] = []
@@ -46,45 +45,65 @@ def _salts(places: int) -> NDArray[np.uint64]:
 _SALTS: Final = _salts(256)
 
 
-def drawn_creatives(
-    query: Query, live: Live, effort: Effort, placements: Sequence[Placement]
-) -> tuple[Sequence[Placement], tuple[Lottery, ...]]:
-    """The page with drawn creatives, and the lotteries: `keys` are key32s of creatives, the page's own first.
+class Draws(Sequence[Lottery]):
+    """The lotteries of creatives on a page; objects when somebody looks at them, off the request's path."""
 
-    Nothing where the customer is not to be profiled, and on lower rungs.
+    __slots__ = ("_held", "_made")
+
+    def __init__(self, held: list[tuple[int, tuple[int, ...], tuple[float, ...], int]]) -> None:
+        self._held = held
+        self._made: tuple[Lottery, ...] | None = None
+
+    @property
+    def made(self) -> tuple[Lottery, ...]:
+        if self._made is None:
+            self._made = tuple([Lottery(*one) for one in self._held])
+        return self._made
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @overload
+    def __getitem__(self, at: int) -> Lottery: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Lottery]: ...
+    def __getitem__(self, at: int | slice) -> Lottery | Sequence[Lottery]:
+        return self.made[at]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self.made == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(self.made)
+
+
+def drawn_creatives(
+    query: Query, live: Live, effort: Effort, seats: Seats, segment: int, bits: int | None = None
+) -> Sequence[Lottery]:
+    """Draws creatives for `seats`, and gives the lotteries: `keys` are key32s, the page's own first.
+
+    Nothing where the customer is not to be profiled, and on lower rungs. `bits`: of the decision, where they
+    are known.
     """
+    creatives = seats.creative
     if effort != "full" or not query.profiling:
-        return placements, ()
-    columns = Columns.of(placements)
-    if max(columns.creative, default=-1) < 0:  # titles of their own everywhere: nothing to choose from
-        return placements, ()
-    slots = [asked.spec for asked in query.slots]
-    if not any(spec.explore for spec in slots):
-        return placements, ()
-    shown, keyed = list(columns.creative), list(columns.creative_key)
-    lotteries: list[Lottery] = []
-    cell, parts = cell_of(int(query.customer.get("segment"))), NO_PARTS
-    for index, creative in enumerate(columns.creative):
-        if creative < 0 or columns.capped[index]:
+        return ()
+    held: list[tuple[int, tuple[int, ...], tuple[float, ...], int]] = []
+    cell, parts = cell_of(segment), NO_PARTS
+    for at in [at for at, own in enumerate(creatives) if own >= 0]:  # the others have titles of their own
+        spec = query.slots[seats.slot[at]].spec
+        if not spec.explore or seats.capped[at]:
             continue
-        spec = slots[columns.slot[index]]
-        if not spec.explore:
+        row, own, campaign = seats.row[at], creatives[at], seats.campaign[at]
+        asked = row, own, campaign, spec.layout_code, cell, spec.explore_budget
+        found = live.draws.get(asked) or _choice(query, live, asked)
+        if len(found.keys) < 2:
             continue
-        row, key = columns.row[index], columns.key[index]
-        choices, keys = _options(query, live, row, creative, columns.campaign[index], spec.layout_code)
-        if len(choices) < 2:
-            continue
-        asked = key, cell, keys, spec.explore_budget
-        chances = live.chances.get(asked)
-        if chances is None:
-            chances = kept(live.chances, asked, chances_of(live.learned, *asked))
-        parts = parts or _parts(query, len(columns.creative))
-        drawn = pick(chances, parts[index])
-        lotteries.append(Lottery(index, keys, chances, drawn))
-        shown[index], keyed[index] = choices[drawn], keys[drawn]
-    if not lotteries:
-        return placements, ()
-    return Placements(columns._replace(creative=shown, creative_key=keyed)), tuple(lotteries)
+        parts = parts or _parts(bits_of(query) if bits is None else bits, len(creatives))
+        drawn = pick(found.chances, parts[at])
+        held.append((at, found.keys, found.chances, drawn))
+        creatives[at] = found.creatives[drawn]
+    return Draws(held) if held else ()
 
 
 def drawn_arms(
@@ -104,7 +123,7 @@ def drawn_arms(
         options, names = adaptive.get(name, _NOT_ADAPTIVE)
         if one.forced or len(options) < 2:
             continue
-        asked = group_of(name), cell, names, NO_BUDGET
+        asked = group_of(name), cell, names
         chances = live.chances.get(asked)
         if chances is None:
             table = live.learned.tables.get(asked[0])
@@ -129,11 +148,11 @@ def group_of(experiment: str) -> int:
     return key64(f"experiment:{experiment}")
 
 
-def _parts(query: Query, places: int) -> list[float]:
+def _parts(bits: int, places: int) -> list[float]:
     """By place, a number in [0, 1) of the decision."""
     salts = _SALTS if places <= len(_SALTS) else _salts(places)
     told = np.empty(places)
-    split(signed(bits_of(query)), salts[:places], told)
+    split(signed(bits), salts[:places], told)
     parts: list[float] = told.tolist()
     return parts
 
@@ -146,21 +165,15 @@ def kept(memo: dict[Any, T], name: Any, value: T) -> T:
     return value
 
 
-def _options(
-    query: Query, live: Live, row: int, shown: int, campaign: int, layout: int
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Indices of the creatives that may stand there, the page's own first, and their key32s; remembered where
-    they are the same at any time.
-    """
-    name = row, shown, campaign, layout
-    found = live.choices.get(name)
-    if found is None:
-        text = live.texts[row]
-        choices = _choices(query, live, row, shown, campaign, layout)
-        found = choices, tuple([text.creatives[choice].key for choice in choices])
-        if text.timeless:
-            kept(live.choices, name, found)
-    return found
+def _choice(query: Query, live: Live, asked: CreativeAsked) -> CreativeChoice:
+    """What may stand at a place, and its chances; remembered where that is the same at any time."""
+    row, shown, campaign, layout, cell, budget = asked
+    text = live.texts[row]
+    choices = _choices(query, live, row, shown, campaign, layout)
+    keys = tuple([text.creatives[choice].key for choice in choices])
+    chances = chances_of(live.learned, int(live.keys[row]), cell, keys, budget) if len(keys) > 1 else ()
+    found = CreativeChoice(choices, keys, chances)
+    return kept(live.draws, asked, found) if text.timeless else found
 
 
 def _choices(query: Query, live: Live, row: int, shown: int, campaign: int, layout: int) -> tuple[int, ...]:

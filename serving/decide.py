@@ -89,8 +89,9 @@ def decide(
     lost = tuple(trace.failed) + (("killed",) if live.kills.everything else ())
     start = trace.start()
     drawn = explored(query, live, ranked, market, chosen) if effort == "full" and query.profiling else None
-    decided, spares = _placements(page, live, chosen, drawn)
-    placements, draws = drawn_creatives(query, live, effort, decided)
+    bits = drawn.bits if drawn is not None else None
+    draws = drawn_creatives(query, live, effort, chosen, page.segment, bits)
+    placements, spares = _placements(page, live, chosen, drawn)
     decision = Decision(
         query=query,
         bundle=live.bundle.version,

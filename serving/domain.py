@@ -246,7 +246,7 @@ class Decision:
     refused: tuple[Refused, ...] = ()  # what the ledger or a lease did not give
     met: Met | None = None
     arms: tuple[Assigned, ...] = ()  # of experiments, by layer
-    draws: tuple[Lottery, ...] = ()  # of creatives, by the bandit: `keys` are key32s
+    draws: Sequence[Lottery] = ()  # of creatives, by the bandit: `keys` are key32s
     arm_draws: tuple[ArmDraw, ...] = ()  # of adaptive experiments
     learned: str | None = None  # version of the bandit
     ghosts: tuple[Ghost, ...] = ()  # what campaigns held out from this customer would have got

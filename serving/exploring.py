@@ -60,7 +60,7 @@ _UNKNOWN: Final = np.empty((0, 0))  # told from what is known by being this very
 class Lotteries(Sequence[Lottery]):
     """The lotteries of a page as arrays; objects when somebody looks at them, off the request's path."""
 
-    __slots__ = ("_held", "_keys", "_made", "_rows", "_told", "_whole")
+    __slots__ = ("_held", "_keys", "_made", "_rows", "_told", "_whole", "bits")
 
     def __init__(
         self,
@@ -69,10 +69,12 @@ class Lotteries(Sequence[Lottery]):
         whole: NDArray[np.int64],
         rows: NDArray[np.int32],
         keys: NDArray[np.uint64],
+        bits: int,
     ) -> None:
         """How many; `told` by place as `hold` fills it; `whole`: of serving.seats.Grid, the page without
-        lotteries; `rows` are the candidates', `keys` the catalogue's.
+        lotteries; `rows` are the candidates', `keys` the catalogue's; `bits` of the decision.
         """
+        self.bits = bits
         self._held, self._told, self._whole, self._rows, self._keys = held, told, whole, rows, keys
         self._made: tuple[Lottery, ...] | None = None
 
@@ -154,7 +156,7 @@ def explored(
             break
     if turned:
         _turn(query, live, seats, told[PLACE:, :turned].T.tolist(), english)
-    return Lotteries(held, told, grid.whole, rows, live.keys)
+    return Lotteries(held, told, grid.whole, rows, live.keys, bits)
 
 
 def _slots(query: Query, live: Live, market: Market) -> NDArray[np.float64] | None:
@@ -258,8 +260,8 @@ def bits_of(query: Query) -> int:
 
 
 def signed(bits: int) -> int:
-    """The same 64 bits as loops take them."""
-    return bits - (1 << 64) if bits >> 63 else bits
+    """The same 64 bits as loops take them; also of some that are signed already."""
+    return bits - (1 << 64) if bits >> 63 > 0 else bits
 
 
 def _digest(query: Query) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,18 @@ LOTTERY_ITEM: Final = np.dtype(
     ],
     align=True,
 )
+
+
+# Row, creative, campaign (−1 none), layout code, the bandit's cell, and the slot's budget for exploring.
+CreativeAsked = tuple[int, int, int, int, int, float]
+
+
+class CreativeChoice(NamedTuple):
+    """Indices of an item's creatives that may stand at a place, their key32s and chances."""
+
+    creatives: tuple[int, ...]
+    keys: tuple[int, ...]
+    chances: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +139,9 @@ class Live:
     _tables: dict[bool, NDArray[np.int16]] = field(default_factory=dict, repr=False)
     _lottery_items: dict[bool, NDArray[np.void]] = field(default_factory=dict, repr=False)
     _bare: set[bool] = field(default_factory=set, repr=False)
-    choices: dict[tuple[int, int, int, int], tuple[tuple[int, ...], tuple[int, ...]]] = field(
-        default_factory=dict, repr=False
-    )  # of creatives, and by `learned` their chances: serving.bandit_draws
-    chances: dict[tuple[int, int, tuple[int | str, ...], float], tuple[float, ...]] = field(
+    # By `learned`: creatives at a place, and arms of adaptive experiments by group, cell and names.
+    draws: dict[CreativeAsked, CreativeChoice] = field(default_factory=dict, repr=False)
+    chances: dict[tuple[int, int, tuple[str, ...]], tuple[float, ...]] = field(
         default_factory=dict, repr=False
     )
     lottery_slots: dict[object, NDArray[np.float64] | None] = field(default_factory=dict, repr=False)
@@ -151,7 +162,13 @@ class Live:
         for held in items.values():
             held["unsure"] = newcomers.unsure
         return replace(
-            self, learned=learned, newcomers=newcomers, variants=variants, _lottery_items=items, chances={}
+            self,
+            learned=learned,
+            newcomers=newcomers,
+            variants=variants,
+            _lottery_items=items,
+            draws={},
+            chances={},
         )
 
     def under(self, arms: Iterable[int]) -> Live:

@@ -159,7 +159,7 @@ class TestPages:
         live = live_of()
         drawn = decided(live)
         quiet = decide(replace(drawn.query, profiling=False), live)
-        assert quiet.draws == () and decided(live_of(0.0)).draws == ()
+        assert not quiet.draws and not decided(live_of(0.0)).draws
         again = decided(live)
         assert again.draws == drawn.draws and again.placements == drawn.placements
 

@@ -41,9 +41,11 @@ DISTINCT: Final = 500  # audience rules that campaigns share
 SLOTS: Final = ("home.banner", "home.shelf", "home.popup", "home.benefits", "home.feed")
 
 
-def live_of(items: int, campaigns: int, slots: int, seed: int) -> Live:
-    """A Live of so many items, campaigns and slots (copies of the canonical six), priced."""
-    bundle, plan = world_of(items, campaigns, slots, seed)
+def live_of(items: int, campaigns: int, slots: int, seed: int, creatives: int = 0) -> Live:
+    """A Live of so many items, campaigns and slots (copies of the canonical six), priced; so many creatives
+    of each activity.
+    """
+    bundle, plan = world_of(items, campaigns, slots, seed, creatives)
     live = build_live(bundle, (), plan)
     live.plan.audiences.warm()
     rng = np.random.default_rng([seed, 3])
@@ -103,15 +105,15 @@ def blobs_of(keys: NDArray[np.uint64], history: int, rng: np.random.Generator) -
     )
 
 
-def world_of(items: int, campaigns: int, slots: int, seed: int) -> tuple[Bundle, Plan]:
+def world_of(items: int, campaigns: int, slots: int, seed: int, creatives: int = 0) -> tuple[Bundle, Plan]:
     """The bundle and the plan alone."""
-    bundle = bundle_of(items, seed)
+    bundle = bundle_of(items, seed, creatives)
     return bundle, check_plan(plan_of(bundle, campaigns, slots, seed))
 
 
-def bundle_of(many: int, seed: int) -> Bundle:
+def bundle_of(many: int, seed: int, creatives: int = 0) -> Bundle:
     rng = np.random.default_rng([seed, 1])
-    compiled = compile_items(_items(many, rng))
+    compiled = compile_items(_items(many, rng, creatives))
     kinds = np.ascontiguousarray(compiled.table["kind"])
     topic = rng.integers(0, TOPICS, many)
     centre = rng.normal(0, 0.5, (TOPICS, WIDTH))
@@ -133,7 +135,7 @@ def bundle_of(many: int, seed: int) -> Bundle:
     )
 
 
-def _items(many: int, rng: np.random.Generator) -> list[Item]:
+def _items(many: int, rng: np.random.Generator, creatives: int) -> list[Item]:
     kinds = np.repeat(np.arange(len(KINDS)), np.maximum(1, np.round(np.array(SHARES) * many).astype(int)))
     kinds = rng.permutation(np.resize(kinds, many))
     return [
@@ -144,10 +146,19 @@ def _items(many: int, rng: np.random.Generator) -> list[Item]:
                 "title": {"zh": f"物品{number}", "en": f"Item {number}"},
                 "category": f"{KINDS[kind]}/c{number % 7}",
                 "action": f"app://i/{number}",
+                **({"creatives": _creatives(number, creatives)} if KINDS[kind] == "activity" else {}),
                 **({"risk_class": 1 + number % 5} if KINDS[kind] == "product" and number % 3 == 0 else {}),
             }
         )
         for number, kind in enumerate(kinds.tolist())
+    ]
+
+
+def _creatives(item: int, many: int) -> list[dict[str, Any]]:
+    layouts = ["banner", "popup", "feed"]
+    return [
+        {"id": f"i{item}-{number}", "title": f"创意{number}", "layouts": layouts, "state": "live"}
+        for number in range(many)
     ]
 
 
