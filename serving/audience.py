@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,14 +28,17 @@ from serving.audience_columns import Columns as Columns
 from serving.audience_columns import Logs as Logs
 from serving.audience_columns import Selected as Selected
 from serving.audience_columns import select
-from serving.audience_facts import NO_LOOKUPS, Decoder
+from serving.audience_facts import NO_LOOKUPS
 from serving.audience_facts import Lookups as Lookups
 from serving.audience_facts import lookups_of as lookups_of
 from serving.audience_network import AudienceError as AudienceError
 from serving.audience_network import Builder, Dictionary, Network
 from serving.audience_rules import Rule as Rule
 from serving.audience_rules import parse_rule as parse_rule
-from serving.predicates import COMPUTED_FROM, Attributed, Predicates, arranged
+from serving.predicates import Attributed, Predicates, arranged
+
+if TYPE_CHECKING:
+    from serving.audience_kernel import Evaluator
 
 NO_TAGS: Final = TagDictionary()
 
@@ -53,7 +56,7 @@ class CompiledAudiences:
     problems: tuple[AudienceError, ...] = ()
     scores: tuple[tuple[str, float, bool], ...] = ()
     index: Mapping[str, int] = field(default_factory=dict)
-    _decoder: Decoder = field(default_factory=lambda: Decoder(arranged((), {})), repr=False)
+    _evaluator: list[Evaluator] = field(default_factory=list, repr=False)  # when first needed
 
     def __len__(self) -> int:
         return len(self.names)
@@ -62,14 +65,12 @@ class CompiledAudiences:
         """(A,) whether the customer is known to be in each audience. `now`: POSIX seconds."""
         if not self.names:
             return np.zeros(0, np.bool_)
-        # Imported late: Numba takes a while to load, and whoever only reads plans does not need it.
-        from serving.audience_kernel import evaluate
+        if not self._evaluator:
+            # Imported late: Numba takes a while to load, and whoever only reads plans does not need it.
+            from serving.audience_kernel import Evaluator
 
-        facts = self._decoder.facts(customer, lookups)
-        found = evaluate(
-            facts, self.predicates.tables, lookups.catalogue, self.network, float(now), COMPUTED_FROM
-        )
-        return found.view(np.bool_)
+            self._evaluator.append(Evaluator(self.predicates, self.network))
+        return self._evaluator[0].holds(customer, now, lookups)
 
     def warm(self) -> None:
         """Compile or load the machine code, so that no request waits for it (seconds, the first time)."""
@@ -124,7 +125,6 @@ def compile_audiences(
         problems=tuple(builder.problems),
         scores=tuple(builder.scores),
         index={name: i for i, name in enumerate(rules)},
-        _decoder=Decoder(predicates),
     )
 
 

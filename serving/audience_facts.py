@@ -8,33 +8,13 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from features.customer import Customer
 from features.ids import KINDS, key32
-from features.views import PROFILE, RECENT, RECENT_KEEP
+from features.views import PROFILE
 from serving.predicates import OF_CATEGORY, OF_KIND, Predicates
 
 SETS: Final = ("holdings", "attributes", "tags", "tags_off", "consents")
 _ITEM_COLUMNS: Final = ("kind", "category", "top_category")
-_NO_LOG: Final = np.zeros(0, RECENT)
-
-
-class Facts(NamedTuple):
-    """What a customer's records say; what is unknown holds anything."""
-
-    numbers: NDArray[np.float64]  # one per Predicates.columns
-    known: int  # the profile's known bits
-    raw: NDArray[np.uint8]  # bytes of the record, aligned
-    spots: NDArray[np.int64]  # where SETS begin and end in `raw`, two numbers each
-    audiences: NDArray[np.uint16]
-    audiences_known: bool
-    profiling: bool
-    items: NDArray[np.uint64]  # (h,) of the RECENT log, as the next three
-    times: NDArray[np.float64]
-    what: NDArray[np.uint8]
-    action: NDArray[np.uint16]
-    rows: NDArray[np.int32]  # (h,) of the items in the catalogue, -1 not there; none when nothing asks
-    complete: bool  # the log was never cut: it holds everything since the customer was first seen
-    log_known: bool
+TYPES: Final = ("u1", "u2", "u4", "u8", "f4", "f8")
 
 
 class Catalogue(NamedTuple):
@@ -68,65 +48,35 @@ def _nowhere(keys: NDArray[np.uint64]) -> NDArray[np.int32]:
 NO_LOOKUPS: Final = Lookups(_nowhere, Catalogue(np.zeros(0, "u1"), np.zeros(0, "u4"), np.zeros(0, "u4")))
 
 
-class Decoder:
-    """Facts of customers, for the columns that a plan's predicates compare.
+class Layout:
+    """Where in a packed record the columns lie that a plan's predicates compare.
 
-    The bytes that matter are gathered in one step, widest types first so that every piece stays aligned.
+    The bytes that matter (`gathered`) are taken out in one step, widest types first so that every piece stays
+    aligned: `spots` says where each of SETS begins and ends among them, two numbers each, and a row of `runs`
+    (r, 4) where the numbers of one type do: its code in TYPES, first byte, first column, number of columns.
+    `zone`: the column of the time zone, −1 none.
     """
 
     def __init__(self, found: Predicates) -> None:
-        self._columns = found.columns
-        self._zone = found.columns.index("tz") if "tz" in found.columns else -1
-        self._asks_items = bool(np.isin(found.tables.about, (OF_CATEGORY, OF_KIND)).any())
-        pieces = [_piece(name) for name in (*SETS, *(one for one in found.columns if one != "tz"))]
+        columns = found.columns
+        self.columns = len(columns)
+        self.zone = columns.index("tz") if "tz" in columns else -1
+        self.asks_items = bool(np.isin(found.tables.about, (OF_CATEGORY, OF_KIND)).any())
+        pieces = [_piece(name) for name in (*SETS, *(one for one in columns if one != "tz"))]
         pieces.sort(key=lambda piece: -piece[1].itemsize)
-        self._bytes = np.concatenate([np.arange(at, at + size) for _, _, at, size in pieces]).astype(np.intp)
+        self.gathered = np.concatenate([np.arange(at, at + size) for _, _, at, size in pieces])
         sets: dict[str, tuple[int, int]] = {}
-        runs: dict[str, list[int]] = {}  # type -> first and last byte, first and last column
+        runs: dict[str, list[int]] = {}
         start = 0
         for name, kind, _, size in pieces:
             if name in SETS:
                 sets[name] = start, start + size
             else:
-                column = found.columns.index(name)
-                run = runs.setdefault(kind.str, [start, start, column, column])
-                run[1], run[3] = start + size, column + 1
+                code = TYPES.index(kind.str[1:])
+                runs.setdefault(kind.str, [code, start, columns.index(name), 0])[3] += 1
             start += size
-        self._spots = np.array([sets[name] for name in SETS], np.int64).reshape(-1)
-        self._runs = [(np.dtype(kind), slice(*run[:2]), slice(*run[2:])) for kind, run in runs.items()]
-
-    def facts(self, customer: Customer, lookups: Lookups) -> Facts:
-        record = customer.profile
-        values = PROFILE.blank_record if record is None else record.values
-        raw = np.frombuffer(values.tobytes(), np.uint8)[self._bytes]
-        numbers = np.empty(len(self._columns))
-        for kind, where, columns in self._runs:
-            numbers[columns] = raw[where].view(kind)
-        if self._zone >= 0:
-            numbers[self._zone] = zone_number(bytes(values["tz"]))
-        audiences = customer.audiences
-        recent = customer.recent if customer.recent is not None else _NO_LOG
-        touched = recent["item"].copy()  # copies: aligned and writable, one type for the compiled code
-        return Facts(
-            numbers,
-            0 if record is None else int(record.known),
-            raw,
-            self._spots,
-            (_NO_AUDIENCES if audiences is None else audiences).copy(),
-            audiences is not None,
-            customer.profiling,
-            touched,
-            recent["at"].copy(),
-            recent["what"].copy(),
-            recent["action"].copy(),
-            lookups.rows(touched) if self._asks_items else _NO_ROWS,
-            len(recent) < RECENT_KEEP,
-            customer.recent is not None and customer.profiling,
-        )
-
-
-_NO_AUDIENCES: Final = np.zeros(0, np.uint16)
-_NO_ROWS: Final = np.zeros(0, np.int32)
+        self.spots = np.array([sets[name] for name in SETS], np.int64).reshape(-1)
+        self.runs = np.array([*runs.values()], np.int64).reshape(-1, 4)
 
 
 def zone_number(name: bytes) -> float:

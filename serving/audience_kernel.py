@@ -6,23 +6,32 @@ when a monotone and/or network over "known to hold" and "known not to hold" is.
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
-from features.compiled import jit
-from serving.audience_facts import Catalogue, Facts
+from features.compiled import loops
+from features.customer import Customer
+from features.past import own
+from features.views import PROFILE, RECENT, RECENT_KEEP
+from serving.audience_facts import Layout, Lookups, zone_number
 from serving.audience_network import Network
-from serving.predicates import Tables
+from serving.predicates import COMPUTED_FROM, Predicates
 
 Flags = NDArray[np.uint8]
+_NO_LOG: Final = np.zeros(0, RECENT)
+_NO_AUDIENCES: Final = np.zeros(0, np.uint16)
+_NO_ROWS: Final = np.zeros(0, np.int32)
 _OF_ITEM, _OF_CATEGORY = 1, 2  # of serving.predicates: constants of the compiled code
 
 
-@jit
+@loops
 def numbers(
     values: Flags,
     size: int,
     x: NDArray[np.float64],
+    usable: Flags,
     known: int,
     shift: NDArray[np.int64],
     zero: Flags,
@@ -30,8 +39,7 @@ def numbers(
     column: NDArray[np.int64],
     bound: NDArray[np.float64],
 ) -> None:
-    """AtLeast and Equal."""
-    usable = np.zeros(len(x), np.uint8)
+    """AtLeast and Equal. `usable`: scratch, as `x`."""
     for k in range(len(x)):
         there = (known >> shift[k]) & 1 == 1 and x[k] == x[k] and not (zero[k] == 1 and x[k] == 0.0)
         usable[k] = 1 if there else 0
@@ -47,7 +55,7 @@ def numbers(
         values[size + p] = (1 - holds) & usable[k]
 
 
-@jit
+@loops
 def held(
     values: Flags,
     size: int,
@@ -99,7 +107,7 @@ def held(
             values[p], values[size + p] = has, 1 - has
 
 
-@jit
+@loops
 def listed(
     values: Flags,
     size: int,
@@ -126,14 +134,11 @@ def listed(
         values[p], values[size + p] = has, proved & (1 - has)
 
 
-@jit
+@loops
 def happened(
     values: Flags,
     size: int,
-    items: NDArray[np.uint64],
-    times: NDArray[np.float64],
-    what: Flags,
-    action: NDArray[np.uint16],
+    log: NDArray[np.void],
     rows: NDArray[np.int32],
     complete: bool,
     now: float,
@@ -147,14 +152,14 @@ def happened(
     least: NDArray[np.int64],
     about: Flags,
     key: NDArray[np.uint64],
+    counts: NDArray[np.int64],
 ) -> None:
-    """Happened: one pass over the log, each entry against the atoms of its code alone."""
-    counts = np.zeros(len(within), np.int64)
+    """Happened: one pass over the log, each entry against the atoms of its code alone. `counts`: zeros."""
     oldest = now
-    for e in range(len(items)):
-        at = times[e]
+    for e in range(len(log)):
+        at = log[e]["at"]
         oldest = min(oldest, at)
-        code = np.int64(what[e]) << 16 | np.int64(action[e])
+        code = np.int64(log[e]["what"]) << 16 | np.int64(log[e]["action"])
         group = np.searchsorted(codes, code)
         if group == len(codes) or codes[group] != code:
             continue
@@ -164,7 +169,7 @@ def happened(
             if about[k] == 0:
                 counts[k] += 1
             elif about[k] == _OF_ITEM:
-                counts[k] += 1 if items[e] == key[k] else 0
+                counts[k] += 1 if log[e]["item"] == key[k] else 0
             elif rows[e] >= 0:
                 row = rows[e]
                 if about[k] == _OF_CATEGORY:
@@ -179,49 +184,111 @@ def happened(
         values[p], values[size + p] = enough, (1 - enough) & covered
 
 
-def evaluate(
-    facts: Facts, tables: Tables, catalogue: Catalogue, network: Network, now: float, computed_from: int
-) -> NDArray[np.uint8]:
-    """(A,) 1 where the audience's rule is TRUE of the customer."""
-    # Several calls with plain arrays: passing one call all of it in named tuples costs 8 µs more.
-    size = len_of(tables)
-    values = np.zeros(2 * size + len(network.either), np.uint8)
-    starts = tables.starts
-    if facts.known:
-        numbers(
-            values, size, facts.numbers, facts.known, tables.shift, tables.zero, starts, tables.column,
-            tables.bound,
-        )  # fmt: skip
+class Evaluator:
+    """The rules of a plan, over one customer after the other: one call of all loops."""
+
+    def __init__(self, predicates: Predicates, network: Network) -> None:
+        self._layout = layout = Layout(predicates)
+        self._size, self._nodes = len(predicates), len(network.either)
+        self._audiences, self._live = len(network.roots), len(predicates.tables.within)
+        self._constant = (layout.gathered, layout.spots, layout.runs, *predicates.tables, *network)
+
+    def holds(self, customer: Customer, now: float, lookups: Lookups) -> NDArray[np.bool_]:
+        """(A,) True where the audience's rule is TRUE of the customer."""
+        record, recent, audiences = customer.profile, customer.recent, customer.audiences
+        values, layout = PROFILE.blank_record if record is None else record.values, self._layout
+        raw = np.frombuffer(values.tobytes(), np.uint8)
+        log = own(_NO_LOG if recent is None else recent)
+        said = (
+            0 if record is None else int(record.known),
+            zone_number(bytes(values["tz"])) if layout.zone >= 0 else 0.0,
+            layout.zone,
+            audiences is not None,
+            customer.profiling,
+            recent is not None and customer.profiling,
+            len(log) < RECENT_KEEP,  # never cut: it holds everything since the customer was first seen
+            float(now),
+        )
+        # A copy: aligned and writable, one type for the compiled code.
+        ids = _NO_AUDIENCES if audiences is None else audiences.copy()
+        rows = lookups.rows(log["item"]) if layout.asks_items else _NO_ROWS
+        mine, numbers = np.empty(len(layout.gathered), np.uint8), np.empty(layout.columns)
+        usable, counts = np.empty(layout.columns, np.uint8), np.zeros(self._live, np.int64)
+        known = np.zeros(2 * self._size + self._nodes, np.uint8)
+        out = np.empty(self._audiences, np.bool_)
+        _evaluate(
+            *(*self._constant, raw, *said, ids, log, rows, *lookups.catalogue),
+            *(mine, numbers, usable, counts, known, out),
+        )
+        return out
+
+
+@loops
+def _evaluate(
+    gathered: NDArray[np.int64], spots: NDArray[np.int64], runs: NDArray[np.int64],
+    # serving.predicates.Tables
+    shift: NDArray[np.int64], zero: Flags, starts: NDArray[np.int64], column: NDArray[np.int64],
+    bound: NDArray[np.float64], holdings: NDArray[np.uint64], tokens: NDArray[np.uint32],
+    sibling_at: NDArray[np.int64], siblings: NDArray[np.uint32], bits: NDArray[np.int64],
+    audiences: NDArray[np.int64], contrary: NDArray[np.int64], codes: NDArray[np.int64],
+    code_at: NDArray[np.int64], within: NDArray[np.float64], least: NDArray[np.int64], about: Flags,
+    key: NDArray[np.uint64], sets: NDArray[np.int64],
+    # serving.audience_network.Network
+    either: Flags, child_at: NDArray[np.uint32], children: NDArray[np.uint32], roots: NDArray[np.uint32],
+    # the customer: the record's bytes, its known bits, the time zone and its column, what is known
+    raw: Flags, known: int, zone: float, zone_at: int, lists_known: bool, profiling: bool, log_known: bool,
+    complete: bool, now: float, ids: NDArray[np.uint16], log: NDArray[np.void], rows: NDArray[np.int32],
+    kinds: Flags, categories: NDArray[np.uint32], tops: NDArray[np.uint32],
+    # scratch, then what is found
+    mine: Flags, x: NDArray[np.float64], usable: Flags, counts: NDArray[np.int64], values: Flags,
+    out: NDArray[np.bool_],
+) -> None:  # fmt: skip
+    size = starts[len(starts) - 1]
+    if known:
+        for k in range(len(gathered)):
+            mine[k] = raw[gathered[k]]
+        for run in runs:
+            _read(mine[run[1] :], run[0], x[run[2] : run[2] + run[3]])
+        if zone_at >= 0:
+            x[zone_at] = zone
+        numbers(values, size, x, usable, known, shift, zero, starts, column, bound)
         held(
-            values, size, facts.known, tables.sets, facts.raw, facts.spots, starts, tables.holdings,
-            tables.tokens, tables.sibling_at, tables.siblings, tables.bits,
+            values, size, known, sets, mine, spots, starts, holdings, tokens, sibling_at, siblings, bits
         )  # fmt: skip
-    if facts.audiences_known and len(tables.audiences):
-        listed(
-            values, size, facts.audiences, facts.profiling, computed_from, starts, tables.audiences,
-            tables.contrary,
-        )  # fmt: skip
-    if facts.log_known and len(tables.within):
+    if lists_known:
+        listed(values, size, ids, profiling, COMPUTED_FROM, starts, audiences, contrary)
+    if log_known and len(within):
         happened(
-            values, size, facts.items, facts.times, facts.what, facts.action, facts.rows, facts.complete, now,
-            catalogue.kinds, catalogue.categories, catalogue.tops, starts, tables.codes, tables.code_at,
-            tables.within, tables.least, tables.about, tables.key,
+            values, size, log, rows, complete, now, kinds, categories, tops, starts, codes, code_at, within,
+            least, about, key, counts,
         )  # fmt: skip
-    return joined(values, 2 * size, network.either, network.child_at, network.children, network.roots)
+    joined(values, 2 * size, either, child_at, children, roots, out)
 
 
-def len_of(tables: Tables) -> int:
-    """P."""
-    return (
-        len(tables.column)
-        + len(tables.holdings)
-        + len(tables.tokens)
-        + len(tables.bits)
-        + (len(tables.audiences) + len(tables.within))
-    )
+@loops
+def _read(raw: Flags, code: int, x: NDArray[np.float64]) -> None:
+    """`x` from the packed numbers that `raw` begins with, of the type of this code in TYPES."""
+    if code == 0:
+        for k in range(len(x)):
+            x[k] = raw[k]
+    elif code == 1:
+        for k in range(len(x)):
+            x[k] = raw[2 * k : 2 * k + 2].view(np.uint16)[0]
+    elif code == 2:
+        for k in range(len(x)):
+            x[k] = raw[4 * k : 4 * k + 4].view(np.uint32)[0]
+    elif code == 3:
+        for k in range(len(x)):
+            x[k] = raw[8 * k : 8 * k + 8].view(np.uint64)[0]
+    elif code == 4:
+        for k in range(len(x)):
+            x[k] = raw[4 * k : 4 * k + 4].view(np.float32)[0]
+    else:
+        for k in range(len(x)):
+            x[k] = raw[8 * k : 8 * k + 8].view(np.float64)[0]
 
 
-@jit
+@loops
 def joined(
     values: Flags,
     first: int,
@@ -229,7 +296,8 @@ def joined(
     child_at: NDArray[np.uint32],
     children: NDArray[np.uint32],
     roots: NDArray[np.uint32],
-) -> Flags:
+    out: NDArray[np.bool_],
+) -> None:
     """The network over its literals: any = not all not, so that both are one straight line of code.
 
     A node has two children or more, so two need no loop.
@@ -243,7 +311,5 @@ def joined(
             all_of &= values[children[c]] ^ flip
             c += np.uint32(1)
         values[first + n] = all_of ^ flip
-    out = np.empty(len(roots), np.uint8)
     for a in range(len(roots)):
         out[a] = values[roots[a]]
-    return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,32 @@ from features.compiled import loops
 
 F4 = NDArray[np.float32]
 F8 = NDArray[np.float64]
+LINE: Final = 8  # numbers in a cache line
+
+
+class Room(NamedTuple):
+    """Where histories of up to `h` items are folded in, one after the other: a call of the loop has it to
+    itself, for it keeps Python's lock. Rows begin with a cache line, else reading takes twice as long.
+    """
+
+    x: F8  # (d,)
+    used: F8  # (3, h + 1)
+    both: F8  # (2, h + 1, d + 1), as the next two at least
+    across: F8  # (d + 1, h + 1)
+    system: F8  # (h + 1, h + 1)
+
+    @classmethod
+    def of(cls, h: int, d: int) -> Room:
+        high, wide = -(-(h + 1) // LINE) * LINE, -(-(d + 1) // LINE) * LINE
+        shapes = ((d,), (3, high), (2, high, wide), (wide, high), (high, high))
+        return cls(*(_aligned(shape) for shape in shapes))
+
+
+def _aligned(shape: tuple[int, ...]) -> F8:
+    size = int(np.prod(shape))
+    room = np.zeros(size + LINE)
+    first = -room.ctypes.data % (8 * LINE) // 8
+    return room[first : first + size].reshape(shape)
 
 
 class Solved(NamedTuple):
@@ -22,18 +48,17 @@ class Solved(NamedTuple):
     mean: F8  # (d,) of the prior, τ · A⁻¹
     weights: F4  # (t, d) of its tokens, τ · A⁻¹
     alpha: float  # confidence c = 1 + alpha · evidence
+    room: Room
 
 
 def folded(of: Solved, rows: NDArray[np.int32], said: F4, tokens: NDArray[np.intp]) -> tuple[F4, int]:
     """(d,) the prior of the tokens (rows of `weights`) updated by a history, and how many of its items count.
 
-    `rows` (h,) with their evidence `said`; those beyond the table, and those without a vector, say nothing.
+    `rows` (h,), as many as there is room for, with their evidence `said`; those beyond the table, and those
+    without a vector, say nothing.
     """
-    h, d = len(rows), of.vectors.shape[1]
-    x, found, used = np.empty(d), np.empty(d, np.float32), np.empty((3, h + 1))
-    both, across = np.empty((2, h + 1, d + 1)), np.empty((d + 1, h + 1))
-    system = np.empty((h + 1, h + 1))
-    n = _folded(*of, rows, said, tokens, x, used, both, across, system, found)
+    found = np.empty(of.vectors.shape[1], np.float32)
+    n = _folded(*of[:-1], rows, said, tokens, *of.room, found)
     return found, n
 
 

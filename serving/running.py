@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from serving.pipeline import Page, Source, Understanding
 from serving.scorers import Blended
 from serving.shortlist import promising, shelf_of, side_by_side
 from serving.worth import OfferWorth
+
+if TYPE_CHECKING:
+    from serving.prices import PriceColumns
 
 PER_SLOT: Final = 24  # offers of a slot that are looked at closely
 EVERYBODY: Final = -1
@@ -78,6 +81,17 @@ def bounds_of(campaigns: Campaigns, c: int) -> list[CapSpec]:
     return [cap for cap in own if cap.scope == "campaign"]
 
 
+class _Place(NamedTuple):
+    """What is the same for all pages of a surface and org: what is of there, and with what is open now (as
+    these calendars and prices say) what might run.
+    """
+
+    here: Mask
+    opened: Mask
+    price: PriceColumns | None
+    might: Mask
+
+
 class Running(Understanding):
     """Sets `page.running`, (C,) bool. When it fails, no campaign runs on the page."""
 
@@ -98,7 +112,7 @@ class Running(Understanding):
         self._audience = campaigns.audience
         self._everybody = campaigns.audience == EVERYBODY
         self._asks = bool((~self._everybody).any())
-        self._places: dict[tuple[str, int, int], Mask] = {}
+        self._places: dict[tuple[str, int, int], _Place] = {}
         self._quotas = [[campaigns.quotas[q].key for q in of] for of in campaigns.quota_of]
         self._with_quota = [c for c, keys in enumerate(self._quotas) if keys]
         capped = [bool(campaigns.caps_of[c] or bounds_of(campaigns, c)) for c in range(len(campaigns.ids))]
@@ -110,12 +124,13 @@ class Running(Understanding):
 
     def understand(self, page: Page) -> None:
         query = page.query
-        running = self._campaigns.open_at(query.now) & self._here(page)
-        if page.price is not None:
-            running &= ~page.price.closed
+        might = self._might(page)
         if self._asks:
-            holds = self._audiences.evaluate(query.customer, query.now, self._lookups)
-            running &= self._everybody | holds.take(self._audience)
+            running = self._audiences.evaluate(query.customer, query.now, self._lookups).take(self._audience)
+            running |= self._everybody
+            running &= might
+        else:
+            running = might.copy()
         if not query.capped:
             running &= ~(self._with_caps | self._quota)
         elif query.spent:
@@ -125,16 +140,21 @@ class Running(Understanding):
                     page.spent.append(c)
         page.running = running
 
-    def _here(self, page: Page) -> Mask:
-        """By surface and org: the same for all pages that share them."""
+    def _might(self, page: Page) -> Mask:
+        """Those that run for whoever is in their audience: the same for all pages of a surface and org, until
+        a calendar or the prices change.
+        """
         org = int(page.query.customer.get("org"))
         key = (page.query.surface, org, page.owner)
+        opened, price = self._campaigns.open_at(page.query.now), page.price
         found = self._places.get(key)
-        if found is None:
+        if found is None or found.opened is not opened or found.price is not price:
             if len(self._places) >= _MASKS_KEPT:
                 self._places.clear()
-            found = self._places[key] = self._mask(*key)
-        return found
+            here = self._mask(*key) if found is None else found.here
+            might = opened & here if price is None else opened & here & ~price.closed
+            found = self._places[key] = _Place(here, opened, price, might)
+        return found.might
 
     def _mask(self, surface: str, org: int, owner: int) -> Mask:
         known = (org, owner)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.domain import Proposal, Rows, Scores
-from serving.fold_in import Solved, folded
+from serving.fold_in import Room, Solved, folded
 from serving.index import ItemIndex
 from serving.taste import KindRows, Taste, evidence, load_array, save_arrays
 
@@ -85,16 +85,18 @@ class ItemVectors:
 
     def usable(self, history: History) -> tuple[Rows, NDArray[np.float64]]:
         """Items that have a vector (not the overlay's, not those nobody met), and their evidence."""
-        rows = history.rows
-        inside = rows < self.n_items
+        rows, weights = self._met(history)
+        return rows, evidence(weights).astype(np.float64)
+
+    def _met(self, history: History) -> History:
+        inside = history.rows < self.n_items
         if not inside.all():
-            history = type(history)(rows[inside], history.weights[inside])
-            rows = history.rows
+            history = type(history)(history.rows[inside], history.weights[inside])
         if len(self._without):
-            kept = self.has_vector[rows]
+            kept = self.has_vector[history.rows]
             if not kept.all():
-                return rows[kept], evidence(history.weights[kept]).astype(np.float64)
-        return rows, evidence(history.weights).astype(np.float64)
+                return type(history)(history.rows[kept], history.weights[kept])
+        return history
 
     def score(self, taste: Taste, rows: Rows) -> Scores:
         found = np.full(len(rows), np.nan, np.float32)
@@ -142,7 +144,8 @@ class VectorModel(ItemVectors):
         inverse = np.linalg.inv(self._system())
         self.solved: Floats = (vectors @ inverse).astype(np.float32) if solved is None else solved
         mean, weights = tau * (prior.mean @ inverse), (tau * (prior.weights @ inverse)).astype(np.float32)
-        self._solved = Solved(vectors, self.solved, self.has_vector, mean, weights, alpha)
+        room = Room.of(self.width, self.width)
+        self._solved = Solved(vectors, self.solved, self.has_vector, mean, weights, alpha, room)
 
     def _system(self) -> NDArray[np.float64]:
         ridge = self.regularization + self.tau
@@ -153,9 +156,9 @@ class VectorModel(ItemVectors):
         """The customer's vector (d,) f4. The segment speaks through its token."""
         known = self.prior.rows(tokens)
         if len(history.rows) > self.width:
-            rows, weights = self.usable(history)
-            if len(rows) > self.width:
-                return Taste(self._direct(rows, weights, known), True)
+            history = self._met(history)
+            if len(history.rows) > self.width:
+                return Taste(self._direct(*self.usable(history), known), True)
         x, count = folded(self._solved, history.rows, evidence(history.weights), known)
         return Taste(x, count > 0 or len(known) > 0)
 

@@ -13,7 +13,7 @@ from features.past import Directory, faded
 from features.transforms import DAY, EventWeights, fatigue, fatigue_of, history
 from features.views import CONTACT, RECENT
 from serving.best import best_of_kinds
-from serving.fold_in import Solved, folded
+from serving.fold_in import Room, Solved, folded
 from serving.proposing import beside, lately_published
 from serving.shortlist import best_per_slot
 from serving.standins import Rules, Stand, agreeing
@@ -120,7 +120,7 @@ def test_a_history_is_folded_in_as_the_direct_solve_does(seed: int, h: int, widt
     system = vectors.T.astype(np.float64) @ vectors + 2 * np.eye(width)
     solved = (vectors @ np.linalg.inv(system)).astype(np.float32)
     weights, tokens = rng.normal(size=(4, width)).astype(np.float32), rng.permutation(4)[: rng.integers(0, 4)]
-    of = Solved(vectors, solved, usable, rng.normal(size=width), weights, 3.0)
+    of = Solved(vectors, solved, usable, rng.normal(size=width), weights, 3.0, Room.of(12, width))
     rows = rng.permutation(34)[:h].astype(np.int32)  # of rows beyond the table too
     said = rng.uniform(0, 2, h).astype(np.float32)
     met = [row < 30 and bool(usable[row]) for row in rows.tolist()]
