@@ -132,7 +132,7 @@ def test_places_say_what_the_solution_does(problem, seed: int, tags: bool) -> No
     )
     of = problem
     given = packed(of.slots, of.options, of.offers, of.room, of.limits, of.held)
-    found, whole, parts, *rest = laid(
+    found, whole, parts, *rest, ranked = laid(
         given.slots, given.slots_f, terms, shown, *given[2:], tags, table, rows, score, why, picks, naming,
         keys, campaign_keys, cvr,
     )  # fmt: skip
@@ -144,7 +144,7 @@ def test_places_say_what_the_solution_does(problem, seed: int, tags: bool) -> No
         column.tolist() for column in (*solution[:4], *solution[7:11])
     ]
     assert whole.T.tolist() == plain and parts.T.tolist() == plain_parts
-    assert rest == others
+    assert rest == others and ranked.tolist() == solution.ranked.tolist()
     bare = barred(problem.slots, layouts, rows, picks)
     options, offers = given.options.copy(), given.offers.copy()
     bar(given.slots, terms, options, offers, rows, picks)
