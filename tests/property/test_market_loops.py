@@ -58,7 +58,8 @@ def test_a_market_is_what_its_columns_say(seed: int, measured: bool, in_order: b
     most = rng.integers(0, 4, campaigns).astype(np.int32)
     rows = np.sort(rng.permutation(CATALOGUE)[: rng.integers(1, 40)]).astype(np.int32)
     score = rng.uniform(-0.2, 1.2, len(rows)).astype(np.float32)
-    score[rng.random(len(rows)) < 0.1] = np.nan
+    odd = rng.random(len(rows)) < 0.2
+    score[odd] = rng.choice([np.nan, np.inf, -np.inf], int(odd.sum()))
     origin = rng.integers(1, 2**13, len(rows)).astype(np.uint32)
     at = np.flatnonzero(rng.random(many) < 0.7)
     use, delta = (rng.random(4).astype(np.float32) if measured else np.zeros(0, np.float32) for _ in range(2))
