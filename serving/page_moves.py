@@ -64,7 +64,7 @@ M_SLOT, M_AT, M_CAME, M_PATH = 0, 1, 2, 3
 # Of moves: the place whose item moves (their number: from outside), the place that it takes, the item.
 M_SOURCE, M_TARGET, M_ITEM = 4, 5, 6
 # Of items the slots refused; the first place of each slot; of places kind, category and item of what stands
-# there; M_OUT + s: a slot's best unplaced item by kind.
+# there; M_OUT + s: a slot's best unplaced item by kind; M_OUT + S + s: categories of what stands in a slot.
 M_BANNED, M_FIRST, M_KIND, M_CATEGORY, M_STANDS, M_OUT = 7, 8, 9, 10, 11, 12
 # Rows of mf. Of moves what they win; of places the best chain, rate, gain, and sums of what moving down or up
 # by one wins; M_FRESH + s: worth of the items of M_OUT + s; M_FRESH + S + s: worth of a category in a slot;
@@ -82,7 +82,7 @@ def scratch(pi: I8, mix: I8) -> tuple[I8, F8, I8, F8]:
         places += pi[s, NUM, OPEN]
     width = max(places * (places + 1 + kinds), mix.shape[1])
     ki, kf = np.empty((len(pi), 3, pi.shape[2]), np.int64), np.empty((len(pi), pi.shape[2]), np.float64)
-    mi = np.empty((M_OUT + len(pi), width), np.int64)
+    mi = np.empty((M_OUT + 2 * len(pi), width), np.int64)
     return ki, kf, mi, np.empty((M_FRESH + 2 * len(pi) + 2, width), np.float64)
 
 
@@ -119,7 +119,9 @@ def _factor(pf: F8, s: int, c: int, inside: int, away: int) -> float:
 
 
 @loops
-def _ripple(pi: I8, pf: F8, mix: I8, ti: I8, mf: F8, i: int, s: int, k: int, t: int, there: float) -> float:
+def _ripple(
+    pi: I8, pf: F8, mix: I8, ti: I8, mi: I8, mf: F8, i: int, s: int, k: int, t: int, there: float
+) -> float:
     """What others of its category win, nearly, when item i moves from (s, k) to slot t; -1 is outside."""
     c = ti[CATEGORY, i]
     if c == 0 or mix[TOTAL, c] == (1 if s >= 0 else 0):
@@ -136,26 +138,28 @@ def _ripple(pi: I8, pf: F8, mix: I8, ti: I8, mf: F8, i: int, s: int, k: int, t: 
         else:
             won -= (here - pf[s, RATE, k] * pf[s, GAIN, k]) * (1 - pf[s, PRICE, CROSS])
             won += other * (1 / pf[t, PRICE, CROSS] - 1)
+    stands = M_OUT + len(pi)
     if s >= 0 and mix[s, c] > 1:
         for q in range(k + 1, pi[s, NUM, FILLED]):
-            if ti[CATEGORY, pi[s, CAND, q]] == c:
+            if mi[stands + s, q] == c:
                 won += pf[s, RATE, q] * pf[s, GAIN, q] * (1 / pf[s, INSIDE, 1] - 1)
     if t >= 0 and mix[t, c] > 0:
         for q in range(pi[t, NUM, FILLED]):
-            if ti[CATEGORY, pi[t, CAND, q]] == c and pf[t, GAIN, q] < there:
+            if mi[stands + t, q] == c and pf[t, GAIN, q] < there:
                 won -= pf[t, RATE, q] * pf[t, GAIN, q] * (1 - pf[t, INSIDE, 1])
     return won
 
 
 @loops
-def _there(pi: I8, pf: F8, mix: I8, ti: I8, t: int, i: int, each: float, without: int) -> float:
+def _there(pi: I8, pf: F8, mix: I8, ti: I8, mi: I8, t: int, i: int, each: float, without: int) -> float:
     """What item i would be worth per display in slot t, when one of its category (1) leaves it or not (0)."""
     c = ti[CATEGORY, i]
     if c == 0:
         return each
     better = -without
+    stands = M_OUT + len(pi) + t
     for q in range(pi[t, NUM, FILLED] if mix[t, c] > 0 else 0):
-        better += 1 if ti[CATEGORY, pi[t, CAND, q]] == c and pf[t, EACH, q] >= each else 0
+        better += 1 if mi[stands, q] == c and pf[t, EACH, q] >= each else 0
     away = mix[TOTAL, c] - mix[t, c] - (1 if mix[WHERE, i] >= 0 and mix[WHERE, i] != t else 0)
     return shrunk(each, _factor(pf, t, c, better, away))
 
@@ -168,6 +172,7 @@ def _list_places(pi: I8, pf: F8, ti: I8, mi: I8, mf: F8) -> int:
         for k in range(pi[s, NUM, FILLED]):
             c = ti[CATEGORY, pi[s, CAND, k]]
             mf[M_FRESH + slots + s, c] = mf[M_FRESH + 2 * slots, c] = mf[M_FRESH + 2 * slots + 1, c] = 0.0
+            mi[M_OUT + slots + s, k] = c
     for s in range(slots):
         mi[M_FIRST, s] = places
         more, less = 1 - pf[s, PRICE, CROSS], 1 / pf[s, PRICE, CROSS] - 1
@@ -206,11 +211,11 @@ def _into(
     c, kind = ti[CATEGORY, i], ti[KIND, i]
     there, ripple, better = each, 0.0, 0
     if c > 0:
-        there = _there(pi, pf, mix, ti, t, i, each, number(0))
+        there = _there(pi, pf, mix, ti, mi, t, i, each, number(0))
         s = mi[M_SLOT, p] if p < places else number(-1)
         k = mi[M_AT, p] if p < places else number(-1)
         if mix[TOTAL, c] > (1 if s >= 0 else 0):
-            ripple = _ripple(pi, pf, mix, ti, mf, i, s, k, t, there)
+            ripple = _ripple(pi, pf, mix, ti, mi, mf, i, s, k, t, there)
     full = pi[t, HAVE, kind] >= pi[t, MOST, kind] or pi[t, HAVE, kind] >= pi[t, NUM, PER_KIND]
     crowded = c > 0 and mix[t, c] >= pi[t, NUM, PER_CATEGORY]
     stable, switching = pi[t, NUM, STABLE] > 0, pf[t, PRICE, SWITCHING]
@@ -225,7 +230,7 @@ def _into(
             continue
         worth, better = there, at
         if same and pf[t, EACH, mi[M_AT, q]] >= each:
-            worth = _there(pi, pf, mix, ti, t, i, each, number(1))
+            worth = _there(pi, pf, mix, ti, mi, t, i, each, number(1))
             while better > low and mf[M_GAIN, better - 1] < worth:
                 better -= 1
         won = ripple - mf[M_RATE, q] * mf[M_GAIN, q]
@@ -260,7 +265,7 @@ def list_moves(pi: I8, pf: F8, mix: I8, ti: I8, tf: F8, mi: I8, mf: F8) -> tuple
                 found = _into(pi, pf, mix, ti, mi, mf, found, p, i, each, t)
         won = 0.0
         if c > 0 and mix[TOTAL, c] > 1:
-            won = _ripple(pi, pf, mix, ti, mf, i, s, k, number(-1), 0.0)
+            won = _ripple(pi, pf, mix, ti, mi, mf, i, s, k, number(-1), 0.0)
         mi[M_SOURCE, found], mi[M_TARGET, found], mi[M_ITEM, found], mf[M_WON, found] = p, places, i, won
         found += 1
     for s in range(slots):

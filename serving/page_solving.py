@@ -146,7 +146,7 @@ def solve_each(given: Input, bounds: I8, tags: bool) -> tuple[I8, I4, F4, F8, I4
         while run <= len(rules):  # the page; then, for tags, the page without each of its rules
             state, value = best_page(trial)
             pi, pf, order, mix, ti, tf = state
-            base = base_worth(pi, pf, mix, ti, tf)
+            base = base_worth(pi, pf, mix, ti, tf) if tags else 0.0
             if run == 0:
                 high = low + _columns(pi, pf, mix, ti, tf, whole[:, low:], parts[:, low:], seen)
                 at[b + 1], worth[b], now = high, value, base

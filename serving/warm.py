@@ -23,6 +23,7 @@ from features.views import CONTACT, ITEM_STATS, PROFILE, RECENT, SCHEMAS
 from serving.blend import Blend
 from serving.bundle import Bundle, load, save
 from serving.catalogue import Item, compile_items
+from serving.control import Kill
 from serving.decide import decide
 from serving.domain import EFFORTS, Context, Query, SlotRequest
 from serving.live import Live, build_live
@@ -33,6 +34,7 @@ from serving.tables import top_table
 from serving.taste import KindRows
 
 NOW: Final = 1_790_000_000.0
+CREATIVE: Final = "v1"  # of the most popular content
 EACH: Final = 45  # items of a kind: enough that the files of a bundle are mapped, as large ones are
 
 
@@ -48,6 +50,7 @@ def warm() -> float:
             _decide(live)
             prices = {one.id: 0.5 for one in live.plan.campaigns.specs}
             _decide(live.priced(Prices(version_of(1, 1), NOW, prices, prices, prices)))
+            _decide(build_live(bundle, (), check_plan(raw), (Kill("creative", CREATIVE),)))
     return time.monotonic() - began
 
 
@@ -58,7 +61,7 @@ def _decide(live: Live) -> None:
                 asked = tuple(SlotRequest(slot, slot.size) for slot in slots)
                 context = Context(channel=CHANNEL_CODE["app"])
                 query = Query("warm", "u:warm", surface, asked, context, customer, NOW)
-                decide(query, live, effort)
+                len(decide(query, live, effort).spares)  # made when they are looked at
 
 
 def _somebody() -> Customer:
@@ -67,6 +70,7 @@ def _somebody() -> Customer:
 
 
 def _items() -> list[Item]:
+    creative = {"id": CREATIVE, "layouts": ["feed", "shelf"], "title": "v"}
     return [
         Item.model_validate(
             {
@@ -75,6 +79,7 @@ def _items() -> list[Item]:
                 "title": {"zh": f"{kind} {number}", "en": f"{kind} {number}"},
                 "category": f"{kind}/{number % 5}",
                 "action": f"app://{kind}/{number}",
+                **({"creatives": [creative]} if (kind, number) == ("content", EACH - 1) else {}),
             }
         )
         for number in range(EACH)

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from features.compiled import jit
 from features.ids import KIND_CODE, KINDS, key64
-from serving.domain import Rows, Scores
+from serving.domain import Scores
 from serving.uplift import MeasuredRows, PerClick, Uplift
 
 if TYPE_CHECKING:
@@ -106,29 +106,6 @@ class Worth:
         """The customer's measured uplift, once a page; `x` from `Uplift.of`. None: nothing is measured."""
         return None if self.measured is None or x is None else self.measured.per_click(x)
 
-    def organic(self, p: Scores, rows: Rows, measured: PerClick | None = None) -> Scores:
-        """(n,) f4 CNY per display of these rows, which are candidates; finite. `p` NaN counts as 0."""
-        u = np.empty(len(rows), np.float32)
-        if measured is None or self.measured is None:
-            np.multiply(self.gain.take(rows), np.fmin(np.fmax(p, 0), 1), out=u)  # fmax: NaN loses
-            u -= self.loss.take(rows)
-            return u
-        value, (use, delta) = self.value, measured
-        organic_values(
-            p,
-            rows,
-            self.gain,
-            self.loss,
-            self.measured.at,
-            use,
-            delta,
-            value.click,
-            value.convert,
-            self.cost,
-            u,
-        )
-        return u
-
     def bound(self, campaigns: Campaigns) -> OfferWorth:
         """What offers are worth before anybody asks: overrides merged, once per plan and catalogue."""
         row, of = campaigns.offer_row, campaigns.offer_campaign
@@ -189,30 +166,6 @@ def price_table(
     return np.ascontiguousarray(
         np.nan_to_num(np.column_stack([display, click, convert]), nan=0.0, posinf=0.0, neginf=0.0), np.float32
     )
-
-
-@jit
-def organic_values(
-    p: NDArray[np.float32],
-    rows: NDArray[np.int32],
-    gain: NDArray[np.float32],
-    loss: NDArray[np.float32],
-    measured: NDArray[np.int32],
-    use: NDArray[np.float32],
-    delta: NDArray[np.float32],
-    click: NDArray[np.float32],
-    convert: NDArray[np.float32],
-    cost: NDArray[np.float32],
-    worth: NDArray[np.float32],
-) -> None:
-    """p·gain − loss of every row, with the customer's own gain where it is measured, into `worth`."""
-    for j in range(len(rows)):
-        row = rows[j]
-        place = measured[row]
-        own = gain[row]
-        if place >= 0:
-            own = click[row] + delta[place] * convert[row] - use[place] * cost[row]
-        worth[j] = organic_value(p[j], own, loss[row])
 
 
 @jit

@@ -58,7 +58,8 @@ def test_a_market_is_what_its_columns_say(seed: int, measured: bool, in_order: b
     most = rng.integers(0, 4, campaigns).astype(np.int32)
     rows = np.sort(rng.permutation(CATALOGUE)[: rng.integers(1, 40)]).astype(np.int32)
     score = rng.uniform(-0.2, 1.2, len(rows)).astype(np.float32)
-    score[rng.random(len(rows)) < 0.1] = np.nan
+    odd = rng.random(len(rows)) < 0.2
+    score[odd] = rng.choice([np.nan, np.inf, -np.inf], int(odd.sum()))
     origin = rng.integers(1, 2**13, len(rows)).astype(np.uint32)
     at = np.flatnonzero(rng.random(many) < 0.7)
     use, delta = (rng.random(4).astype(np.float32) if measured else np.zeros(0, np.float32) for _ in range(2))
@@ -132,7 +133,7 @@ def test_places_say_what_the_solution_does(problem, seed: int, tags: bool) -> No
     )
     of = problem
     given = packed(of.slots, of.options, of.offers, of.room, of.limits, of.held)
-    found, whole, parts, *rest = laid(
+    found, whole, parts, *rest, ranked = laid(
         given.slots, given.slots_f, terms, shown, *given[2:], tags, table, rows, score, why, picks, naming,
         keys, campaign_keys, cvr,
     )  # fmt: skip
@@ -144,7 +145,7 @@ def test_places_say_what_the_solution_does(problem, seed: int, tags: bool) -> No
         column.tolist() for column in (*solution[:4], *solution[7:11])
     ]
     assert whole.T.tolist() == plain and parts.T.tolist() == plain_parts
-    assert rest == others
+    assert rest == others and ranked.tolist() == solution.ranked.tolist()
     bare = barred(problem.slots, layouts, rows, picks)
     options, offers = given.options.copy(), given.offers.copy()
     bar(given.slots, terms, options, offers, rows, picks)

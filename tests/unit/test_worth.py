@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from features.ids import KIND_CODE, KINDS, key32, key64
 from features.views import ITEM_STATS
 from serving.campaign import Outcomes, Values
+from serving.stocking import D_MEASURED, Stock, goods_of, stocked
 from serving.uplift import COLUMNS, PerClick, Uplift
-from serving.worth import BENEFIT_SHARE, OfferWorth, Worth, offer_values, organic_values, price_table
+from serving.worth import BENEFIT_SHARE, OfferWorth, Worth, offer_values, price_table
 
 KEYS = np.array([key64(f"i{n}") for n in range(6)], np.uint64)
 EACH = np.arange(6, dtype=np.uint8)  # one item of each kind
@@ -64,13 +65,27 @@ def valued(
     return float(value[0]), float(base[0])
 
 
+def organic(made: Worth, p: np.ndarray, measured: PerClick | None = None) -> np.ndarray:
+    """What the market says of a page of all rows, without offers."""
+    none, nothing = np.zeros(0, np.float32), np.zeros((0, D_MEASURED + 1), np.int64)
+    terms, until = np.zeros((0, 7), np.float32), np.zeros(0)
+    goods = goods_of(made, np.zeros(6, np.uint64), np.zeros(6, np.int32), EACH)
+    where, nobody = np.zeros(6, np.int32), np.zeros(0, np.int32)
+    use, delta = (none, none) if measured is None else measured
+    stock = stocked(
+        *(*goods, nothing, terms, until, nobody, where, np.zeros(0, np.int64), ROWS, np.ones(6, np.uint32)),
+        *(np.asarray(p, np.float32), use, delta, np.zeros((0, 3), np.float32), 0.0, nobody, False),
+    )
+    return Stock._make(stock).value
+
+
 def test_without_a_value_table_a_display_is_worth_its_probability() -> None:
     costs = np.full(6, 9, np.float32)
     plain = Worth.of(
         None, stats(clicks=[9] * 6, dismissals=[5] * 6, displays=[50] * 6), EACH, KEYS, costs=costs
     )
     p = np.array([0, 1e-6, 0.013, 0.3, 0.7, 1], np.float32)
-    assert plain.organic(p, ROWS).tobytes() == p.tobytes()
+    assert organic(plain, p).tobytes() == p.tobytes()
 
 
 def test_clicks_conversions_and_dismissals_are_worth_what_the_table_says() -> None:
@@ -78,7 +93,7 @@ def test_clicks_conversions_and_dismissals_are_worth_what_the_table_says() -> No
     assert made.value.click.tolist() == pytest.approx([0, 0.4, 0, 0, 0, 0])
     assert made.value.convert.tolist() == [100, 30, 30, 30, 30, 30]
     assert made.value.dismiss.tolist() == pytest.approx([0.5] * 6)
-    u = made.organic(np.full(6, 0.1, np.float32), ROWS)
+    u = organic(made, np.full(6, 0.1, np.float32))
     assert u[1] == pytest.approx(0.1 * (0.4 + made.cvr[1] * 30) - made.dismissed[1] * 0.5, rel=1e-5)
     assert u[0] > u[2]
 
@@ -87,7 +102,7 @@ def test_a_benefit_that_was_not_measured_gains_little_and_costs_all() -> None:
     made = worth(table(click=0.0), costs=np.full(6, 4, np.float32))
     p, cvr = np.float32(0.2), made.cvr[BENEFIT]
     expected = p * cvr * (BENEFIT_SHARE * 30 - 4) - made.dismissed[BENEFIT] * 0.5
-    assert made.organic(np.full(6, p), ROWS)[BENEFIT] == pytest.approx(expected, rel=1e-5)
+    assert organic(made, np.full(6, p))[BENEFIT] == pytest.approx(expected, rel=1e-5)
 
 
 def test_rates_lie_between_the_item_and_its_kind() -> None:
@@ -136,16 +151,16 @@ def test_a_measured_benefit_is_worth_what_it_adds() -> None:
     assert made.measured is not None
     found = made.per_click(made.measured.model.of(SimpleNamespace(profile=None)))  # type: ignore[arg-type]
     assert found is not None and found.use[0] == pytest.approx(0.75) and found.delta[0] == pytest.approx(0.25)
-    u = made.organic(np.full(6, 0.1, np.float32), ROWS, found)
+    u = organic(made, np.full(6, 0.1, np.float32), found)
     assert u[BENEFIT] == pytest.approx(0.1 * (0.25 * 30 - 0.75 * 4), rel=1e-5)
-    without = made.organic(np.full(6, 0.1, np.float32), ROWS)
+    without = organic(made, np.full(6, 0.1, np.float32))
     others = ROWS != BENEFIT
     assert u[others].tobytes() == without[others].tobytes() and u[BENEFIT] != without[BENEFIT]
 
 
 def test_what_nobody_knows_is_worth_nothing() -> None:
     made = worth(table())
-    u = made.organic(np.array([np.nan, np.nan, np.inf, -np.inf, 2, -1], np.float32), ROWS)
+    u = organic(made, np.array([np.nan, np.nan, np.inf, -np.inf, 2, -1], np.float32))
     assert np.isfinite(u).all() and u[0] == -made.loss[0] and u[3] == -made.loss[3]
 
 
@@ -229,20 +244,19 @@ def test_the_compiled_loop_is_the_plain_one(seed: int, p: list[float], now: floa
 
 
 @given(seed=st.integers(0, 2**32 - 1), p=st.lists(st.floats(width=32), min_size=6, max_size=6))
-def test_the_organic_loop_is_the_plain_one(seed: int, p: list[float]) -> None:
+def test_what_rows_are_worth_is_finite_and_the_formula(seed: int, p: list[float]) -> None:
     rng = np.random.default_rng(seed)
     made = measured_worth(table())
     assert made.measured is not None
     found = PerClick(*rng.random((2, 1)).astype(np.float32))
-    fast = made.organic(np.array(p, np.float32), ROWS, found)
-    plain = np.empty(6, np.float32)
-    arrays = (made.gain, made.loss, made.measured.at, *found, made.value.click, made.value.convert, made.cost)
-    organic_values.py_func(np.array(p, np.float32), ROWS, *arrays, plain)  # type: ignore[attr-defined]
+    fast = organic(made, np.array(p, np.float32), found)
+    own = made.gain.copy()
+    own[BENEFIT] = (made.value.click + found.delta * made.value.convert - found.use * made.cost)[BENEFIT]
+    chance = np.fmin(np.fmax(np.array(p, np.float32), 0), 1)
     assert np.isfinite(fast).all()
-    np.testing.assert_allclose(fast, plain, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(fast, chance * own - made.loss)
     others = ROWS != BENEFIT
-    unmeasured = made.organic(np.array(p, np.float32), ROWS)
-    np.testing.assert_allclose(fast[others], unmeasured[others], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(fast[others], organic(made, np.array(p, np.float32))[others])
 
 
 @given(
