@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Final
 
+from training.shadow_arguments import add_shadow
 from training.verbs import Verbs, added, by_settings
 
 TRAIN_EXAMPLES: Final = """\
@@ -20,6 +21,7 @@ TRAIN_EXAMPLES: Final = """\
 BUNDLE_EXAMPLES: Final = """  fenliu bundle list
   fenliu bundle show
   fenliu bundle card --out card.md
+  fenliu bundle shadow 20261122-101500-3f2a1b --minutes 30
   fenliu bundle promote 20261122-101500-3f2a1b --reason "manual check passed"
   fenliu bundle rollback
 """
@@ -57,6 +59,7 @@ def add_bundle(parser: argparse.ArgumentParser) -> None:
     card = _verb(verbs, "card", "one bundle's model card, Markdown", "bundle_card")
     card.add_argument("version", nargs="?", help="the live one unless given")
     card.add_argument("--out", type=Path, metavar="FILE")
+    add_shadow(verbs)
     promote = _verb(verbs, "promote", "make a bundle live", "bundle_promote")
     promote.add_argument("version")
     promote.add_argument("--reason", default="by hand")
