@@ -19,7 +19,7 @@ Reads the log and changes no store. Exit status 1: a limit is not kept.
 LIMITS: Final = (
     ("pages", int, "N", "pages compared, at least (200)"),
     ("drift", float, "X", "stability index of pages' mean scores against the live bundle's, at most (0.25)"),
-    ("calibration", float, "X", "expected over real clicks: their interval must reach into 1 ± X (0.03)"),
+    ("calibration", float, "X", "expected over real clicks: into 1 ± X, or no farther off than live (0.03)"),
     ("loss", float, "X", "log loss worse than the live bundle's by this part, beyond doubt, stops (0.01)"),
     ("fill", float, "X", "of the places that the live bundle fills, at least (0.98)"),
     (

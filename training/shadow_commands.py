@@ -79,7 +79,7 @@ def limits_of(args: argparse.Namespace) -> Limits:
 def document(shadow: Shadow, version: str, live: str, share: float, limits: Limits) -> Document:
     found = dict(told(shadow, version, live, share))
     stopped = [{"code": one.code, "text": one.text} for one in refusals(found, limits)]
-    return found | {"limits": limits_told(limits), "refusals": stopped, "not_told": not_told(found)}
+    return found | {"limits": limits_told(limits), "refusals": stopped, "not_told": not_told(found, limits)}
 
 
 def follow(

@@ -44,7 +44,8 @@ class Limits:
 
     pages: int = 200  # decided again, at least
     drift: float = 0.25  # stability index of pages' mean scores, by surface
-    calibration: float = round(TOLERATED[1] - 1.0, 6)  # Σp/Σy: its interval must reach into 1 ± this
+    calibration: float = round(TOLERATED[1] - 1.0, 6)  # Σp/Σy: into 1 ± this its interval must reach,
+    # unless the live bundle's lies no nearer to 1: what both have wrong a release does not make worse
     loss: float = 0.01  # of the live bundle's log loss: so much more is not worse yet
     fill: float = LEAST_FILL  # of the places that the live bundle fills
     degraded: float = 0.001  # of the pages, degraded where the live bundle's are not, less the reverse
@@ -255,11 +256,13 @@ def refusals(document: Mapping[str, Any], limits: Limits) -> list[Refusal]:
             text = f"scores of {surface} lie {one:.3f} from the live bundle's (stability index), more than"
             against("drift", f"{text} {limits.drift}")
     displays = document["displays"]
-    for slot, one in displays["calibration"]["candidate"].items():
-        if one["clicks"] >= FEWEST and not _true(one, limits.calibration):
+    for slot, one in _untrue(displays, limits.calibration).items():
+        beside = displays["calibration"]["live"][slot]["ratio"]
+        if _off(one["ratio"]) > _off(beside):
             text = (
                 f"{slot}: expected over real clicks {one['ratio']:.3f} ({one['low']:.3f} to"
-                f" {one['high']:.3f}; {one['clicks']:,} clicks)"
+                f" {one['high']:.3f}; {one['clicks']:,} clicks), farther off than the live bundle's"
+                f" {beside:.3f}"
             )
             against("calibration", text)
     if (loss := displays["log_loss"]) is not None and loss["difference"][1] > limits.loss * loss["live"]:
@@ -272,8 +275,8 @@ def refusals(document: Mapping[str, Any], limits: Limits) -> list[Refusal]:
     return found
 
 
-def not_told(document: Mapping[str, Any]) -> list[str]:
-    """What the pages seen could not tell, and so stopped nothing."""
+def not_told(document: Mapping[str, Any], limits: Limits) -> list[str]:
+    """What the pages seen could not tell, and so stopped nothing; and what is wrong with both bundles."""
     drift, displays = document["drift"], document["displays"]
     found = [
         f"drift of {name}: fewer than {LEAST} pages with a place"
@@ -283,15 +286,31 @@ def not_told(document: Mapping[str, Any]) -> list[str]:
     if displays["log_loss"] is None:
         return [*found, "log loss and calibration: no display is ripe yet"]
     few = [name for name, one in displays["calibration"]["candidate"].items() if one["clicks"] < FEWEST]
-    return [*found, *([f"calibration of {', '.join(few)}: fewer than {FEWEST} clicks"] if few else [])]
+    found += [f"calibration of {', '.join(few)}: fewer than {FEWEST} clicks"] if few else []
+    for slot, one in _untrue(displays, limits.calibration).items():
+        beside = displays["calibration"]["live"][slot]["ratio"]
+        if _off(one["ratio"]) <= _off(beside):
+            text = f"calibration of {slot} is off by {one['ratio']:.3f}, and no less the live bundle's"
+            found.append(f"{text} by {beside:.3f}")
+    return found
 
 
 def limits_told(limits: Limits) -> dict[str, float]:
     return asdict(limits)
 
 
-def _true(one: Mapping[str, float], tolerated: float) -> bool:
-    return one["low"] <= 1.0 + tolerated and one["high"] >= 1.0 - tolerated
+def _untrue(displays: Mapping[str, Any], tolerated: float) -> dict[str, Mapping[str, float]]:
+    """The candidate's sums whose interval does not reach into what is tolerated."""
+    return {
+        slot: one
+        for slot, one in displays["calibration"]["candidate"].items()
+        if one["clicks"] >= FEWEST and not (one["low"] <= 1.0 + tolerated and one["high"] >= 1.0 - tolerated)
+    }
+
+
+def _off(ratio: float) -> float:
+    """How far a ratio lies from 1, over and under alike."""
+    return abs(log(ratio)) if ratio > 0 else float("inf")
 
 
 def _by_slot(decision: Decision) -> dict[str, dict[int, Place]]:

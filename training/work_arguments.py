@@ -16,6 +16,7 @@ TRAIN_EXAMPLES: Final = """\
   fenliu train                             learn from the lake: what the service took in
   fenliu train --source ml-1m              one of the public sets under $FENLIU_DATA (default ../shared/data)
   fenliu train --events purchases.parquet --map user=cust,item=sku,at=ts --type converted
+  fenliu train --hold                      publish, do not make live: fenliu bundle shadow V, then promote V
   fenliu train --config job.yaml --force   promote although the gate says no (recorded)
 """
 BUNDLE_EXAMPLES: Final = """  fenliu bundle list
@@ -48,6 +49,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     job.add_argument("--seed", type=int, help="seed of everything random")
     job.add_argument("--fresh", action="store_true", help="do every step again instead of resuming")
     job.add_argument("--plan", type=Path, metavar="FILE", help="check the bundle against this plan")
+    job.add_argument("--hold", action="store_true", help="publish what passes and let somebody promote it")
     job.add_argument("--force", action="store_true", help="promote although the gate says no (recorded)")
 
 

@@ -21,7 +21,7 @@ from features.events import served_to_log, unpack
 from features.ids import key32
 from features.log import Entry, MemoryLog
 from features.token import PLACES
-from serving.bundle import Bundle
+from serving.bundle import Bundle, save
 from serving.control import Kill
 from serving.decide import decide
 from serving.kept import PLAN, kept_entry, plan_body
@@ -34,9 +34,12 @@ from serving.served import record
 from serving.wire import RecommendAsk, context_of
 from tests.rankers import ranked_bundle
 from tests.worlds import NOW, SLOTS, profile_blob, query, recent_entries, tiny_bundle, tiny_live, tiny_plan
+from training.gate import Refusal, Verdict
+from training.job import _outcome
 from training.lake import Lake
 from training.lives import Lives
 from training.placed_chances import chances_of, ranked_by
+from training.publish import put_and_promote
 from training.shadow import RIPE_S, Shadow
 from training.shadow_arguments import LIMITS
 from training.shadow_commands import document, follow, limits_of
@@ -364,7 +367,7 @@ class TestLimits:
             "drift": {"home": 0.1, "wealth": None},
             "displays": {
                 "places": 9_000,
-                "calibration": {"candidate": {"all": one, "home.feed": one}},
+                "calibration": {side: {"all": one, "home.feed": one} for side in sides},
                 "log_loss": {"live": 0.2, "candidate": 0.2, "difference": [0.0, -0.001, 0.001]},
             },
         } | changes  # fmt: skip
@@ -380,10 +383,16 @@ class TestLimits:
         assert self.codes(degraded=degraded) == ["degraded"]
         displays = self.found()["displays"]
         wrong = {"ratio": 1.2, "low": 1.1, "high": 1.3, "clicks": 900}
-        off = displays | {"calibration": {"candidate": {"all": wrong, "home.grid": wrong | {"clicks": 5}}}}
+        mine = {"all": wrong, "home.grid": wrong | {"clicks": 5}}
+        off = displays | {
+            "calibration": {"candidate": mine, "live": {slot: {"ratio": 0.85} for slot in mine}}
+        }
         assert self.codes(displays=off) == ["calibration"]
         assert self.codes(Limits(calibration=0.11), displays=off) == []
-        assert "home.grid" in not_told(self.found(displays=off))[-1]
+        assert "home.grid" in not_told(self.found(displays=off), Limits())[-1]
+        both = off | {"calibration": {"candidate": mine, "live": {slot: {"ratio": 0.8} for slot in mine}}}
+        assert self.codes(displays=both) == []
+        assert "all is off by 1.200" in not_told(self.found(displays=both), Limits())[-1]
         worse = displays | {"log_loss": {"live": 0.2, "candidate": 0.21, "difference": [0.01, 0.003, 0.02]}}
         assert (
             self.codes(displays=worse) == ["log_loss"] and self.codes(Limits(loss=0.02), displays=worse) == []
@@ -457,6 +466,19 @@ def _shard(subject: str) -> int:
     from features.log import shard_of
 
     return shard_of(subject, 2)
+
+
+class TestHeld:
+    def test_what_passes_waits_to_be_promoted(self, tmp_path: Path) -> None:
+        registry, folder = Registry(tmp_path / "registry"), save(live_bundle(), tmp_path / "made")
+        assert put_and_promote(registry, folder, Verdict(()), by="t", hold=True) == ("b-live", False)
+        assert registry.list() == ["b-live"] and registry.live() is None
+        registry.promote("b-live", by="t")
+        assert put_and_promote(registry, folder, Verdict(()), by="t", hold=True) == ("b-live", True)
+        said = _outcome("b-live", Verdict(()), promoted=False, before=None)
+        assert "is held: fenliu bundle shadow b-live" in said[0]
+        no = Verdict((Refusal("not_finite", "no"),))
+        assert "is not promoted" in _outcome("b-live", no, promoted=False, before=None)[0]
 
 
 class TestTheCommand:
