@@ -12,18 +12,26 @@ MOST: Final = 100_000  # entries a step; what is left waits for the next
 
 
 class Tail:
-    """`since`: POSIX seconds. Blocking."""
+    """`since`: POSIX seconds. Blocking. Shards take turns, so that none waits for another's backlog."""
 
-    def __init__(self, log: EventLog, since: float) -> None:
-        self._log, self._since = log, since
+    def __init__(self, log: EventLog, since: float, *, part: int = PART, most: int = MOST) -> None:
+        self._log, self._since, self._part, self._most = log, since, part, most
         self._offsets: dict[int, str] = {}
+        self.caught_up = False  # whether the last step read every shard to its end
 
     def read(self) -> Iterator[list[bytes]]:
         """Payloads in parts, each of one shard and in its order. Raises StoreUnavailable."""
-        left = MOST
-        for shard in range(self._log.shards):
-            at = self._offsets.get(shard) or self._log.since(self._since)
-            while left > 0 and (entries := self._log.read(shard, at, PART)):
-                at, left = entries[-1][0], left - len(entries)
-                self._offsets[shard] = at
-                yield [payload for _, payload in entries]
+        left, waiting = self._most, list(range(self._log.shards))
+        self.caught_up = False
+        while waiting and left > 0:
+            for shard in tuple(waiting):
+                at = self._offsets.get(shard) or self._log.since(self._since)
+                if left <= 0:
+                    return
+                entries = self._log.read(shard, at, self._part)
+                if len(entries) < self._part:
+                    waiting.remove(shard)
+                if entries:
+                    self._offsets[shard], left = entries[-1][0], left - len(entries)
+                    yield [payload for _, payload in entries]
+        self.caught_up = not waiting

@@ -140,7 +140,8 @@ class GateRules(_Typed):
     everybody's; both only of `fewest_slice` customers or more. `concentration`: the share of places that a
     hundredth of the items may take; `drift`: the stability index against the live bundle.
     `off_policy_margin`: how much less it may earn on logged pages with lotteries, relative to what was earned
-    there; of at most `off_policy_pages` (0: not asked).
+    there; of at most `off_policy_pages` (0: not asked). `hold`: what passes is published and not made live,
+    for a release that waits (`fenliu bundle shadow`).
     """
 
     metric: str = "recall@20"
@@ -154,6 +155,7 @@ class GateRules(_Typed):
     drift: float = Field(2.0, gt=0)
     off_policy_margin: float = Field(0.05, ge=0, le=1)
     off_policy_pages: int = Field(5_000, ge=0)
+    hold: bool = False
 
     @field_validator("metric")
     @classmethod

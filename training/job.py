@@ -335,7 +335,8 @@ class _Run(RunState):
                 said = f"{version} was rolled back; train on newer data, or promote it with --force"
                 verdict = replace(verdict, refusals=(*verdict.refusals, Refusal("rolled_back", said)))
             if version is not None:
-                version, promoted = put_and_promote(self.registry, folder, verdict, by=by)
+                hold = self.config.gate.hold
+                version, promoted = put_and_promote(self.registry, folder, verdict, by=by, hold=hold)
             live = self.live_version()
             if control is not None and live is not None and pointers(control).bundle != live:
                 point_at(control, "bundle", live)  # also where control was lost and nothing new is promoted
@@ -414,6 +415,9 @@ def _outcome(version: str | None, verdict: Verdict, *, promoted: bool, before: s
     if promoted:
         how = "" if verdict.passed else " by force, against:"
         return [f"bundle {version} is live{how}", *_reasons(verdict.refusals)]
+    if verdict.promote and version is not None:
+        look = f"fenliu bundle shadow {version} --minutes 30 && fenliu bundle promote {version}"
+        return [f"bundle {version} is held: {look}"]
     return [f"bundle {version or '(none)'} is not promoted:", *_reasons(verdict.refusals)]
 
 

@@ -29,6 +29,8 @@ PROJECT: Final = Path(__file__).parents[1]
 def train_now(args: argparse.Namespace, given: Settings) -> int:
     """Exit status 1 when the gate says no."""
     config = read_config(args.config)
+    if args.hold:
+        config = config.model_copy(update={"gate": config.gate.model_copy(update={"hold": True})})
     if args.seed is not None:
         config = config.model_copy(update={"seed": args.seed})
     plan = load_plan(args.plan) if args.plan else None
@@ -48,7 +50,8 @@ def train_now(args: argparse.Namespace, given: Settings) -> int:
         )
     if args.force and report.promoted and not report.verdict.passed and report.version is not None:
         record_forced_by_hand(given, report.version, "fenliu train --force")
-    return 0 if report.promoted else 1
+    held = config.gate.hold and report.verdict.promote
+    return 0 if report.promoted or held else 1
 
 
 def events_ingest(_args: argparse.Namespace, given: Settings) -> int:

@@ -190,10 +190,15 @@ def _recalls(parts: Parts) -> dict[str, float]:
     return {report.kind: report.recall for report in parts.index_reports if report.model == parts.chosen}
 
 
-def put_and_promote(registry: Registry, folder: Path, verdict: Verdict, *, by: str) -> tuple[str, bool]:
-    """Put the bundle in the registry, promote it where the gate lets it: version, and whether it is live."""
+def put_and_promote(
+    registry: Registry, folder: Path, verdict: Verdict, *, by: str, hold: bool = False
+) -> tuple[str, bool]:
+    """Put the bundle in the registry, promote it where the gate lets it: version, and whether it is live.
+
+    `hold`: it waits for somebody to promote it, unless it is live already.
+    """
     version = registry.put(folder)
-    if not verdict.promote:
+    if not verdict.promote or (hold and registry.live() != version):
         return version, False
     if registry.live() != version:
         reason = "passed the gate" if verdict.passed else "; ".join(one.text for one in verdict.refusals)

@@ -64,7 +64,8 @@ def _summary(findings: Findings) -> list[str]:
     chosen = evaluation["chosen"]
     mine = evaluation["models"][chosen]["metrics"][metric]
     base = evaluation["models"]["popular"]["metrics"][metric]
-    state = "live" if findings.promoted else "**not promoted**"
+    held = "held until somebody promotes it" if findings.verdict.promote else "**not promoted**"
+    state = "live" if findings.promoted else held
     before = findings.live_before or "none"
     return [
         f"The bundle is {state}; live before it: {before}. It serves by **{chosen}**: {metric} {mine:.4f} on "

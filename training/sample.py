@@ -28,7 +28,7 @@ from serving.audience_columns import Columns, columns_of
 from serving.decide import page_of
 from serving.domain import Query, Rows
 from serving.live import Live
-from serving.pipeline import Page, Trace
+from serving.pipeline import Page, Pipeline, Trace
 from serving.surfaces import BIT
 from training.base_columns import Base
 from training.lake import Lake
@@ -180,16 +180,7 @@ class Gatherer:
         pipeline, rows = self._live.pipelines["full"], self._rows
         if not len(rows):
             return np.zeros(0, np.float32), np.zeros(0, np.bool_)
-        some = pipeline.candidates(rows)
-        columns: dict[str, Any] = {}
-        for one in pipeline.hydrators:
-            if one.enabled(page):
-                columns |= one.columns(page, some)
-        some = some.widened(columns)
-        for scorer in pipeline.scorers:
-            if scorer.enabled(page):
-                some = some.scored(scorer.score(page, some))
-        return some.score, pipeline.permit(page, rows) == 0
+        return scores_of(page, pipeline, rows), pipeline.permit(page, rows) == 0
 
     def _options(self, page: Page) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """The best rows of every slot by organic value, permitted; of sources other than campaigns."""
@@ -210,6 +201,20 @@ class Gatherer:
         surface = self._live.plan.surface(query.surface)
         whole = surface is not None and slots == tuple((spec.name, spec.size) for spec in surface[0])
         return Shape(query.surface, slots, whole)
+
+
+def scores_of(page: Page, pipeline: Pipeline, rows: Rows) -> NDArray[np.float32]:
+    """(n,) what the stages of a rung score `rows` (n,), ascending, on a page that they have understood."""
+    some = pipeline.candidates(rows)
+    columns: dict[str, Any] = {}
+    for one in pipeline.hydrators:
+        if one.enabled(page):
+            columns |= one.columns(page, some)
+    some = some.widened(columns)
+    for scorer in pipeline.scorers:
+        if scorer.enabled(page):
+            some = some.scored(scorer.score(page, some))
+    return some.score
 
 
 def as_of(record: Mapping[str, Any], live: Live) -> dict[str, Any]:

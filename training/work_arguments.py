@@ -9,17 +9,20 @@ import argparse
 from pathlib import Path
 from typing import Final
 
+from training.shadow_arguments import add_shadow
 from training.verbs import Verbs, added, by_settings
 
 TRAIN_EXAMPLES: Final = """\
   fenliu train                             learn from the lake: what the service took in
   fenliu train --source ml-1m              one of the public sets under $FENLIU_DATA (default ../shared/data)
   fenliu train --events purchases.parquet --map user=cust,item=sku,at=ts --type converted
+  fenliu train --hold                      publish, do not make live: fenliu bundle shadow V, then promote V
   fenliu train --config job.yaml --force   promote although the gate says no (recorded)
 """
 BUNDLE_EXAMPLES: Final = """  fenliu bundle list
   fenliu bundle show
   fenliu bundle card --out card.md
+  fenliu bundle shadow 20261122-101500-3f2a1b --minutes 30
   fenliu bundle promote 20261122-101500-3f2a1b --reason "manual check passed"
   fenliu bundle rollback
 """
@@ -46,6 +49,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     job.add_argument("--seed", type=int, help="seed of everything random")
     job.add_argument("--fresh", action="store_true", help="do every step again instead of resuming")
     job.add_argument("--plan", type=Path, metavar="FILE", help="check the bundle against this plan")
+    job.add_argument("--hold", action="store_true", help="publish what passes and let somebody promote it")
     job.add_argument("--force", action="store_true", help="promote although the gate says no (recorded)")
 
 
@@ -57,6 +61,7 @@ def add_bundle(parser: argparse.ArgumentParser) -> None:
     card = _verb(verbs, "card", "one bundle's model card, Markdown", "bundle_card")
     card.add_argument("version", nargs="?", help="the live one unless given")
     card.add_argument("--out", type=Path, metavar="FILE")
+    add_shadow(verbs)
     promote = _verb(verbs, "promote", "make a bundle live", "bundle_promote")
     promote.add_argument("version")
     promote.add_argument("--reason", default="by hand")
