@@ -176,9 +176,9 @@ class Experiments(TextModel):
         0.0, description="part of all units that no experiment may have"
     )
     ghosts: Annotated[float, Field(ge=0, le=0.05, allow_inf_nan=False)] = Field(
-        0.0,
-        description="part of each campaign's customers who are never shown it: 0.01 tells its lift;"
-        " mandatory campaigns are shown to all",
+        0.01,
+        description="part of each campaign's customers who are never shown it, so that its lift is known;"
+        " 0: of none; mandatory campaigns are shown to all; no salt changes who they are",
     )
     domains: Annotated[tuple[Domain, ...], Field(max_length=MOST_LAYERS)] = ()
     layers: Annotated[tuple[Layer, ...], Field(max_length=MOST_LAYERS)] = ()
