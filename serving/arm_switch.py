@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
+from serving.experiment import Arm
+
 Raw = dict[str, Any]
 
 
@@ -19,7 +21,7 @@ def switched_off(frame: Mapping[str, Any], name: str, arm: str) -> Raw:
     _, experiment, found = find_arm(made, name, arm)
     if found is experiment["arms"][0]:
         raise ArmError(f"{arm!r} is the control of {name!r}: pause the experiment instead (state: paused)")
-    if found.get("state") == "off":
+    if Arm.model_validate(found).state == "off":
         raise ArmError(f"{name}/{arm} is off already")
     found["state"] = "off"
     return made

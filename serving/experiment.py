@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, BeforeValidator, Field
 
 from serving.campaign import LEAST_LEVER, MOST_LEVER, Money, Share, TextModel, Values
 from serving.catalogue import Code, Id
+from serving.metric_names import Direction, harm
 
 MOST_LAYERS: Final = 16
 MOST_EXPERIMENTS: Final = 64  # of a layer
@@ -78,13 +79,18 @@ class Changes(TextModel):
     )
 
 
+def _off(said: object) -> object:
+    """YAML 1.1 reads a bare `off` as false; as a state it can only be meant as it is written."""
+    return "off" if said is False else said
+
+
 class Arm(TextModel):
     """One of what is compared. The first arm of an experiment is what the others are compared with."""
 
     name: Code
     weight: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 1.0
     changes: Changes = Changes()
-    state: Literal["live", "off"] = Field(
+    state: Annotated[Literal["live", "off"], BeforeValidator(_off)] = Field(
         "live",
         description="off: its units see the plan as it stands, and are no longer counted; a bundle of its own"
         " is not loaded",
@@ -102,8 +108,15 @@ class Guardrail(TextModel):
     """A metric that an arm may not make worse by more than `tolerance` of the control's."""
 
     metric: Code
-    worse: Literal["higher", "lower"] = "higher"
+    worse: Direction | None = Field(
+        None, description="the direction that is worse: the metric's own, and no other"
+    )
     tolerance: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 0.0
+
+    @property
+    def harm(self) -> Direction:
+        """The direction that is worse. Of a metric that there is."""
+        return harm(self.metric)
 
 
 class Experiment(TextModel):
@@ -163,9 +176,9 @@ class Experiments(TextModel):
         0.0, description="part of all units that no experiment may have"
     )
     ghosts: Annotated[float, Field(ge=0, le=0.05, allow_inf_nan=False)] = Field(
-        0.0,
-        description="part of each campaign's customers who are never shown it: 0.01 tells its lift;"
-        " mandatory campaigns are shown to all",
+        0.01,
+        description="part of each campaign's customers who are never shown it, so that its lift is known;"
+        " 0: of none; mandatory campaigns are shown to all; no salt changes who they are",
     )
     domains: Annotated[tuple[Domain, ...], Field(max_length=MOST_LAYERS)] = ()
     layers: Annotated[tuple[Layer, ...], Field(max_length=MOST_LAYERS)] = ()

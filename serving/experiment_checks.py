@@ -11,6 +11,7 @@ from math import prod
 from typing import TYPE_CHECKING, Final
 
 from serving.experiment import Arm, Changes, Experiment, Experiments, Layer
+from serving.metric_names import BETTER, CRITERIA
 from serving.plan_error import PlanError
 
 if TYPE_CHECKING:
@@ -125,10 +126,19 @@ def _check_experiment(path: str, one: Experiment, layer: Layer, plan: Plan) -> N
             raise wrong("ramp", problem, "keep or raise the share; `until` or `state: paused` ends it")
     if one.until is not None and one.until <= one.ramp[0].at:
         raise wrong("until", "is not after its start", "end it later")
+    if one.criterion not in CRITERIA:
+        watched_only = "is told by the guard, not by reports" if one.criterion in BETTER else "is no metric"
+        raise wrong("criterion", f"{one.criterion!r} {watched_only}", f"name one of {', '.join(CRITERIA)}")
     watched = [each.metric for each in one.guardrails]
-    for metric in watched:
-        if watched.count(metric) > 1:  # tests are kept by metric: each would take what is seen twice
-            raise wrong("guardrails", f"{metric!r} is there twice", "keep the stricter one")
+    for number, each in enumerate(one.guardrails):
+        if each.metric not in BETTER:
+            remedy = f"name one of {', '.join(BETTER)}"
+            raise wrong(f"guardrails.{number}.metric", f"{each.metric!r} is no metric", remedy)
+        if watched.count(each.metric) > 1:  # tests are kept by metric: each would take what is seen twice
+            raise wrong("guardrails", f"{each.metric!r} is there twice", "keep the stricter one")
+        if each.worse not in (None, each.harm):
+            problem = f"{each.worse} {each.metric} is better: the arm that does well would be switched off"
+            raise wrong(f"guardrails.{number}.worse", problem, f"remove it, or write {each.harm}")
     if one.audience is not None and one.audience not in plan.audiences:
         raise wrong("audience", f"{one.audience!r} is no audience", "declare it in `audiences`")
     _check_names(f"{path}.arms ({one.name})", [arm.name for arm in one.arms])

@@ -1,9 +1,10 @@
 """Ghost placements: customers who are never shown a campaign, and where it would have been shown to them.
 
 (Johnson, Lewis and Nubbemeyer 2017.) A permanent, small part of the customers by hash, of each campaign its
-own. For them the page is decided with the campaign in, what it would have got is logged, and the page is
-decided again without. Whoever was shown a campaign and whoever would have been are alike in everything else,
-so the difference in what they do later is what the campaign made them do.
+own; nothing in a plan draws them anew, for what a campaign does shows days later. For them the page is
+decided with the campaign in, what it would have got is logged, and the page is decided again without.
+Whoever was shown a campaign and whoever would have been are alike in everything else, so the difference in
+what they do later is what the campaign made them do.
 """
 
 from __future__ import annotations
@@ -17,13 +18,19 @@ from numpy.typing import NDArray
 
 from features.ids import key64
 from serving.domain import Candidates, Mask
+from serving.experiment import Experiments
 from serving.splitting import parts_of, salt_of
 
 if TYPE_CHECKING:
+    from serving.campaign import Campaign
     from serving.live import Live
     from serving.pipeline import Page
     from serving.plan_text import Plan
     from serving.seats import Seats
+
+
+_SALT: Final = ""  # not the plan's: experiments divided anew leave the same customers held out
+_USUAL: Final = Experiments()
 
 
 class Ghost(NamedTuple):
@@ -45,22 +52,24 @@ class Ghosts:
 
     @classmethod
     def of(cls, plan: Plan, ids: Sequence[str]) -> Ghosts:
-        """`ids`: the compiled campaigns, in order. What must be shown is held out from nobody."""
+        """`ids`: the compiled campaigns, in order."""
         named = {one.id: one for one in plan.campaigns}
-        usual, salt = (
-            (0.0, "") if plan.experiments is None else (plan.experiments.ghosts, plan.experiments.salt)
-        )
-        shares = [
-            0.0 if (one := named[name]).tier == "mandatory" else usual if one.ghost is None else one.ghost
-            for name in ids
-        ]
-        salts = [salt_of(salt, "ghost", name) for name in ids]
+        shares = [share_of(plan, named[name]) for name in ids]
+        salts = [salt_of(_SALT, "ghost", name) for name in ids]
         return cls(np.array(salts, np.uint64), np.array(shares, np.float64), any(shares))
 
     def held(self, unit: str) -> Mask:
         """(C,) the campaigns that a unit is never shown."""
         key = np.full(len(self.salt), key64(unit), np.uint64)
         return held_out(key, self.salt, self.share)
+
+
+def share_of(plan: Plan, one: Campaign) -> float:
+    """The part of a campaign's customers who are never shown it: nobody, where it must be shown."""
+    if one.tier == "mandatory":
+        return 0.0
+    usual = _USUAL if plan.experiments is None else plan.experiments
+    return usual.ghosts if one.ghost is None else one.ghost
 
 
 def held_out(keys: NDArray[np.uint64], salt: NDArray[np.uint64], share: NDArray[np.float64]) -> Mask:

@@ -55,14 +55,15 @@ RATES: Final = {
     "value": Rate("value"),
     "complaints": Rate("complaints"),
 }
-"""Metrics that can be told within seconds, by name; a plan may name others, which reports look after."""
+"""Metrics that can be told within seconds, by name; a plan may name others of `metric_names`, which reports
+look after."""
 
 USUAL: Final = (
-    Guardrail(metric="errors", worse="higher", tolerance=0.0),
-    Guardrail(metric="latency", worse="higher", tolerance=0.25),
-    Guardrail(metric="fill", worse="lower", tolerance=0.02),
-    Guardrail(metric="dismissal_rate", worse="higher", tolerance=0.25),
-    Guardrail(metric="value", worse="lower", tolerance=0.25),
+    Guardrail(metric="errors", tolerance=0.0),
+    Guardrail(metric="latency", tolerance=0.25),
+    Guardrail(metric="fill", tolerance=0.02),
+    Guardrail(metric="dismissal_rate", tolerance=0.25),
+    Guardrail(metric="value", tolerance=0.25),
 )
 """What every experiment is watched for; one that declares a metric itself is held to its own tolerance."""
 FIRSTS: Final = ("errors", "lower_rungs")  # metrics of single pages, tested by first failures too
@@ -151,7 +152,7 @@ class Watched:
         return [one for one in self.guards if one.metric in RATES]
 
     def _by_firsts(self) -> list[Guardrail]:
-        return [one for one in self.guards if one.metric in FIRSTS and one.worse == "higher"]
+        return [one for one in self.guards if one.metric in FIRSTS]
 
     def _first(self, guard: Guardrail, arm: Sums, control: Sums) -> Look:
         name, test = guard.metric, self._firsts[guard.metric]
@@ -162,7 +163,7 @@ class Watched:
     def _look(self, guard: Guardrail, arm: Sums, control: Sums) -> Look:
         rate, name = RATES[guard.metric], guard.metric
         (own, own_error), (usual, error) = arm.rate(rate), control.rate(rate)
-        sign = 1.0 if guard.worse == "higher" else -1.0
+        sign = 1.0 if guard.harm == "higher" else -1.0
         factor = 1.0 + sign * guard.tolerance
         spread = own_error + factor**2 * error
         events = float(arm.met[AT[rate.top]] + control.met[AT[rate.top]])

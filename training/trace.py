@@ -170,14 +170,16 @@ def _campaigns(one: Traced) -> list[dict[str, Any]]:
     full = set(met.full.tolist()) if met is not None else set()
     stood = set(met.permitted.tolist()) if met is not None else set()
     placed = {place.campaign for place in decision.placements if place.campaign >= 0}
+    ghosts = {one.campaign for one in decision.ghosts}  # would be on the page, were the customer not held out
     headroom = Headroom(page.query)
     told = []
     for c, name in enumerate(campaigns.ids):
         three = [float(live.price_table[c, k]) for k in range(3)]
         caps = [campaigns.caps[index] for index in campaigns.caps_of[c]]
         state = (
-            "placed" if c in placed else "quota_spent" if c in spent else "not_running" if c not in running
-            else "capped" if c in full else "lost" if c in stood else "not_permitted"
+            "placed" if c in placed else "held_out" if c in ghosts else "quota_spent" if c in spent
+            else "not_running" if c not in running else "capped" if c in full
+            else "lost" if c in stood else "not_permitted"
         )  # fmt: skip
         told.append(
             {

@@ -14,7 +14,8 @@ Three steps, made for little data:
 3. `shift`: a click is a sign of wanting anyway: logit a = base + shift. Two things tell the shift: how use
    rises with base among clicks, and, where chance decided, what really happened: purchases less base, against
    (W - e)·P(clicked)·(1 - a)·d with e = P(displayed), as in the residual regression of Nie and Wager (2021).
-   Tried on a grid, with a prior around 0.
+   Tried on a grid, with a prior around 0. Chance decides of a lake's pages where campaigns have ghosts:
+   `Study.trial`.
 
 Against a two-model and a transformed-outcome estimate on held-out pages: see `fenliu bench benefit`. An item
 that puts customers off cannot be told from one that does nothing: gains are never below 0.
@@ -79,6 +80,8 @@ class Study(NamedTuple):
     kinds: NDArray[np.uint8]  # (I,)
     group: NDArray[np.int64]  # (I,) index in `groups`
     groups: NDArray[np.uint32]  # (G,) key32 of top categories, ascending
+    trial: Study | None = None  # of the same items and tags, by chance, where these pages are not; of whom it
+    # held out `clicked` says whether they clicked on the item all the same
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Study:
         chance = None if self.chance is None else self.chance[rows]
@@ -132,9 +135,11 @@ def fit_uplift(study: Study, *, seed: int = 0, most_pages: int = MOST_PAGES) -> 
     x = standardised(study.columns, centre, scale)
     base = _base(study, x, seed, most_pages)
     z = x @ base[:-1].T
+    by_chance = study.trial if study.chance is None else study
     trial = None
-    if study.chance is not None:
-        trial = _Trial(study, sigmoid(z), click_model(study, x).chances(x, study.interest))
+    if by_chance is not None:
+        own = x if by_chance is study else standardised(by_chance.columns, centre, scale)
+        trial = _Trial.of(by_chance, own, z if by_chance is study else own @ base[:-1].T)
     best = _most_likely(study, x, z, trial, PERSUADED_RIDGES[-1])
     ridge = _telling_ridge(study, x, z, best.shift, seed)
     if ridge != PERSUADED_RIDGES[-1]:
@@ -147,7 +152,7 @@ def fit_uplift(study: Study, *, seed: int = 0, most_pages: int = MOST_PAGES) -> 
         item_keys=study.keys[order], item_bias=best.item_bias[order].astype(np.float32),
         kind_bias=kind_bias.astype(np.float32),
     )  # fmt: skip
-    randomised = 0 if study.chance is None else len(study.item)
+    randomised = 0 if by_chance is None else len(by_chance.item)
     clicks, used = int(study.clicked.sum()), int(study.used.sum())
     return Learned(made, clicks, used, randomised, *best.lift)
 
@@ -183,7 +188,8 @@ def sigmoid(z: Floats) -> Floats:
 
 
 def with_telling_tags(study: Study) -> Study:
-    """The study with the tags alone that say most of what is bought: TAGS_PER_GROUP of each group."""
+    """The study, and its trial, with the tags alone that say most of what is bought in the study:
+    TAGS_PER_GROUP of each group."""
     said = study.columns[:, len(COLUMNS) :]
     known = np.isfinite(said)
     mean = np.where(known, said, 0).sum(axis=0, dtype=np.float64) / np.maximum(known.sum(axis=0), 1)
@@ -193,8 +199,15 @@ def with_telling_tags(study: Study) -> Study:
     strength = np.abs(told.T @ bought) / np.maximum(spread, 1e-3)[:, None]
     best = np.argsort(-strength, axis=0, kind="stable")[:TAGS_PER_GROUP]
     kept = np.unique(best[np.take_along_axis(strength, best, 0) > 0])
-    columns = np.concatenate([study.columns[:, : len(COLUMNS)], said[:, kept]], axis=1)
-    return study._replace(columns=columns, tags=study.tags[kept])
+
+    def with_them(one: Study) -> Study:
+        told = one.columns[:, len(COLUMNS) :][:, kept]
+        return one._replace(
+            columns=np.concatenate([one.columns[:, : len(COLUMNS)], told], axis=1), tags=study.tags[kept]
+        )
+
+    trial = None if study.trial is None else with_them(study.trial)
+    return with_them(study)._replace(trial=trial)
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,11 +291,21 @@ class _Fit:
 
 
 class _Trial(NamedTuple):
-    """Randomised pages: P(buys anyway) by group, P(clicked) by item."""
+    """Pages of which chance decided: their columns, P(buys anyway) by group, and what displaying each item
+    adds to the chance of a click on it."""
 
     study: Study
-    buys: Floats  # (n, G)
+    x: Floats  # (n, D)
+    z: Floats  # (n, G) logit of P(buys anyway)
     click: Floats  # (n, I)
+
+    @classmethod
+    def of(cls, study: Study, x: Floats, z: Floats) -> _Trial:
+        shown = study.item >= 0
+        clicks = (study.clicked & shown).sum() / max(shown.sum(), 1)
+        without = (study.clicked & ~shown).sum() / max((~shown).sum(), 1)
+        added = 1.0 - min(without / clicks, 1.0) if clicks else 0.0  # of a click, by the display
+        return cls(study, x, z, added * click_model(study, x).chances(x, study.interest))
 
     def lift(self, gain: Floats) -> tuple[float, float]:
         """(gained over `gain` (n, I) per click, its standard deviation): 1 where the model is right.
@@ -296,7 +319,7 @@ class _Trial(NamedTuple):
             effect = self.click[:, items] * gain[:, items]
             chance = study.chance[:, items]
             lift = (((study.item[:, None] == items) - chance) * effect).sum(axis=1)
-            buys = self.buys[:, group]
+            buys = sigmoid(self.z[:, group])
             weight = 1.0 / np.maximum(buys * (1 - buys), 0.01)
             over = study.bought[:, group] - buys - (chance * effect).sum(axis=1)
             above += float((weight * lift * over).sum())
@@ -409,8 +432,8 @@ def _persuaded(
     evidence -= 0.5 * (shift / SHIFT_SD) ** 2
     lift = (float("nan"), float("nan"))
     if trial is not None:
-        of_item = z[:, study.group]
-        d = sigmoid((x @ coefficients)[:, None] + own_slope * of_item + item_bias)
+        of_item = trial.z[:, study.group]
+        d = sigmoid((trial.x @ coefficients)[:, None] + own_slope * of_item + item_bias)
         lift = trial.lift((1 - sigmoid(of_item + shift)) * d)
         evidence -= 0.5 * ((lift[0] - 1) / lift[1]) ** 2
     return _Fit(shift, coefficients, own_slope, item_bias, kind_bias, evidence, lift)

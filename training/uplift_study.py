@@ -1,9 +1,10 @@
 """The lake as a study of uplift: clicks on benefits and what followed, and who buys by themselves.
 
 Every customer's columns are as of the study's first instant: behaviour after it is not among them. (Facts
-that the customers' table states are today's: the lake keeps no older ones.) No page here was decided by
-chance, so the study measures who buys anyway and who is persuaded, and takes the shift of clickers from the
-clicks alone; a randomised slice with its chances goes into `Study.chance`.
+that the customers' table states are today's: the lake keeps no older ones.) No click was decided by chance:
+clicks tell who buys anyway and who is persuaded. Whom campaigns of benefits held out (`uplift_ghosts`), and
+whom they were shown to, are the study's trial, which tells whether that is what displays bring; without
+ghosts the shift of clickers is told by the clicks alone.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from training.lake import Lake
 from training.profiles import Profiles, as_served
 from training.results import OutcomeRules, reported
 from training.uplift import HORIZON_S, MOST_PAGES, Study, first_of
+from training.uplift_ghosts import Draws, draws_of
 
 pc: Any = pyarrow.compute
 LONGEST_S: Final = 28 * DAY  # of clicks that are looked at
@@ -68,12 +70,12 @@ def study_of(lake: Lake, dataset: Dataset, rules: OutcomeRules, *, seed: int = 0
     at = np.concatenate([np.full(len(people), start), clicks.at])
     item = np.concatenate([np.full(len(people), -1), np.searchsorted(benefit, clicks.item)])
     quiet = item < 0
+    columns = _columns(dataset, events, start, np.arange(TAG_BITS))
     fresh = first_of(clicks.user * len(groups) + np.searchsorted(groups, clicks.group), clicks.at)
-    tags = np.arange(TAG_BITS)
-    return Study(
-        columns=_columns(dataset, events, start, tags)[user],
-        interest=np.zeros((len(user), len(benefit)), np.float32),  # chance decided nothing: it is not read
-        tags=tags,
+    found = Study(
+        columns=columns[user],
+        interest=np.zeros((len(user), len(benefit)), np.float32),  # chance decided no click: it is not read
+        tags=np.arange(TAG_BITS),
         item=item,
         clicked=item >= 0,
         used=np.concatenate([np.zeros(len(people), np.bool_), _used(clicks, bought, dataset.n_items)]),
@@ -85,6 +87,48 @@ def study_of(lake: Lake, dataset: Dataset, rules: OutcomeRules, *, seed: int = 0
         kinds=items["kind"][benefit],
         group=np.searchsorted(groups, items["top_category"][benefit]),
         groups=groups,
+    )
+    users = {subject: row for row, subject in enumerate(dataset.subjects)}
+    known_from = np.full(dataset.n_users, np.inf)
+    np.minimum.at(known_from, dataset.interactions.user, dataset.interactions.at)
+    draws = draws_of(lake, users, known_from, found.keys, since=start, until=until, seed=seed)
+    return (
+        found
+        if draws is None
+        else found._replace(trial=_trial(found, draws, columns, events, bought, benefit))
+    )
+
+
+def _trial(
+    study: Study,
+    draws: Draws,
+    columns: NDArray[np.float32],
+    events: Told,
+    bought: Told,
+    benefit: NDArray[np.int64],
+) -> Study:
+    """Each page with one item or, of who was held out, with none; what was clicked and bought after it."""
+    n, rows = len(draws.item), np.arange(len(draws.item))
+    clicks = events.take(events.what == WHAT["clicked"])
+    chance = np.zeros((n, len(benefit)), np.float32)
+    chance[rows, draws.item] = draws.chance
+    cells, of = draws.user * (len(benefit) + 1) + draws.item, np.searchsorted(benefit, clicks.item)
+    mine = np.isin(clicks.item, benefit)
+    clicked = within(
+        cells, draws.at, (clicks.user * (len(benefit) + 1) + of)[mine], clicks.at[mine], HORIZON_S
+    )
+    each = [_bought(draws.user, draws.at, bought, group) for group in study.groups.tolist()]
+    none = np.zeros(n, np.bool_)
+    return study._replace(
+        columns=columns[draws.user],
+        interest=np.zeros((n, len(benefit)), np.float32),  # as of the study: nobody's is known
+        item=np.where(draws.shown, draws.item, -1),
+        clicked=clicked,
+        used=none,
+        fresh=none,
+        bought=np.stack(each, axis=1),
+        chance=chance,
+        quiet=none,
     )
 
 

@@ -192,8 +192,9 @@ def test_a_campaigns_lift_is_of_shown_against_would_have_been(tmp_path: Path, ca
     assert found["units"] == {"ghosts": 120, "shown": 480} and found["mismatch"]["found"]
     lift = found["compared"][0]
     assert lift["low"] < 1.0 < lift["high"] and lift["verdict"] == "better"
-    plan.write_text(PLAN + "campaigns: [{id: c1, items: [i1], slots: [home.feed]}]\n")
-    assert main(told) == 2 and "holds nobody out" in capsys.readouterr().err
+    for nobody, said in (("ghost: 0", "holds nobody out: set"), ("tier: mandatory", "shown to all")):
+        plan.write_text(PLAN + f"campaigns: [{{id: c1, items: [i1], slots: [home.feed], {nobody}}}]\n")
+        assert main(told) == 2 and said in capsys.readouterr().err
 
 
 def test_an_empty_lake_says_what_to_do(tmp_path: Path) -> None:

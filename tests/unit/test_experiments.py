@@ -15,10 +15,13 @@ from features.ids import key64, keys64
 from serving.arm_plans import combined
 from serving.decide import decide
 from serving.experiments import Assigned, compile_experiments
+from serving.guard_statistics import RATES
 from serving.joining import with_device
-from serving.plan import PlanError, check_plan
+from serving.metric_names import BETTER, CRITERIA
+from serving.plan import PlanError, check_plan, parse_plan
 from serving.splitting import part_of, parts_of, salt_of
 from tests.worlds import NOW, SLOTS, customer, names, query, recent_entries, sold, tiny_live, tiny_plan
+from training.experiment.metrics import METRICS
 
 START = "2026-01-01T00:00:00+08:00"
 LATER = "2027-01-01T00:00:00+08:00"
@@ -275,6 +278,19 @@ DEFECTS: dict[str, tuple[dict[str, Any], str]] = {
         layers(experiment(guardrails=[{"metric": "errors"}, {"metric": "errors", "tolerance": 0.1}])),
         "'errors' is there twice",
     ),
+    "no metric decides": (
+        layers(experiment(criterion="nonsense")),
+        r"experiments\.0\.criterion \(e\): 'nonsense' is no metric; name one of value, clicks",
+    ),
+    "nothing that a report tells decides": (layers(experiment(criterion="latency")), "not by reports"),
+    "no metric is watched": (
+        layers(experiment(guardrails=[{"metric": "errors"}, {"metric": "nonsense"}])),
+        r"guardrails\.1\.metric \(e\): 'nonsense' is no metric; name one of value, .*latency",
+    ),
+    "guarded against what is better": (
+        layers(experiment(guardrails=[{"metric": "value", "worse": "higher"}])),
+        r"guardrails\.0\.worse \(e\): higher value is better.*remove it, or write lower",
+    ),
     "no domain": ({"layers": [{"name": "a", "domain": "x", "experiments": []}]}, "is no domain"),
     "too much domain": (
         {"domains": [{"name": "a", "share": 0.7}, {"name": "b", "share": 0.7}]}, "more than 1"
@@ -314,3 +330,23 @@ def test_an_items_own_creatives_only() -> None:
     arm = {"changes": {"creatives": {"c1": {"i9": ["v1"]}}}}
     with pytest.raises(PlanError, match="is no item of the campaign"):
         tiny_plan(campaigns=[sold(1, "i2")], experiments=layers(experiment(arm=arm)))
+
+
+@pytest.mark.parametrize("said", ["off", '"off"', "false"])
+def test_off_is_off_with_and_without_quotes(said: str) -> None:
+    """YAML 1.1 reads a bare `off` as false."""
+    arms = f"[{{name: control}}, {{name: a, state: {said}}}, {{name: b}}]"
+    one = f"{{name: e, arms: {arms}, ramp: [{{at: '{START}', enrolled: 1}}]}}"
+    shown = "{name: s, layout: feed, size: 2, kinds: [content]}"
+    layer = f"{{name: l, experiments: [{one}]}}"
+    text = f"name: p\nsurfaces: {{home: [s]}}\nslots: [{shown}]\nexperiments: {{layers: [{layer}]}}"
+    plan = parse_plan(text)
+    assert plan.experiments is not None
+    assert [arm.state for arm in plan.experiments.layers[0].experiments[0].arms] == ["live", "off", "live"]
+    with pytest.raises(PlanError, match=r"live.*off"):
+        parse_plan(text.replace(f"state: {said}", "state: on"))
+
+
+def test_what_a_plan_may_name_is_what_guards_and_reports_tell() -> None:
+    assert set(RATES) | set(METRICS) == set(BETTER) and set(CRITERIA) <= set(METRICS)
+    assert {name: one.better for name, one in METRICS.items()} == {name: BETTER[name] for name in METRICS}

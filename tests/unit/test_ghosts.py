@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,14 +11,16 @@ import pytest
 
 from features.customer import Blobs
 from features.ids import key32, key64
-from serving.decide import decide
+from serving.decide import decide, page_of
 from serving.ghosts import held_out
-from serving.plan import PlanError
+from serving.plan import PlanError, check_plan, load_plan
 from serving.served import record
 from serving.splitting import salt_of
 from serving.wire import RecommendAsk
-from tests.worlds import customer, market_live, placed, query, sold
+from tests.worlds import SLOTS, customer, market_live, placed, query, sold, tiny_live
+from training import trace
 
+PLAN = Path(__file__).parents[2] / "k8s" / "plan.yaml"
 GHOSTS = {"ghosts": 0.05}
 PLAIN = [
     sold(1, "i2", values={"click": 50.0}),
@@ -81,6 +85,32 @@ def test_a_campaigns_own_share_counts_and_nobody_is_held_out_without_profiling()
         market_live(sold(3, "i14", tier="mandatory", ghost=0.01))
 
 
+def test_every_campaign_holds_one_in_a_hundred_out_unless_said_otherwise() -> None:
+    mandatory, own = sold(3, "i14", tier="mandatory"), sold(2, "i9", "home.feed", ghost=0.02)
+    raw = {"name": "p", "surfaces": {"home": [one["name"] for one in SLOTS]}, "slots": SLOTS}
+    raw["campaigns"] = [sold(1, "i2"), own, mandatory, sold(4, "i20", ghost=0)]
+    for said, usual in (
+        ({}, 0.01),
+        ({"experiments": {"salt": "x"}}, 0.01),
+        ({"experiments": {"ghosts": 0}}, 0),
+    ):
+        live = tiny_live(plan=check_plan(raw | said))
+        found = dict(zip(live.plan.campaigns.ids, live.ghosts.share.tolist(), strict=True))
+        assert found == {"c1": usual, "c2": 0.02, "c3": 0.0, "c4": 0.0}
+    shipped = load_plan(PLAN)
+    assert shipped.experiments is not None and shipped.experiments.ghosts == 0.01
+
+
+def test_dividing_experiments_anew_draws_no_other_ghosts() -> None:
+    """A campaign's lift is read days and weeks later: who was never shown it must stay the same."""
+    before, after = (market_live(*PLAIN, experiments=GHOSTS | {"salt": salt}) for salt in ("", "another"))
+    everybody = [f"u:u{at}" for at in range(2_000)]
+    held = np.array([before.ghosts.held(one) for one in everybody])
+    assert (held == [after.ghosts.held(one) for one in everybody]).all()
+    one, other = held[:, 0].astype(float), held[:, 1].astype(float)
+    assert one.mean() == pytest.approx(0.05, abs=0.015) and abs(np.corrcoef(one, other)[0, 1]) < 0.07
+
+
 def test_what_is_logged(held: Any) -> None:
     live, made = held
     page = next(one for one in made if one.ghosts)
@@ -88,3 +118,13 @@ def test_what_is_logged(held: Any) -> None:
     assert row["ghosts"][0][0] == page.ghosts[0].key and page.ghosts[0].key not in row["decided"]
     assert set(row["decided"]) == {one.campaign_key for one in page.placements if one.campaign >= 0}
     assert customer().unit == ""
+
+
+def test_a_trace_says_who_was_held_out(held: Any) -> None:
+    live, made = held
+    decision = next(one for one in made if one.ghosts)
+    told = trace._campaigns(SimpleNamespace(live=live, page=page_of(decision.query, live), decision=decision))
+    states = {one["campaign"]: one["state"] for one in told}
+    names = {live.plan.campaigns.ids[one.campaign] for one in decision.ghosts}
+    assert {name for name, state in states.items() if state == "held_out"} == names
+    assert states["c3"] == "placed"

@@ -85,13 +85,27 @@ class TestTheTest:
         usual = [x for x in Watched(guards_of(()), ALPHA).look(one, other) if x.breached]
         assert [x.metric for x in usual] == ["errors"] and "+" in usual[0].told
 
+    def test_a_declared_value_is_guarded_against_falling(self) -> None:
+        """An arm that earns more stays, one that earns less goes; so of every metric by its own direction."""
+        rng = np.random.default_rng(11)
+
+        def earning(mean: float) -> Sums:
+            table = np.zeros((2_000, len(COLUMNS)))
+            table[:, [AT["one"], AT["pages"]]] = 1
+            table[:, AT["value"]] = rng.exponential(mean, 2_000)
+            return Sums.of(table)
+
+        guards = guards_of((Guardrail(metric="value"),))
+        assert [one.metric for one in guards].count("value") == 1
+        for mean, gone in ((2.0, []), (0.5, ["value"])):
+            looks = Watched(guards, ALPHA).look(earning(mean), earning(1.0))
+            assert [one.metric for one in looks if one.breached] == gone
+
     @pytest.mark.parametrize("alone", [False, True])
     def test_all_tests_together_have_alpha_and_first_errors_most_of_it(self, alone: bool) -> None:
         """Each test's own level, read back from what it asks for."""
-        declared = (
-            [Guardrail(metric="lower_rungs"), Guardrail(metric="errors", worse="lower")] if alone else []
-        )
-        watched, rng = Watched(guards_of(declared), ALPHA), np.random.default_rng(7)
+        others = [Guardrail(metric=name) for name in ("lower_rungs", "latency", "fill", "value", "clicks")]
+        watched, rng = Watched(others if alone else guards_of([]), ALPHA), np.random.default_rng(7)
         looks = watched.look(units(rng, 500, 0.1), units(rng, 500, 0.1))
         firsts = {one.metric: float(np.exp(-one.needed)) for one in looks if one.first}
         sums = [one.metric for one in looks if not one.first]

@@ -20,6 +20,7 @@ from serving.arm_switch import switched_off
 from serving.backing import backed
 from serving.experiment import Experiment, Layer
 from serving.experiments import compile_experiments
+from serving.ghosts import share_of
 from serving.plan import Plan, load_plan
 from serving.proposals import FRAME
 from serving.settings import Settings
@@ -103,11 +104,15 @@ def lift(args: argparse.Namespace, settings: Settings) -> int:
     one = next((each for each in plan.campaigns if each.id == args.campaign), None)
     if one is None:
         raise UsageError(f"the plan has no campaign {args.campaign!r}")
-    usual = plan.experiments.ghosts if plan.experiments else 0.0
-    share = usual if one.ghost is None else one.ghost
+    share = share_of(plan, one)
     if not share:
         raise UsageError(
-            f"{args.campaign!r} holds nobody out: set `experiments.ghosts: 0.01`, or `ghost` of the campaign"
+            f"{args.campaign!r} holds nobody out: "
+            + (
+                "a mandatory campaign is shown to all"
+                if one.tier == "mandatory"
+                else "set `experiments.ghosts: 0.01`, or `ghost` of the campaign"
+            )
         )
     metrics = named(args.metrics or ("value", "conversions", "clicks"))
     with counting(console, f"days of {args.campaign}") as tick:
