@@ -16,9 +16,20 @@ from serving.served import record
 from serving.wire import RecommendAsk
 from tests.worlds import SLOTS, customer, query, tiny_live, tiny_plan
 from training.ope.diagnostics import diagnose, effective_sample
-from training.ope.estimators import ESTIMATORS, Logged, Parts, Slates, cascade, dr, independent, ips, snips
+from training.ope.estimators import (
+    ESTIMATORS,
+    Logged,
+    Parts,
+    Slates,
+    cascade,
+    dr,
+    independent,
+    ips,
+    onwards,
+    snips,
+)
 from training.ope.intervals import bootstrap, empirical_bernstein
-from training.ope.policies import as_logged, as_slates, rounds_of
+from training.ope.policies import Fixed, Replayed, Round, as_logged, as_slates, rounds_of
 from training.ope.report import judge
 from training.ope.rewards import cross_fitted
 
@@ -82,8 +93,8 @@ def test_a_cascade_is_right_where_places_depend_on_those_above():
                 np.array([[own[a], below[a, b]]]),
                 np.array([[first_l[a], second_l[a, b]]]),
                 np.array([[first_t[a], second_t[a, b]]]),
-                np.array([[model[a], later[a, b]]]),
-                np.array([[first_t @ model, second_t[a] @ later[a]]]),
+                onward=np.array([[model[a], later[a, b]]]),
+                ahead=np.array([[first_t @ model, second_t[a] @ later[a]]]),
             )
             chance = first_l[a] * second_l[a, b]
             values["cascade"] += chance * cascade(page).value
@@ -91,6 +102,56 @@ def test_a_cascade_is_right_where_places_depend_on_those_above():
             values["independent"] += chance * independent(Slates(page.reward, page.logged, page.target)).value
         assert values["cascade"] == pytest.approx(truth) == values["plain"]
         assert values["independent"] != pytest.approx(truth, abs=0.02)
+
+
+def page_of_three(q: np.ndarray, wrong: float = 1.0) -> dict[str, tuple[float, float]]:
+    """(mean, variance) of the forms over all pages of three places of two items, rewards being certain:
+    1 + a, 2 + b + a, 3 + c + ab. `q`: (3,) what is added to a right Q; `wrong`: factor on the logged chances.
+    """
+    logged, target = column(0.5, 0.25, 0.4), column(0.8, 0.6, 0.1)  # of item 1; independent of what is above
+    names = ("plain", "doubly robust", "by own rewards")
+    chances, found = [], {name: [] for name in names}
+    for page in product((0, 1), repeat=3):
+        a, b, c = page
+        own = column(1 + a, 2 + b + a, 3 + c + a * b)
+        p, pi = np.where(page, logged, 1 - logged), np.where(page, target, 1 - target)
+
+        def third(a: int, b: int) -> float:
+            return 3 + target[2] + a * b
+
+        def second(a: int) -> float:
+            return sum((target[1] if b else 1 - target[1]) * (2 + b + a + third(a, b)) for b in (0, 1))
+
+        first = sum((target[0] if a else 1 - target[0]) * (1 + a + second(a)) for a in (0, 1))
+        onward = column(own[0] + second(a), own[1] + third(a, b), own[2]) + q
+        ahead = column(first, second(a), third(a, b)) + q
+        means = column(1 + target[0], 2 + target[1] + a, third(a, b))
+        rows = [column_[None] for column_ in (own, p * wrong, pi)]
+        chances.append(p.prod())
+        found["plain"].append(cascade(Slates(*rows)).value)
+        found["doubly robust"].append(cascade(Slates(*rows, onward=onward[None], ahead=ahead[None])).value)
+        found["by own rewards"].append(cascade(Slates(*rows, onward=own[None], ahead=means[None])).value)
+    mean = {name: float(np.dot(chances, values)) for name, values in found.items()}
+    spread = {name: float(np.dot(chances, (np.array(v) - mean[name]) ** 2)) for name, v in found.items()}
+    return {name: (mean[name], spread[name]) for name in names} | {"truth": (first, 0.0)}
+
+
+def test_a_cascade_is_right_where_either_the_weights_or_the_model_are():
+    right = page_of_three(np.zeros(3))
+    truth = right["truth"][0]
+    assert all(mean == pytest.approx(truth) for mean, _ in right.values())
+    assert right["doubly robust"][1] == pytest.approx(0.0, abs=1e-9)  # nothing is left to chance
+    assert right["plain"][1] > 10 and right["by own rewards"][1] > 1
+    assert page_of_three(column(0.5, -1, 2))["doubly robust"][0] == pytest.approx(truth)
+    unweighed = page_of_three(np.zeros(3), wrong=0.7)  # chances logged too small, the model right
+    assert unweighed["doubly robust"][0] == pytest.approx(truth)
+    assert abs(unweighed["plain"][0] - truth) > 1 and abs(unweighed["by own rewards"][0] - truth) > 1
+
+
+def test_what_is_below_by_places_that_stand_alone():
+    q, v = np.array([[1.0, 2.0, 4.0]]), np.array([[10.0, 20.0, 40.0]])
+    onward, ahead = onwards(q, v)
+    assert onward.tolist() == [[61.0, 42.0, 4.0]] and ahead.tolist() == [[70.0, 60.0, 40.0]]
 
 
 def test_places_that_stand_alone_are_right_one_by_one():
@@ -175,14 +236,36 @@ def test_the_products_own_pages_are_a_log():
     rng = np.random.default_rng(0)
     seen = as_logged(found, rng)
     assert seen.supported is not None and seen.supported.min() == pytest.approx(1.0)
-    slates = as_slates(found, rng)
-    assert slates.reward.shape == (60, len(found.rounds) // 60)
+    (slates,) = as_slates(found, rng)
+    each = len(found.rounds) // 60
+    assert slates.reward.shape[0] == 60 and (slates.logged < 1).sum(axis=1).tolist() == [each] * 60
+    assert slates.onward is not None and slates.model is not None and slates.expected is not None
+    below = slates.onward[:, 0] - slates.model[:, 0]
+    assert below == pytest.approx(slates.expected[:, 1:].sum(axis=1))
     own = as_logged(rounds_of(logged, live, earned), rng)
     assert own.weight == pytest.approx(np.ones(len(own)))
-    assert ips(own).value == own.reward.mean() == pytest.approx(1 / slates.reward.shape[1])
-    verdict = judge(seen, rng, slates=slates, rounds=50)
+    assert ips(own).value == own.reward.mean() == pytest.approx(1 / each)
+    verdict = judge(seen, rng, slates=(slates,), rounds=50)
     assert verdict.of("snips").value == pytest.approx(verdict.logged, rel=0.5)
     assert customer().profiling
+
+
+def test_every_slot_is_a_cascade_of_its_own():
+    """Two slots that explore; in one of them the candidate puts something else above a lottery."""
+    rounds, fixed = [], []
+    rng = np.random.default_rng(5)
+    for page in range(40):
+        for slot, position in (("a", 0), ("a", 2), ("b", 1)):
+            shown = int(rng.integers(1, 3))
+            rounds.append(Round(page, slot, position, shown, 0.5, {1: 0.2, 2: 0.8}, (1, 2), 1.0))
+        fixed.append(Fixed(page, "b", 0, 0.0))
+    found = Replayed(tuple(rounds), tuple(fixed), 40, 0, 1.0)
+    a, b = as_slates(found, rng)
+    assert a.chain.shape == (40, 3) and b.chain.shape == (40, 2)
+    weight = as_logged(found, rng).weight.reshape(40, 3)
+    assert a.chain[:, 2] == pytest.approx(weight[:, 0] * weight[:, 1]) and a.chain[:, 0].tolist() != [1] * 40
+    assert not b.chain.any()  # what comes after it was not seen
+    assert independent(b).value != 0
 
 
 @pytest.mark.data

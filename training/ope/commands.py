@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ DAY_S = 86_400.0
 def ope(args: argparse.Namespace, settings: Settings) -> int:
     """Exit status 1 where the log cannot tell: the estimate is refused, or a warning was given."""
     console, rng = wide_console(), np.random.default_rng(args.seed)
-    slates: Slates | None = None
+    slates: Sequence[Slates] = ()
     if args.open_bandit:
         seen, title, rest = _open_bandit(args.open_bandit, rng)
     else:
@@ -59,7 +60,7 @@ def _open_bandit(direction: str, rng: np.random.Generator) -> tuple[Logged, str,
 
 def _replay(
     args: argparse.Namespace, settings: Settings, rng: np.random.Generator, console: Console
-) -> tuple[Logged, Slates, str, dict[str, object]]:
+) -> tuple[Logged, Sequence[Slates], str, dict[str, object]]:
     candidate = _candidate(args, settings)
     until = time.time()
     with counting(console, "pages decided again") as tick:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from serving.decide import decide
 from serving.domain import Decision
 from serving.live import Live
 from training.lake import Lake
-from training.ope.estimators import Floats, Logged, Slates
+from training.ope.estimators import Floats, Logged, Slates, onwards
 from training.ope.rewards import fitted
 from training.replay import Record, ReplayError, query_of, records
 from training.sample import as_of
@@ -45,9 +45,19 @@ class Round:
         return self.target.get(self.shown, 0.0)
 
 
+class Fixed(NamedTuple):
+    """A place without a lottery, where the candidate does not surely put what stood there."""
+
+    page: int
+    slot: str
+    position: int
+    chance: float  # the candidate's, of what stood there
+
+
 @dataclass(frozen=True, slots=True)
 class Replayed:
     rounds: tuple[Round, ...]
+    fixed: tuple[Fixed, ...]
     pages: int  # with at least one round
     left_out: int  # pages that the candidate cannot decide
     same: float  # part of the rounds' places where both put the same item most often
@@ -92,6 +102,7 @@ def rounds_of(
 ) -> Replayed:
     """`watch` is told of every page that was decided again."""
     rounds: list[Round] = []
+    fixed: list[Fixed] = []
     pages = left_out = same = 0
     for record in logged:
         if not record["lotteries"]:
@@ -119,10 +130,15 @@ def rounds_of(
                 )
             )  # fmt: skip
             same += max(theirs, key=lambda key: theirs[key]) == keys[0]
+        held = {place for place, *_ in record["lotteries"]}
+        for place, key in enumerate(np.frombuffer(record["items"], "<u8").tolist()):
+            chance = target.get(slots[place], {}).get(key, 0.0)
+            if place not in held and chance != 1.0:
+                fixed.append(Fixed(pages, *slots[place], chance))
         pages += 1
         if progress is not None:
             progress(pages, most)
-    return Replayed(tuple(rounds), pages, left_out, same / len(rounds) if rounds else 0.0)
+    return Replayed(tuple(rounds), tuple(fixed), pages, left_out, same / len(rounds) if rounds else 0.0)
 
 
 def chances(decision: Decision) -> dict[Place, dict[int, float]]:
@@ -163,24 +179,35 @@ def as_logged(found: Replayed, rng: np.random.Generator) -> Logged:
     )
 
 
-def as_slates(found: Replayed, rng: np.random.Generator) -> Slates:
-    """Pages as slates of their rounds, in page order; short ones filled with places that weigh nothing."""
-    page = np.array([one.page for one in found.rounds])
-    number = np.arange(len(page)) - np.searchsorted(page, page)
-    shape = (found.pages, int(number.max()) + 1)
+def as_slates(found: Replayed, rng: np.random.Generator) -> tuple[Slates, ...]:
+    """By slot its places of all pages, in order: a cascade each, for no slot stands above another.
+
+    Places without a lottery are in the order too, with no reward of their own: where the candidate puts
+    something else there, what follows was not seen. Where nothing stands nothing is weighed.
+    """
     q, v = _modelled(found, rng)
-    columns = []
-    for values, fill in (
+    columns = (
         (_column(found, lambda one: one.reward), 0.0),
         (_column(found, lambda one: one.logged), 1.0),
         (_column(found, lambda one: one.chance), 1.0),
         (q, 0.0),
         (v, 0.0),
-    ):
-        table = np.full(shape, fill)
-        table[page, number] = values
-        columns.append(table)
-    return Slates(*columns)
+    )
+    page = np.array([one.page for one in found.rounds])
+    position = np.array([one.position for one in found.rounds])
+    slots: list[Slates] = []
+    for slot in dict.fromkeys(one.slot for one in found.rounds):
+        mine = np.array([one.slot == slot for one in found.rounds])
+        shape = (found.pages, int(position[mine].max()) + 1)
+        tables = [np.full(shape, fill) for _, fill in columns]
+        for table, (values, _) in zip(tables, columns, strict=True):
+            table[page[mine], position[mine]] = values[mine]
+        reward, logged, target, own, expected = tables
+        for one in found.fixed:
+            if one.slot == slot and one.position < shape[1]:
+                target[one.page, one.position] = one.chance
+        slots.append(Slates(reward, logged, target, own, expected, *onwards(own, expected)))
+    return tuple(slots)
 
 
 def _column(found: Replayed, of: Callable[[Round], float]) -> Floats:

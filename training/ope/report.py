@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from training.ope.diagnostics import Diagnosis, diagnose
-from training.ope.estimators import ESTIMATORS, Logged, Parts, Slates, cascade, independent
+from training.ope.estimators import ESTIMATORS, Logged, Parts, Slates, cascade, independent, summed
 from training.ope.intervals import bootstraps, empirical_bernstein
 
 matplotlib.use("Agg")
@@ -45,9 +46,10 @@ class Verdict:
 
 
 def judge(
-    seen: Logged, rng: np.random.Generator, *, slates: Slates | None = None, rounds: int = 1_000
+    seen: Logged, rng: np.random.Generator, *, slates: Sequence[Slates] = (), rounds: int = 1_000
 ) -> Verdict:
-    """Every estimator that the log has columns for. Rewards lie between 0 and the largest seen."""
+    """Every estimator that the log has columns for; `slates`: the same pages by slot. Rewards lie between 0
+    and the largest seen."""
     most = float(seen.reward.max()) or 1.0
     width = float(seen.weight.max()) * most
     parts: dict[str, Parts] = {
@@ -56,8 +58,9 @@ def judge(
         if name in ("ips", "snips") or seen.model is not None
     }
     widths = {"ips": width, "dm": most, "dr": width + most}
-    if slates is not None:
-        parts |= {"independent, a page": independent(slates), "cascade, a page": cascade(slates)}
+    if slates:
+        for name, form in (("independent", independent), ("cascade", cascade)):
+            parts[f"{name}, a page"] = summed([form(slot) for slot in slates])
     estimates, drawn = [], bootstraps(parts, rng, rounds=rounds)
     for name, one in parts.items():
         bounds = empirical_bernstein(one, widths[name]) if name in widths else (None, None)
