@@ -180,6 +180,41 @@ def test_intervals():
         empirical_bernstein(Parts(top, top), 10.0)
 
 
+def test_customers_are_drawn_anew_not_their_rounds():
+    """A customer's forty rounds alike are one: intervals are those of as many customers of one round."""
+    rng, customers, each = np.random.default_rng(4), 300, 40
+    once = (rng.random(customers) < 0.2).astype(float)
+    unit, n = np.repeat(np.arange(customers), each), customers * each
+    flat = np.full(n, 0.5)
+    seen = Logged(np.repeat(once, each), flat, flat, flat, flat, bound=np.ones(n), unit=unit)
+    alone = Logged(once, *(flat[:customers],) * 4, bound=np.ones(customers))
+    found, by_one = judge(seen, rng, rounds=2_000), judge(alone, rng, rounds=2_000)
+    assert (found.units, found.diagnosis.rounds) == (customers, n) and by_one.units == customers
+    for name in ("ips", "snips", "dr"):
+        mine, theirs = found.of(name), by_one.of(name)
+        assert mine.value == pytest.approx(theirs.value)
+        assert (mine.low, mine.high) == pytest.approx((theirs.low, theirs.high), abs=0.01)
+        assert mine.bound_low is None or mine.bound_low == pytest.approx(theirs.bound_low)
+    assert ips(seen).by(unit).error == pytest.approx(ips(alone).error)
+    assert ips(seen).by(unit).error > 6 * ips(seen).error
+
+
+def test_a_bound_is_of_what_could_have_been_drawn():
+    """Not of the largest weight that was: here the heavy one, four times, was never drawn."""
+    n = 1_000
+    rng = np.random.default_rng(6)
+    reward = (rng.random(n) < 0.3).astype(float)
+    logged, target, half = np.full(n, 0.9), np.full(n, 0.6), np.full(n, 0.5)
+    seen = Logged(reward, logged, target, half, half, bound=np.full(n, 4.0))
+    verdict, told = judge(seen, rng, rounds=10), np.log(4 / 0.05)
+    for name, width in (("ips", 4.0), ("dm", 1.0), ("dr", 9.0)):
+        one, top = verdict.of(name), ESTIMATORS[name](seen).top
+        radius = np.sqrt(2 * top.var(ddof=1) * told / n) + 7 * width * told / (3 * (n - 1))
+        assert one.bound_high == pytest.approx(one.value + radius)
+    assert judge(seen, rng, most=None, rounds=10).of("dr").bound_low is None  # CNY: no bound is known
+    assert judge(Logged(reward, logged, target), rng, rounds=10).of("ips").bound_low is None
+
+
 def test_a_log_that_cannot_tell_is_refused_and_says_why():
     n = 2_000
     flat = np.full(n, 0.1)
@@ -190,6 +225,8 @@ def test_a_log_that_cannot_tell_is_refused_and_says_why():
     found = diagnose(Logged(flat, flat, rare))
     assert found.refused and "effective sample of" in found.warnings[0]
     assert any("mean weight" in warning for warning in found.warnings)
+    few = Logged(flat, flat, flat, unit=np.arange(n) % 20)
+    assert diagnose(few).refused and "20 customers alone" in diagnose(few).warnings[0]
     half = Logged(flat, flat, flat, supported=np.full(n, 0.5))
     assert "50.0% of what the target shows" in diagnose(half).warnings[0]
     with pytest.raises(ValueError, match="logged chance is 0"):
@@ -231,7 +268,7 @@ def test_the_products_own_pages_are_a_log():
                 earned["u:u1", f"d{number}", key32("home.feed"), 0] = 1.0
     found = rounds_of(logged, other, earned)
     assert found.pages == 60 and found.left_out == 0 and found.same == 1.0
-    weights = {round(one.chance / one.logged, 6) for one in found.rounds}
+    weights = {round(one.chance / one.logged[one.shown], 6) for one in found.rounds}
     assert weights == {round(0.8 / 0.6, 6), 0.5}
     rng = np.random.default_rng(0)
     seen = as_logged(found, rng)
@@ -257,15 +294,17 @@ def test_every_slot_is_a_cascade_of_its_own():
     for page in range(40):
         for slot, position in (("a", 0), ("a", 2), ("b", 1)):
             shown = int(rng.integers(1, 3))
-            rounds.append(Round(page, slot, position, shown, 0.5, {1: 0.2, 2: 0.8}, (1, 2), 1.0))
+            rounds.append(Round(page, slot, position, shown, {1: 0.5, 2: 0.5}, {1: 0.2, 2: 0.8}, 1.0))
         fixed.append(Fixed(page, "b", 0, 0.0))
-    found = Replayed(tuple(rounds), tuple(fixed), 40, 0, 1.0)
+    found = Replayed(tuple(rounds), tuple(fixed), tuple(f"u{page % 7}" for page in range(40)), 40, 0, 1.0)
     a, b = as_slates(found, rng)
     assert a.chain.shape == (40, 3) and b.chain.shape == (40, 2)
     weight = as_logged(found, rng).weight.reshape(40, 3)
     assert a.chain[:, 2] == pytest.approx(weight[:, 0] * weight[:, 1]) and a.chain[:, 0].tolist() != [1] * 40
     assert not b.chain.any()  # what comes after it was not seen
     assert independent(b).value != 0
+    assert a.unit is not None and a.unit.tolist() == [page % 7 for page in range(40)]
+    assert as_logged(found, rng).bound == pytest.approx(np.full(120, 1.6))
 
 
 @pytest.mark.data

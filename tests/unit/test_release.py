@@ -21,7 +21,7 @@ from training.ope.release import Release, Shares, appraised, told
 from training.usage import UsageError
 
 BLOBS = Blobs(None, None, None, None, None, None)
-PAGES = 500
+PAGES, CUSTOMERS = 500, 100
 
 
 def explored(explore: float = 0.4, seed: int = 0, **feed: Any):
@@ -37,12 +37,13 @@ def pages(winner: float, runner: float) -> tuple[list[Any], dict[Any, float]]:
     rng, logged, earned = np.random.default_rng(3), [], {}
     known = decode_customer(BLOBS, now=query(LIVE).now)
     for number in range(PAGES):
-        page = decide(query(LIVE, known, decision_id=f"d{number}"), LIVE)
+        who = f"u:u{number % CUSTOMERS}"
+        page = decide(query(LIVE, known, decision_id=f"d{number}", subject=who), LIVE)
         logged.append(record(page, BLOBS, RecommendAsk(user_id="u1"), LIVE))
         for one in page.lotteries:
             place = page.placements[one.place]
             if rng.random() < (runner if one.drawn else winner):
-                earned["u:u1", f"d{number}", key32("home.feed"), place.position] = 1.0
+                earned[who, f"d{number}", key32("home.feed"), place.position] = 1.0
     return logged, earned
 
 

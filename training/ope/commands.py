@@ -39,7 +39,7 @@ def ope(args: argparse.Namespace, settings: Settings) -> int:
         seen, title, rest = _open_bandit(args.open_bandit, rng)
     else:
         seen, slates, title, rest = _replay(args, settings, rng, console)
-    verdict = judge(seen, rng, slates=slates, rounds=args.bootstrap)
+    verdict = judge(seen, rng, slates=slates, most=None if args.value else 1.0, rounds=args.bootstrap)
     if args.json:
         print(orjson.dumps(verdict.document() | rest).decode())
     else:

@@ -8,16 +8,16 @@ and says 0.0030 where 0.0046 is true.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.ope.estimators import Logged
+from training.ope.estimators import Logged, Parts
 
 LEAST_EFFECTIVE: Final = 100.0  # rounds
 LEAST_SHARE: Final = 0.1  # of all rounds: the weights' deviation is three times their mean
+LEAST_CUSTOMERS: Final = 30  # effective ones: fewer, drawn anew, say little of how others differ
 MEAN_WEIGHT: Final = (0.9, 1.1)
 LEAST_SUPPORT: Final = 0.99
 MOST_ONE: Final = 0.05  # of all weight, on one round
@@ -45,12 +45,16 @@ def effective_sample(weight: Floats) -> float:
 def diagnose(seen: Logged) -> Diagnosis:
     weight, n = seen.weight, len(seen)
     effective, mean = effective_sample(weight), float(weight.mean())
-    error = float(weight.std(ddof=1)) / sqrt(n) if n > 1 else float("inf")
+    error = Parts(weight).by(seen.unit).error
     largest = float(weight.max())
     support = 1.0 if seen.supported is None else float(seen.supported.mean())
     refused = effective < max(LEAST_EFFECTIVE, LEAST_SHARE * n)
     warnings = []
-    if refused:
+    customers = float("inf") if seen.unit is None else effective_sample(Parts(weight).by(seen.unit).top)
+    if customers < LEAST_CUSTOMERS:
+        refused = True
+        warnings.append(f"refused: of {customers:,.0f} customers alone; an interval needs {LEAST_CUSTOMERS}")
+    elif refused:
         warnings.append(
             f"refused: an effective sample of {effective:,.0f} in {n:,} rounds; log with more exploration, or"
             " evaluate a policy nearer to the one that was logged"

@@ -25,11 +25,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Codes = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +44,15 @@ class Logged:
     model: Floats | None = None  # q
     expected: Floats | None = None  # v
     supported: Floats | None = None  # part of the target's chances on what the logging policy could show
+    bound: Floats | None = None  # the largest weight that the round could have had, whatever was drawn
+    unit: Codes | None = None  # whose rounds they are, 0 … : customers are independent, their rounds are not
 
     def __post_init__(self) -> None:
         if len(self.reward) == 0:
             raise ValueError("no rounds were logged")
         if not (self.logged > 0).all():
             raise ValueError("a logged chance is 0: what was shown had one, so the log is not what was drawn")
-        for name in ("logged", "target", "model", "expected", "supported"):
+        for name in ("logged", "target", "model", "expected", "supported", "bound", "unit"):
             column = getattr(self, name)
             if column is not None and column.shape != self.reward.shape:
                 raise ValueError(f"{name} has {column.shape} entries for {self.reward.shape} rewards")
@@ -72,12 +76,12 @@ class Slates:
     expected: Floats | None = None  # v
     onward: Floats | None = None  # Q: of the rewards here and below, given what stands down to here
     ahead: Floats | None = None  # V: the mean of Q over what the target would put here
+    unit: Codes | None = None  # (n,) whose pages they are
 
     @property
     def chain(self) -> Floats:
         """(n, K) weights of the cascade: of all places down to each."""
-        weight: Floats = np.cumprod(self.target / self.logged, axis=1)
-        return weight
+        return np.cumprod(self.target / self.logged, axis=1, dtype=np.float64)
 
 
 def onwards(q: Floats, v: Floats) -> tuple[Floats, Floats]:
@@ -98,6 +102,23 @@ class Parts:
     def value(self) -> float:
         bottom = float(self.bottom.mean())
         return float(self.top.mean()) / bottom if bottom else 0.0
+
+    @property
+    def error(self) -> float:
+        """Of the value, by the delta method; infinite for one number alone."""
+        n, bottom = len(self.top), np.broadcast_to(self.bottom, self.top.shape)
+        if n < 2 or not bottom.any():
+            return float("inf")
+        spread = self.top - self.value * bottom
+        return sqrt(float((spread**2).sum()) * n / (n - 1)) / abs(float(bottom.sum()))
+
+    def by(self, unit: Codes | None) -> Parts:
+        """The same value as a ratio of sums over each unit (n,), which are independent of each other."""
+        if unit is None:
+            return self
+        bottom = np.broadcast_to(self.bottom, self.top.shape)
+        top, below = (np.bincount(unit, one).astype(np.float64) for one in (self.top, bottom))
+        return Parts(top, below)
 
 
 def ips(seen: Logged) -> Parts:

@@ -18,7 +18,7 @@ from serving.decide import decide
 from serving.domain import Decision
 from serving.live import Live
 from training.lake import Lake
-from training.ope.estimators import Floats, Logged, Slates, onwards
+from training.ope.estimators import Codes, Floats, Logged, Slates, onwards
 from training.ope.rewards import fitted
 from training.replay import Record, ReplayError, query_of, records
 from training.sample import as_of
@@ -35,14 +35,22 @@ class Round:
     slot: str
     position: int
     shown: int  # key64
-    logged: float
+    logged: Mapping[int, float]  # the lottery's chances, before it was drawn
     target: Mapping[int, float]
-    could: tuple[int, ...]  # what the lottery was over
     reward: float
 
     @property
     def chance(self) -> float:
         return self.target.get(self.shown, 0.0)
+
+    @property
+    def bound(self) -> float:
+        """Of the weight, whatever had been drawn."""
+        return max(self.target.get(key, 0.0) / chance for key, chance in self.logged.items())
+
+    @property
+    def supported(self) -> float:
+        return sum(self.target.get(key, 0.0) for key in self.logged)
 
 
 class Fixed(NamedTuple):
@@ -58,6 +66,7 @@ class Fixed(NamedTuple):
 class Replayed:
     rounds: tuple[Round, ...]
     fixed: tuple[Fixed, ...]
+    units: tuple[str, ...]  # by page, the customer (the visitor, while no customer is known)
     pages: int  # with at least one round
     left_out: int  # pages that the candidate cannot decide
     same: float  # part of the rounds' places where both put the same item most often
@@ -103,6 +112,7 @@ def rounds_of(
     """`watch` is told of every page that was decided again."""
     rounds: list[Round] = []
     fixed: list[Fixed] = []
+    units: list[str] = []
     pages = left_out = same = 0
     for record in logged:
         if not record["lotteries"]:
@@ -125,7 +135,7 @@ def rounds_of(
             at = (record["subject"], record["id"], key32(slot), position)
             rounds.append(
                 Round(
-                    pages, slot, position, keys[drawn], probabilities[drawn], theirs, tuple(keys),
+                    pages, slot, position, keys[drawn], dict(zip(keys, probabilities, strict=True)), theirs,
                     earned.get(at, 0.0),
                 )
             )  # fmt: skip
@@ -135,10 +145,12 @@ def rounds_of(
             chance = target.get(slots[place], {}).get(key, 0.0)
             if place not in held and chance != 1.0:
                 fixed.append(Fixed(pages, *slots[place], chance))
+        units.append(str(record.get("unit") or record["subject"]))
         pages += 1
         if progress is not None:
             progress(pages, most)
-    return Replayed(tuple(rounds), tuple(fixed), pages, left_out, same / len(rounds) if rounds else 0.0)
+    share = same / len(rounds) if rounds else 0.0
+    return Replayed(tuple(rounds), tuple(fixed), tuple(units), pages, left_out, share)
 
 
 def chances(decision: Decision) -> dict[Place, dict[int, float]]:
@@ -167,16 +179,24 @@ def _places(record: Record) -> list[Place]:
 
 
 def as_logged(found: Replayed, rng: np.random.Generator) -> Logged:
-    """Rounds as columns, with a model of rewards by place and item that knows other pages only."""
+    """Rounds as columns, with a model of rewards by place and item that knows other customers only."""
     q, v = _modelled(found, rng)
     return Logged(
         _column(found, lambda one: one.reward),
-        _column(found, lambda one: one.logged),
+        _column(found, lambda one: one.logged[one.shown]),
         _column(found, lambda one: one.chance),
         q,
         v,
-        _column(found, lambda one: sum(one.target.get(key, 0.0) for key in one.could)),
+        _column(found, lambda one: one.supported),
+        _column(found, lambda one: one.bound),
+        units_of(found)[[one.page for one in found.rounds]],
     )
+
+
+def units_of(found: Replayed) -> Codes:
+    """(pages,) numbers of the customers."""
+    _, numbers = np.unique(np.array(found.units), return_inverse=True)
+    return numbers.astype(np.int64)
 
 
 def as_slates(found: Replayed, rng: np.random.Generator) -> tuple[Slates, ...]:
@@ -188,13 +208,14 @@ def as_slates(found: Replayed, rng: np.random.Generator) -> tuple[Slates, ...]:
     q, v = _modelled(found, rng)
     columns = (
         (_column(found, lambda one: one.reward), 0.0),
-        (_column(found, lambda one: one.logged), 1.0),
+        (_column(found, lambda one: one.logged[one.shown]), 1.0),
         (_column(found, lambda one: one.chance), 1.0),
         (q, 0.0),
         (v, 0.0),
     )
     page = np.array([one.page for one in found.rounds])
     position = np.array([one.position for one in found.rounds])
+    unit = units_of(found)
     slots: list[Slates] = []
     for slot in dict.fromkeys(one.slot for one in found.rounds):
         mine = np.array([one.slot == slot for one in found.rounds])
@@ -206,7 +227,7 @@ def as_slates(found: Replayed, rng: np.random.Generator) -> tuple[Slates, ...]:
         for one in found.fixed:
             if one.slot == slot and one.position < shape[1]:
                 target[one.page, one.position] = one.chance
-        slots.append(Slates(reward, logged, target, own, expected, *onwards(own, expected)))
+        slots.append(Slates(reward, logged, target, own, expected, *onwards(own, expected), unit))
     return tuple(slots)
 
 
@@ -219,12 +240,13 @@ def _modelled(found: Replayed, rng: np.random.Generator) -> tuple[Floats, Floats
     places = {place: at for at, place in enumerate(met)}
     keys: dict[int, int] = {}
     for one in found.rounds:
-        for key in (*one.could, *one.target):
+        for key in (*one.logged, *one.target):
             keys.setdefault(key, len(keys))
     cell = np.array([places[one.slot, one.position] for one in found.rounds])
     action = np.array([keys[one.shown] for one in found.rounds])
     reward = _column(found, lambda one: one.reward)
-    fold = rng.integers(0, 2, found.pages)[[one.page for one in found.rounds]]
+    unit = units_of(found)
+    fold = rng.integers(0, 2, int(unit.max()) + 1)[unit][[one.page for one in found.rounds]]
     q, v = np.empty(len(reward)), np.empty(len(reward))
     for side in (0, 1):
         other = fold != side

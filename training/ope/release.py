@@ -2,8 +2,8 @@
 
 Pages that held lotteries are decided again by the candidate. Its value is the doubly robust estimate; what it
 is compared with is what was earned on the very same places, so the interval is of the paired difference, by
-page. Beside it stand the shares of kinds by slot and how full the pages are. A candidate is stopped where it
-is worse beyond doubt; where the log cannot tell, that is said and stops nothing.
+customer. Beside it stand the shares of kinds by slot and how full the pages are. A candidate is stopped where
+it is worse beyond doubt; where the log cannot tell, that is said and stops nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from math import sqrt
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +20,8 @@ from serving.domain import Decision
 from serving.live import Live
 from training.lake import Lake
 from training.ope.diagnostics import diagnose
-from training.ope.policies import Clicks, Replayed, as_logged, rewards, rounds_of
+from training.ope.estimators import Logged, Parts, dr
+from training.ope.policies import Clicks, as_logged, rewards, rounds_of
 from training.replay import Record, records
 
 MARGIN: Final = 0.05  # relative: so much less is not worse yet
@@ -128,22 +128,17 @@ def appraised(
         return None
     seen = as_logged(found, np.random.default_rng(seed))
     diagnosis = diagnose(seen)
-    paired = None if diagnosis.refused or not seen.reward.any() else _paired(found, seen)
+    paired = None if diagnosis.refused or not seen.reward.any() else _paired(seen)
     return Release(
         found.pages, found.left_out, len(found.rounds), found.same, float(seen.reward.mean()), paired,
         diagnosis.warnings, before, after,
     )  # fmt: skip
 
 
-def _paired(found: Replayed, seen: Any) -> tuple[float, float, float]:
-    """The mean of v + w·(r − q) − r over places, and its 95 % interval; pages are what is independent."""
-    each = seen.expected + seen.weight * (seen.reward - seen.model) - seen.reward
-    page = np.array([one.page for one in found.rounds])
-    sums, counts = np.bincount(page, each), np.bincount(page)
-    mean = float(sums.sum() / counts.sum())
-    spread = sums - mean * counts
-    error = sqrt(float((spread**2).sum()) * len(sums) / max(len(sums) - 1, 1)) / float(counts.sum())
-    return mean, mean - Z * error, mean + Z * error
+def _paired(seen: Logged) -> tuple[float, float, float]:
+    """The mean of v + w·(r − q) − r over places, and its 95 % interval: customers are what is independent."""
+    each = Parts(dr(seen).top - seen.reward).by(seen.unit)
+    return each.value, each.value - Z * each.error, each.value + Z * each.error
 
 
 def _kind(code: int) -> str:

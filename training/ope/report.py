@@ -35,6 +35,7 @@ class Verdict:
     """`logged`: what the logging policy earned."""
 
     logged: float
+    units: int  # customers; rounds where the log does not tell whose they are
     estimates: tuple[Valued, ...]
     diagnosis: Diagnosis
 
@@ -46,26 +47,49 @@ class Verdict:
 
 
 def judge(
-    seen: Logged, rng: np.random.Generator, *, slates: Sequence[Slates] = (), rounds: int = 1_000
+    seen: Logged,
+    rng: np.random.Generator,
+    *,
+    slates: Sequence[Slates] = (),
+    most: float | None = 1.0,
+    rounds: int = 1_000,
 ) -> Verdict:
-    """Every estimator that the log has columns for; `slates`: the same pages by slot. Rewards lie between 0
-    and the largest seen."""
-    most = float(seen.reward.max()) or 1.0
-    width = float(seen.weight.max()) * most
+    """Every estimator that the log has columns for; `slates`: the same pages by slot.
+
+    `most`: rewards lie between 0 and so much for certain (1: clicks); None: no bound is known, so none is
+    given. What is drawn anew, and what the bound is over, are customers where the log tells them.
+    """
     parts: dict[str, Parts] = {
         name: of(seen)
         for name, of in ESTIMATORS.items()
         if name in ("ips", "snips") or seen.model is not None
     }
-    widths = {"ips": width, "dm": most, "dr": width + most}
+    bounds = {name: _bound(parts[name], seen, width) for name, width in _widths(seen, most).items()}
+    clustered = {name: one.by(seen.unit) for name, one in parts.items()}
     if slates:
         for name, form in (("independent", independent), ("cascade", cascade)):
-            parts[f"{name}, a page"] = summed([form(slot) for slot in slates])
-    estimates, drawn = [], bootstraps(parts, rng, rounds=rounds)
-    for name, one in parts.items():
-        bounds = empirical_bernstein(one, widths[name]) if name in widths else (None, None)
-        estimates.append(Valued(name, one.value, *drawn[name], *bounds))
-    return Verdict(float(seen.reward.mean()), tuple(estimates), diagnose(seen))
+            whole = summed([form(slot) for slot in slates])
+            clustered[f"{name}, a page"] = whole.by(slates[0].unit)
+    drawn = bootstraps(clustered, rng, rounds=rounds)
+    estimates = [
+        Valued(name, one.value, *drawn[name], *bounds.get(name, (None, None)))
+        for name, one in clustered.items()
+    ]
+    units = len(seen) if seen.unit is None else int(seen.unit.max()) + 1
+    return Verdict(float(seen.reward.mean()), units, tuple(estimates), diagnose(seen))
+
+
+def _widths(seen: Logged, most: float | None) -> dict[str, float]:
+    """Of the range of each plain mean's numbers, w and r being the largest possible: w·r; r; and of
+    v + w·(r − q), with v and q among the rewards, 2·w·r + r. Not the largest weight that was drawn."""
+    if most is None or seen.bound is None:
+        return {}
+    width = float(seen.bound.max()) * most
+    return {"ips": width} | ({} if seen.model is None else {"dm": most, "dr": 2 * width + most})
+
+
+def _bound(parts: Parts, seen: Logged, width: float) -> tuple[float, float]:
+    return empirical_bernstein(parts, width, unit=seen.unit)
 
 
 def show(console: Console, title: str, verdict: Verdict) -> None:
@@ -80,8 +104,9 @@ def show(console: Console, title: str, verdict: Verdict) -> None:
     console.print(table)
     found = verdict.diagnosis
     console.print(
-        f"{found.rounds:,} rounds, effective {found.effective:,.0f}; mean weight {found.mean_weight:.3f}"
-        f" ± {found.mean_error:.3f}, largest {found.largest:.1f}; support {found.support:.1%}",
+        f"{found.rounds:,} rounds, {verdict.units:,} independent; effective {found.effective:,.0f};"
+        f" mean weight {found.mean_weight:.3f} ± {found.mean_error:.3f}, largest {found.largest:.1f};"
+        f" support {found.support:.1%}",
         highlight=False,
     )
     for warning in found.warnings:
