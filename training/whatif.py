@@ -104,7 +104,7 @@ def what_if(
     for done, record in enumerate(records, 1):
         try:
             live = lives.of(record, plan=plan, bundle=bundle)
-            decision = decided_first(_under(record, live), live)
+            decision = decided_first(under(record, live), live)
         except ReplayError as lost:
             found.skipped[str(lost).partition(": ")[2][:160]] += 1
             continue
@@ -130,7 +130,7 @@ def what_if(
     return found
 
 
-def _under(record: Record, live: Live) -> dict[str, Any]:
+def under(record: Record, live: Live) -> dict[str, Any]:
     """The logged inputs, as if asked of this view; what was spent and whether the ledger answered stay."""
     return as_of(record, live) | {
         "spent": record["spent"],

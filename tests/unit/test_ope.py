@@ -266,7 +266,7 @@ def test_the_products_own_pages_are_a_log():
             place = page.placements[one.place]
             if place.position == 0:
                 earned["u:u1", f"d{number}", key32("home.feed"), 0] = 1.0
-    found = rounds_of(logged, other, earned)
+    found = rounds_of(logged, lambda _: other, earned)
     assert found.pages == 60 and found.left_out == 0 and found.same == 1.0
     weights = {round(one.chance / one.logged[one.shown], 6) for one in found.rounds}
     assert weights == {round(0.8 / 0.6, 6), 0.5}
@@ -279,7 +279,7 @@ def test_the_products_own_pages_are_a_log():
     assert slates.onward is not None and slates.model is not None and slates.expected is not None
     below = slates.onward[:, 0] - slates.model[:, 0]
     assert below == pytest.approx(slates.expected[:, 1:].sum(axis=1))
-    own = as_logged(rounds_of(logged, live, earned), rng)
+    own = as_logged(rounds_of(logged, lambda _: live, earned), rng)
     assert own.weight == pytest.approx(np.ones(len(own)))
     assert ips(own).value == own.reward.mean() == pytest.approx(1 / each)
     verdict = judge(seen, rng, slates=(slates,), rounds=50)
@@ -296,7 +296,7 @@ def test_every_slot_is_a_cascade_of_its_own():
             shown = int(rng.integers(1, 3))
             rounds.append(Round(page, slot, position, shown, {1: 0.5, 2: 0.5}, {1: 0.2, 2: 0.8}, 1.0))
         fixed.append(Fixed(page, "b", 0, 0.0))
-    found = Replayed(tuple(rounds), tuple(fixed), tuple(f"u{page % 7}" for page in range(40)), 40, 0, 1.0)
+    found = Replayed(tuple(rounds), tuple(fixed), tuple(f"u{page % 7}" for page in range(40)), 40, 0, {}, 1.0)
     a, b = as_slates(found, rng)
     assert a.chain.shape == (40, 3) and b.chain.shape == (40, 2)
     weight = as_logged(found, rng).weight.reshape(40, 3)

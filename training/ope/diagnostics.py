@@ -32,6 +32,7 @@ class Diagnosis:
     mean_error: float  # of the mean weight, which is 1 where the chances are right
     largest: float
     support: float  # part of the target's chances on what could be shown; 1 where it is not known to be less
+    nothing: float  # part of the places that the target leaves empty: known to earn 0
     warnings: tuple[str, ...]
     refused: bool
 
@@ -43,14 +44,16 @@ def effective_sample(weight: Floats) -> float:
 
 
 def diagnose(seen: Logged) -> Diagnosis:
-    weight, n = seen.weight, len(seen)
-    effective, mean = effective_sample(weight), float(weight.mean())
-    error = Parts(weight).by(seen.unit).error
+    weight, mass, n = seen.weight, seen.mass, len(seen)
+    effective, mean = effective_sample(weight), float(mass.mean())
+    error = Parts(mass).by(seen.unit).error
+    nothing = 0.0 if seen.nothing is None else float(seen.nothing.mean())
+    shown = n * (1 - nothing)  # only what is shown must be seen
     largest = float(weight.max())
     support = 1.0 if seen.supported is None else float(seen.supported.mean())
-    refused = effective < max(LEAST_EFFECTIVE, LEAST_SHARE * n)
+    refused = nothing < 1 and effective < max(LEAST_EFFECTIVE, LEAST_SHARE * shown)
     warnings = []
-    customers = float("inf") if seen.unit is None else effective_sample(Parts(weight).by(seen.unit).top)
+    customers = float("inf") if seen.unit is None else effective_sample(Parts(mass).by(seen.unit).top)
     if customers < LEAST_CUSTOMERS:
         refused = True
         warnings.append(f"refused: of {customers:,.0f} customers alone; an interval needs {LEAST_CUSTOMERS}")
@@ -71,4 +74,4 @@ def diagnose(seen: Logged) -> Diagnosis:
         )
     if weight.sum() > 0 and largest / weight.sum() > MOST_ONE:
         warnings.append(f"one round carries {largest / weight.sum():.0%} of all weight")
-    return Diagnosis(n, effective, mean, error, largest, support, tuple(warnings), refused)
+    return Diagnosis(n, effective, mean, error, largest, support, nothing, tuple(warnings), refused)

@@ -46,13 +46,14 @@ class Logged:
     supported: Floats | None = None  # part of the target's chances on what the logging policy could show
     bound: Floats | None = None  # the largest weight that the round could have had, whatever was drawn
     unit: Codes | None = None  # whose rounds they are, 0 … : customers are independent, their rounds are not
+    nothing: Floats | None = None  # the target's chance of leaving the place empty, which is worth 0 for sure
 
     def __post_init__(self) -> None:
         if len(self.reward) == 0:
             raise ValueError("no rounds were logged")
         if not (self.logged > 0).all():
             raise ValueError("a logged chance is 0: what was shown had one, so the log is not what was drawn")
-        for name in ("logged", "target", "model", "expected", "supported", "bound", "unit"):
+        for name in ("logged", "target", "model", "expected", "supported", "bound", "unit", "nothing"):
             column = getattr(self, name)
             if column is not None and column.shape != self.reward.shape:
                 raise ValueError(f"{name} has {column.shape} entries for {self.reward.shape} rewards")
@@ -63,6 +64,11 @@ class Logged:
     @property
     def weight(self) -> Floats:
         return self.target / self.logged
+
+    @property
+    def mass(self) -> Floats:
+        """The weight and what is left empty: 1 in the mean where the chances are right."""
+        return self.weight if self.nothing is None else self.weight + self.nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +132,7 @@ def ips(seen: Logged) -> Parts:
 
 
 def snips(seen: Logged) -> Parts:
-    weight = seen.weight
-    return Parts(weight * seen.reward, weight)
+    return Parts(seen.weight * seen.reward, seen.mass)
 
 
 def dm(seen: Logged) -> Parts:

@@ -2,11 +2,16 @@
 
 A page is decided again by `decide` under the candidate, from the logged inputs. A round is a place where a
 lottery was held: its chances are logged, and the candidate's are its own lottery's, or 1 for what it places
-without one. What a reservation refused was never a lottery's, so it is in no round.
+without one. A place that the candidate leaves empty earns nothing. What a reservation refused was never a
+lottery's, so it is in no round; what the candidate has in that place would have been refused too.
+
+Only items are evaluated: which creative an item was shown by (`draws`) is taken as it was, and places that
+the candidate has beyond those that were logged are not counted.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -14,14 +19,15 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from features.ids import key32
-from serving.decide import decide
 from serving.domain import Decision
 from serving.live import Live
+from serving.reserving import settle
 from training.lake import Lake
+from training.ope.candidate import Views
 from training.ope.estimators import Codes, Floats, Logged, Slates, onwards
 from training.ope.rewards import fitted
-from training.replay import Record, ReplayError, query_of, records
-from training.sample import as_of
+from training.replay import Record, ReplayError, decided_first, records
+from training.whatif import under
 
 CLICK_S: Final = 86_400.0  # a click belongs to its page for so long
 Progress = Callable[[int, int], None]
@@ -50,7 +56,12 @@ class Round:
 
     @property
     def supported(self) -> float:
-        return sum(self.target.get(key, 0.0) for key in self.logged)
+        return self.nothing + sum(self.target.get(key, 0.0) for key in self.logged)
+
+    @property
+    def nothing(self) -> float:
+        """1 where the candidate leaves the place empty, whose worth is known."""
+        return float(not self.target)
 
 
 class Fixed(NamedTuple):
@@ -69,6 +80,7 @@ class Replayed:
     units: tuple[str, ...]  # by page, the customer (the visitor, while no customer is known)
     pages: int  # with at least one round
     left_out: int  # pages that the candidate cannot decide
+    why: Mapping[str, int]  # left out, by reason
     same: float  # part of the rounds' places where both put the same item most often
 
 
@@ -87,7 +99,7 @@ def rewards(lake: Lake, since: float, until: float, *, value: bool = False) -> C
 
 def replayed(
     lake: Lake,
-    candidate: Live,
+    candidate: Views,
     since: float,
     until: float,
     *,
@@ -102,36 +114,36 @@ def replayed(
 
 def rounds_of(
     logged: Iterable[Record],
-    candidate: Live,
+    candidate: Views,
     earned: Clicks,
     *,
     most: int = 100_000,
     progress: Progress | None = None,
-    watch: Callable[[Record, Decision], None] | None = None,
+    watch: Callable[[Record, Decision, Live], None] | None = None,
 ) -> Replayed:
-    """`watch` is told of every page that was decided again."""
+    """`watch` is told of every page that was decided again, and of the view that decided it."""
     rounds: list[Round] = []
     fixed: list[Fixed] = []
     units: list[str] = []
-    pages = left_out = same = 0
+    why: Counter[str] = Counter()
+    pages = same = 0
     for record in logged:
         if not record["lotteries"]:
             continue
         if pages == most:
             break
         try:
-            decision = decide(query_of(as_of(record, candidate), candidate), candidate, record["effort"])
-        except (ReplayError, KeyError):
-            left_out += 1
+            live = candidate(record)
+            decision = _decided(record, live)
+        except ReplayError as lost:
+            why[str(lost).partition(": ")[2][:160]] += 1
             continue
         if watch is not None:
-            watch(record, decision)
+            watch(record, decision, live)
         target, slots = chances(decision), _places(record)
         for place, keys, probabilities, drawn in record["lotteries"]:
             slot, position = slots[place]
-            theirs = target.get((slot, position))
-            if theirs is None:
-                continue  # a shorter slot
+            theirs = target.get((slot, position), {})
             at = (record["subject"], record["id"], key32(slot), position)
             rounds.append(
                 Round(
@@ -139,7 +151,7 @@ def rounds_of(
                     earned.get(at, 0.0),
                 )
             )  # fmt: skip
-            same += max(theirs, key=lambda key: theirs[key]) == keys[0]
+            same += bool(theirs) and max(theirs, key=lambda key: theirs[key]) == keys[0]
         held = {place for place, *_ in record["lotteries"]}
         for place, key in enumerate(np.frombuffer(record["items"], "<u8").tolist()):
             chance = target.get(slots[place], {}).get(key, 0.0)
@@ -150,7 +162,24 @@ def rounds_of(
         if progress is not None:
             progress(pages, most)
     share = same / len(rounds) if rounds else 0.0
-    return Replayed(tuple(rounds), tuple(fixed), tuple(units), pages, left_out, share)
+    return Replayed(tuple(rounds), tuple(fixed), tuple(units), pages, why.total(), why, share)
+
+
+def _decided(record: Record, live: Live) -> Decision:
+    """The page as the candidate would have answered it. Slots that it does not have stay empty."""
+    asked = under(record, live)
+    found = live.plan.surface(record["surface"])
+    if found is not None:
+        known = {slot.name for slot in found[0]}
+        slots = [pair for pair in zip(record["slots"], record["sizes"], strict=True) if pair[0] in known]
+        asked |= {"slots": [name for name, _ in slots], "sizes": [count for _, count in slots]}
+    decision = decided_first(asked, live)
+    placed = decision.placements
+    refused = {place: why for place, _, why in record["refused"] if place < len(placed)}
+    return settle(
+        decision,
+        {place: why for place, why in refused.items() if placed[place].capped or placed[place].campaign >= 0},
+    )
 
 
 def chances(decision: Decision) -> dict[Place, dict[int, float]]:
@@ -190,6 +219,7 @@ def as_logged(found: Replayed, rng: np.random.Generator) -> Logged:
         _column(found, lambda one: one.supported),
         _column(found, lambda one: one.bound),
         units_of(found)[[one.page for one in found.rounds]],
+        _column(found, lambda one: one.nothing),
     )
 
 
@@ -259,4 +289,10 @@ def _modelled(found: Replayed, rng: np.random.Generator) -> tuple[Floats, Floats
 
 
 def told(found: Replayed) -> dict[str, Any]:
-    return {"pages": found.pages, "rounds": len(found.rounds), "left_out": found.left_out, "same": found.same}
+    return {
+        "pages": found.pages,
+        "rounds": len(found.rounds),
+        "left_out": found.left_out,
+        "left_out_why": dict(found.why),
+        "same": found.same,
+    }

@@ -19,6 +19,7 @@ from features.ids import KINDS
 from serving.domain import Decision
 from serving.live import Live
 from training.lake import Lake
+from training.ope.candidate import Views
 from training.ope.diagnostics import diagnose
 from training.ope.estimators import Logged, Parts, dr
 from training.ope.policies import Clicks, as_logged, rewards, rounds_of
@@ -96,7 +97,7 @@ class Release:
 
 
 def released(
-    lake: Lake, candidate: Live, until: float, *, seed: int = 0, days: float = DAYS, most: int = PAGES
+    lake: Lake, candidate: Views, until: float, *, seed: int = 0, days: float = DAYS, most: int = PAGES
 ) -> Release | None:
     """On the lake's pages of the days up to `until`; None where none of them held a lottery."""
     since = until - days * DAY_S
@@ -105,18 +106,21 @@ def released(
 
 
 def appraised(
-    logged: Iterable[Record], candidate: Live, earned: Clicks, *, seed: int = 0, most: int = PAGES
+    logged: Iterable[Record], candidate: Views, earned: Clicks, *, seed: int = 0, most: int = PAGES
 ) -> Release | None:
     before, after = Shares(), Shares()
     kind_of: dict[int, int] = {}
-    for view in (*candidate.others, candidate):
-        kind_of.update(zip(view.keys.tolist(), view.kind_of, strict=True))
+    met: set[tuple[str, str]] = set()
 
-    def watch(record: Record, decision: Decision) -> None:
+    def watch(record: Record, decision: Decision, live: Live) -> None:
+        if (content := (live.bundle.version, live.content)) not in met:
+            met.add(content)
+            for view in (*live.others, live):
+                kind_of.update(zip(view.keys.tolist(), view.kind_of, strict=True))
         slots = np.frombuffer(record["place_slot"], "u1").tolist()
         for slot, key in zip(slots, np.frombuffer(record["items"], "<u8").tolist(), strict=True):
             before.kinds[record["slots"][slot], _kind(kind_of.get(key, -1))] += 1
-        kinds = candidate.of(decision).kind_of
+        kinds = live.of(decision).kind_of
         for place in decision.placements:
             name = decision.query.slots[place.slot].spec.name
             after.kinds[name, _kind(kinds[place.row])] += 1

@@ -106,7 +106,7 @@ def show(console: Console, title: str, verdict: Verdict) -> None:
     console.print(
         f"{found.rounds:,} rounds, {verdict.units:,} independent; effective {found.effective:,.0f};"
         f" mean weight {found.mean_weight:.3f} ± {found.mean_error:.3f}, largest {found.largest:.1f};"
-        f" support {found.support:.1%}",
+        f" support {found.support:.1%}" + (f"; {found.nothing:.1%} left empty" if found.nothing else ""),
         highlight=False,
     )
     for warning in found.warnings:
