@@ -15,7 +15,7 @@ from serving.decide import decide
 from serving.served import record
 from serving.wire import RecommendAsk
 from tests.worlds import SLOTS, customer, query, tiny_live, tiny_plan
-from training.ope.diagnostics import diagnose, effective_sample
+from training.ope.diagnostics import diagnose, diagnose_chain, effective_sample
 from training.ope.estimators import (
     ESTIMATORS,
     Logged,
@@ -303,8 +303,30 @@ def test_every_slot_is_a_cascade_of_its_own():
     assert a.chain[:, 2] == pytest.approx(weight[:, 0] * weight[:, 1]) and a.chain[:, 0].tolist() != [1] * 40
     assert not b.chain.any()  # what comes after it was not seen
     assert independent(b).value != 0
+    told = diagnose_chain(b)
+    assert (
+        told.effective == 0 and "cascade in b is refused" in told.warnings[0] and "not 1" in told.warnings[1]
+    )
+    verdict = judge(as_logged(found, rng), rng, slates=(a, b), rounds=10)
+    assert verdict.refused("cascade, a page")
     assert a.unit is not None and a.unit.tolist() == [page % 7 for page in range(40)]
     assert as_logged(found, rng).bound == pytest.approx(np.full(120, 1.6))
+
+
+def test_a_long_cascade_needs_more_than_its_places_one_by_one():
+    rng, n, places = np.random.default_rng(8), 2_000, 12
+    drawn = rng.random((n, places)) < 0.7
+    logged, target = np.where(drawn, 0.7, 0.3), np.where(drawn, 0.95, 0.05)
+    long = Slates(np.zeros((n, places)), logged, target, slot="home.feed")
+    assert not diagnose(Logged(np.zeros(n), logged[:, 0], target[:, 0])).refused
+    assert (
+        diagnose_chain(long).effective < 0.1 * n
+        and "home.feed is refused" in diagnose_chain(long).warnings[0]
+    )
+    short = Slates(np.zeros((n, 3)), logged[:, :3], target[:, :3])
+    assert not diagnose_chain(short).warnings
+    empty = Slates(np.zeros((n, 3)), logged[:, :3], np.zeros((n, 3)), nothing=np.ones((n, 3)))
+    assert diagnose_chain(empty).effective == n  # nothing is shown: what it is worth is known
 
 
 @pytest.mark.data

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.ope.estimators import Logged, Parts
+from training.ope.estimators import Logged, Parts, Slates
 
 LEAST_EFFECTIVE: Final = 100.0  # rounds
 LEAST_SHARE: Final = 0.1  # of all rounds: the weights' deviation is three times their mean
@@ -75,3 +75,34 @@ def diagnose(seen: Logged) -> Diagnosis:
     if weight.sum() > 0 and largest / weight.sum() > MOST_ONE:
         warnings.append(f"one round carries {largest / weight.sum():.0%} of all weight")
     return Diagnosis(n, effective, mean, error, largest, support, nothing, tuple(warnings), refused)
+
+
+@dataclass(frozen=True, slots=True)
+class Chained:
+    """Whether the cascade form can be believed in one slot: weights are products over its places."""
+
+    slot: str
+    effective: float  # pages
+    mean_weight: float
+    warnings: tuple[str, ...]
+
+
+def diagnose_chain(seen: Slates) -> Chained:
+    """The pages on which the slot held a lottery, by the weight of all its places. What is left empty is
+    known, and weighs 1."""
+    held = (seen.logged != 1).any(axis=1)
+    ratio = seen.target / seen.logged
+    whole = np.prod(ratio if seen.nothing is None else np.where(seen.nothing > 0, 1.0, ratio), axis=1)
+    weight, unit = whole[held], None if seen.unit is None else seen.unit[held]
+    n, effective, mean = len(weight), effective_sample(weight), float(weight.mean())
+    where = f"the cascade in {seen.slot}" if seen.slot else "the cascade"
+    warnings = []
+    if effective < max(LEAST_EFFECTIVE, LEAST_SHARE * n):
+        warnings.append(
+            f"{where} is refused: an effective sample of {effective:,.0f} in {n:,} pages, for its places in"
+            " order are as rare as all of them together; take the independent form, or a policy nearer to the"
+            " log"
+        )
+    if not MEAN_WEIGHT[0] <= mean <= MEAN_WEIGHT[1] and abs(mean - 1) > 2 * Parts(weight).by(unit).error:
+        warnings.append(f"the mean weight of {where} is {mean:.3f}, not 1: it shows what was never logged")
+    return Chained(seen.slot, effective, mean, tuple(warnings))

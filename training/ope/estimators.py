@@ -83,6 +83,8 @@ class Slates:
     onward: Floats | None = None  # Q: of the rewards here and below, given what stands down to here
     ahead: Floats | None = None  # V: the mean of Q over what the target would put here
     unit: Codes | None = None  # (n,) whose pages they are
+    nothing: Floats | None = None  # 1 where the target leaves a place empty, which is worth 0 for sure
+    slot: str = ""
 
     @property
     def chain(self) -> Floats:

@@ -71,6 +71,7 @@ class Fixed(NamedTuple):
     slot: str
     position: int
     chance: float  # the candidate's, of what stood there
+    nothing: float = 0.0  # 1 where it leaves the place empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +155,10 @@ def rounds_of(
             same += bool(theirs) and max(theirs, key=lambda key: theirs[key]) == keys[0]
         held = {place for place, *_ in record["lotteries"]}
         for place, key in enumerate(np.frombuffer(record["items"], "<u8").tolist()):
-            chance = target.get(slots[place], {}).get(key, 0.0)
+            theirs = target.get(slots[place], {})
+            chance = theirs.get(key, 0.0)
             if place not in held and chance != 1.0:
-                fixed.append(Fixed(pages, *slots[place], chance))
+                fixed.append(Fixed(pages, *slots[place], chance, float(not theirs)))
         units.append(str(record.get("unit") or record["subject"]))
         pages += 1
         if progress is not None:
@@ -242,6 +244,7 @@ def as_slates(found: Replayed, rng: np.random.Generator) -> tuple[Slates, ...]:
         (_column(found, lambda one: one.chance), 1.0),
         (q, 0.0),
         (v, 0.0),
+        (_column(found, lambda one: one.nothing), 0.0),
     )
     page = np.array([one.page for one in found.rounds])
     position = np.array([one.position for one in found.rounds])
@@ -253,11 +256,13 @@ def as_slates(found: Replayed, rng: np.random.Generator) -> tuple[Slates, ...]:
         tables = [np.full(shape, fill) for _, fill in columns]
         for table, (values, _) in zip(tables, columns, strict=True):
             table[page[mine], position[mine]] = values[mine]
-        reward, logged, target, own, expected = tables
+        reward, logged, target, own, expected, nothing = tables
         for one in found.fixed:
             if one.slot == slot and one.position < shape[1]:
                 target[one.page, one.position] = one.chance
-        slots.append(Slates(reward, logged, target, own, expected, *onwards(own, expected), unit))
+                nothing[one.page, one.position] = one.nothing
+        both = onwards(own, expected)
+        slots.append(Slates(reward, logged, target, own, expected, *both, unit, nothing, slot))
     return tuple(slots)
 
 

@@ -13,7 +13,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from training.ope.diagnostics import Diagnosis, diagnose
+from training.ope.diagnostics import Chained, Diagnosis, diagnose, diagnose_chain
 from training.ope.estimators import ESTIMATORS, Logged, Parts, Slates, cascade, independent, summed
 from training.ope.intervals import bootstraps, empirical_bernstein
 
@@ -38,6 +38,12 @@ class Verdict:
     units: int  # customers; rounds where the log does not tell whose they are
     estimates: tuple[Valued, ...]
     diagnosis: Diagnosis
+    chains: tuple[Chained, ...] = ()  # of slots, for the cascade form alone
+
+    def refused(self, estimator: str) -> bool:
+        """Whether its number means nothing."""
+        broken = estimator.startswith("cascade") and any(one.warnings for one in self.chains)
+        return self.diagnosis.refused or broken
 
     def of(self, estimator: str) -> Valued:
         return next(one for one in self.estimates if one.estimator == estimator)
@@ -75,8 +81,9 @@ def judge(
         Valued(name, one.value, *drawn[name], *bounds.get(name, (None, None)))
         for name, one in clustered.items()
     ]
+    chains = tuple(map(diagnose_chain, slates))
     units = len(seen) if seen.unit is None else int(seen.unit.max()) + 1
-    return Verdict(float(seen.reward.mean()), units, tuple(estimates), diagnose(seen))
+    return Verdict(float(seen.reward.mean()), units, tuple(estimates), diagnose(seen), chains)
 
 
 def _widths(seen: Logged, most: float | None) -> dict[str, float]:
@@ -99,7 +106,7 @@ def show(console: Console, title: str, verdict: Verdict) -> None:
     table.add_row("logged policy", f"{verdict.logged:.5f}", "", "")
     for one in verdict.estimates:
         bound = "" if one.bound_low is None else f"{one.bound_low:.4f} … {one.bound_high:.4f}"
-        shown = "refused" if verdict.diagnosis.refused else f"{one.value:.5f}"
+        shown = "refused" if verdict.refused(one.estimator) else f"{one.value:.5f}"
         table.add_row(one.estimator, shown, f"{one.low:.5f} … {one.high:.5f}", bound)
     console.print(table)
     found = verdict.diagnosis
@@ -109,7 +116,7 @@ def show(console: Console, title: str, verdict: Verdict) -> None:
         f" support {found.support:.1%}" + (f"; {found.nothing:.1%} left empty" if found.nothing else ""),
         highlight=False,
     )
-    for warning in found.warnings:
+    for warning in (*found.warnings, *(warning for one in verdict.chains for warning in one.warnings)):
         console.print(f"warning: {warning}", highlight=False)
 
 
