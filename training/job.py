@@ -48,6 +48,7 @@ from training.materialize import (
     write_features,
 )
 from training.model_card import model_card
+from training.ope.candidate import candidate
 from training.ope.release import Release, released
 from training.overlay import take_over_items
 from training.progress import StepRecord, Telling
@@ -362,7 +363,8 @@ class _Run(RunState):
         if not pages or not self.lake.manifest().files["served"]:
             return None
         until = self.dataset.now + 1.0
-        return released(self.lake, self._candidate(bundle), until, seed=self.config.seed, most=pages)
+        views = candidate(self.lake, only(bundle), self._plan_for(bundle), bundle)
+        return released(self.lake, views, until, seed=self.config.seed, most=pages)
 
     def _scores(self, bundle: Bundle) -> dict[str, Any]:
         """What the bundle gives logged pages under the plan in force: what drift is told from."""
@@ -371,8 +373,10 @@ class _Run(RunState):
         return score_reference(self.lake, self._candidate(bundle), self.dataset.now + 1.0)
 
     def _candidate(self, bundle: Bundle) -> Live:
-        plan = self.plan or default_plan(bundle.kind_counts())
-        return build_live(bundle, (), plan, strict=False, bundles=only(bundle))
+        return build_live(bundle, (), self._plan_for(bundle), strict=False, bundles=only(bundle))
+
+    def _plan_for(self, bundle: Bundle) -> Plan:
+        return self.plan or default_plan(bundle.kind_counts())
 
     def _report(
         self, parts: Parts, verdict: Verdict, version: str | None, before: str | None, *, promoted: bool

@@ -156,7 +156,7 @@ class TestServed:
         assert {("b2", "e/treatment"), ("b-tiny", "e/control")} == met and anchors
         logged = list(Logged(lake).between(0, 4e9)[1])
         assert what_if(logged, lives, plan=None, bundle=None).document()["places_changed"] == 0.0
-        release = appraised(logged, live, {})
+        release = appraised(logged, lives.of, {})
         assert release is not None and release.left_out == 0
         assert release.before.by_slot() == release.after.by_slot()
         tampered = {**record, "base": "b2"}

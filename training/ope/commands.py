@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ from rich.console import Console
 from serving.backing import backed
 from serving.bundle import load as load_bundle
 from serving.lists import ListShelf
-from serving.live import Live, build_live
+from serving.live import build_live
 from serving.plan import Plan, default_plan, load_plan
 from serving.registry import Registry
 from serving.settings import Settings
 from training.adapters import data_folder
 from training.commands import lake_of, live_plan
+from training.lake import Lake
+from training.ope.candidate import Views, candidate
 from training.ope.estimators import Logged, Slates
 from training.ope.open_bandit import load, seen_as
 from training.ope.policies import as_logged, as_slates, replayed, told
@@ -33,12 +36,12 @@ DAY_S = 86_400.0
 def ope(args: argparse.Namespace, settings: Settings) -> int:
     """Exit status 1 where the log cannot tell: the estimate is refused, or a warning was given."""
     console, rng = wide_console(), np.random.default_rng(args.seed)
-    slates: Slates | None = None
+    slates: Sequence[Slates] = ()
     if args.open_bandit:
         seen, title, rest = _open_bandit(args.open_bandit, rng)
     else:
         seen, slates, title, rest = _replay(args, settings, rng, console)
-    verdict = judge(seen, rng, slates=slates, rounds=args.bootstrap)
+    verdict = judge(seen, rng, slates=slates, most=None if args.value else 1.0, rounds=args.bootstrap)
     if args.json:
         print(orjson.dumps(verdict.document() | rest).decode())
     else:
@@ -59,24 +62,28 @@ def _open_bandit(direction: str, rng: np.random.Generator) -> tuple[Logged, str,
 
 def _replay(
     args: argparse.Namespace, settings: Settings, rng: np.random.Generator, console: Console
-) -> tuple[Logged, Slates, str, dict[str, object]]:
-    candidate = _candidate(args, settings)
+) -> tuple[Logged, Sequence[Slates], str, dict[str, object]]:
+    lake = lake_of(settings)
+    views, names = _candidate(args, settings, lake)
     until = time.time()
     with counting(console, "pages decided again") as tick:
         found = replayed(
-            lake_of(settings), candidate, until - args.days * DAY_S, until,
+            lake, views, until - args.days * DAY_S, until,
             value=args.value, most=args.pages, progress=tick,
         )  # fmt: skip
     if not found.rounds:
+        for why, times in found.why.items():
+            raise UsageError(f"no page can be decided again: {why} ({times:,} of {found.left_out:,} pages)")
         raise UsageError(
             "no page of that time held a lottery: give a slot `explore` in the plan, serve, and run"
             " `fenliu events ingest`"
         )
-    title = f"{candidate.plan.version} over {candidate.bundle.version}: {found.pages:,} pages decided again"
+    title = f"{names}: {found.pages:,} pages decided again"
     return as_logged(found, rng), as_slates(found, rng), title, told(found)
 
 
-def _candidate(args: argparse.Namespace, settings: Settings) -> Live:
+def _candidate(args: argparse.Namespace, settings: Settings, lake: Lake) -> tuple[Views, str]:
+    """What decides each page, and what it is called. Raises PlanError where the plan does not fit."""
     registry = Registry(settings.registry_url)
     version = args.bundle or registry.live()
     if version is None:
@@ -89,4 +96,6 @@ def _candidate(args: argparse.Namespace, settings: Settings) -> Live:
             plan = live_plan(complete)
     lists = ListShelf(settings.registry_url).numbers()
     plan = plan or default_plan(bundle.kind_counts())
-    return build_live(bundle, (), plan, lists=lists, bundles=registry.loader(settings.bundles))
+    bundles = registry.loader(settings.bundles)
+    fits = build_live(bundle, (), plan, lists=lists, bundles=bundles)
+    return candidate(lake, bundles, plan, bundle), f"{fits.plan.version} over {bundle.version}"

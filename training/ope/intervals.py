@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.ope.estimators import Parts
+from training.ope.estimators import Codes, Parts
 
 ROUNDS: Final = 1_000
 BLOCK: Final = 50
@@ -19,7 +19,8 @@ Floats = NDArray[np.float64]
 def bootstrap(
     parts: Parts, rng: np.random.Generator, *, alpha: float = 0.05, rounds: int = ROUNDS
 ) -> tuple[float, float]:
-    """The percentile interval over rounds drawn anew (Efron 1979); of slates, whole pages are drawn."""
+    """The percentile interval over rounds drawn anew (Efron 1979): what is drawn must be independent, so the
+    parts of customers' rounds are those `by` customer."""
     return bootstraps({"": parts}, rng, alpha=alpha, rounds=rounds)[""]
 
 
@@ -63,15 +64,23 @@ def _of(parts: Parts, counts: Floats) -> Floats:
     return ratio
 
 
-def empirical_bernstein(parts: Parts, width: float, *, alpha: float = 0.05) -> tuple[float, float]:
+def empirical_bernstein(
+    parts: Parts, width: float, *, unit: Codes | None = None, alpha: float = 0.05
+) -> tuple[float, float]:
     """Holds for any n (Maurer and Pontil 2009): mean ± √(2·variance·ln(4/α)/n) + 7·width·ln(4/α)/(3(n − 1)).
 
-    `width`: of the range in which `top` lies for certain (the largest weight times the largest reward). Only
-    for estimates that are plain means: ValueError for a ratio.
+    `width`: of the range in which `top` lies for certain, known without looking at what was drawn. `unit`:
+    whose rounds they are; then their sums are what is independent, each of as many rounds as it has at most.
+    Only for estimates that are plain means: ValueError for a ratio.
     """
     if len(parts.bottom) != 1:
         raise ValueError("a self-normalised estimate is a ratio: take its bootstrap")
-    n, told = len(parts.top), log(4 / alpha)
-    spread = float(parts.top.var(ddof=1)) if n > 1 else width**2
+    top = parts.top
+    if unit is not None:
+        counts = np.bincount(unit)
+        scale = len(counts) / len(top)
+        top, width = parts.by(unit).top * scale, width * float(counts.max()) * scale
+    n, told = len(top), log(4 / alpha)
+    spread = float(top.var(ddof=1)) if n > 1 else width**2
     radius = sqrt(2 * spread * told / n) + 7 * width * told / (3 * max(n - 1, 1))
     return parts.value - radius, parts.value + radius

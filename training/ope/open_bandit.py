@@ -20,6 +20,9 @@ PUBLISHED: Final = {"dm": 0.157, "ips": 0.311, "snips": 0.312, "dr": 0.292}
 """Relative errors, random -> Bernoulli-TS, on the full data (30 bootstraps)."""
 
 
+EVEN: Final = 1e-6  # relative
+
+
 @dataclass(frozen=True, slots=True)
 class Rounds:
     item: NDArray[np.int64]
@@ -63,4 +66,7 @@ def load(data: Path, log: str) -> Rounds:
 def seen_as(log: Rounds, policy: Floats, rng: np.random.Generator) -> Logged:
     """A log under another policy, (positions, items) chances, with a model of clicks by item and position."""
     q, v = cross_fitted(log.click, log.item, log.position, policy, rng)
-    return Logged(log.click, log.chance, policy[log.position, log.item], q, v)
+    bound = None
+    if np.ptp(log.chance) < EVEN * log.chance[0]:  # uniform: so the chances of what was not shown are known
+        bound = (policy.max(axis=1) / log.chance[0])[log.position]
+    return Logged(log.click, log.chance, policy[log.position, log.item], q, v, bound=bound)

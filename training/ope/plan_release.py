@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from serving.bundle import load
-from serving.lists import ListShelf
-from serving.live import build_live
 from serving.plan import Plan, PlanError
 from serving.registry import Registry
 from serving.settings import Settings
 from training.commands import lake_of
+from training.ope.candidate import candidate
 from training.ope.release import MARGIN, released, told
 from training.usage import UsageError
 
@@ -44,10 +43,8 @@ def off_policy(settings: Settings, plan: Plan, env: Mapping[str, str]) -> Mappin
     if version is None:
         return {"missing": "no bundle is live"}
     bundle = load(registry.fetch(version, settings.bundles), verify=False)
-    lists = ListShelf(settings.registry_url).numbers()
-    bundles = registry.loader(settings.bundles)
-    candidate = build_live(bundle, (), plan, lists=lists, strict=False, bundles=bundles)
-    found = released(lake, candidate, time.time(), most=PAGES)
+    views = candidate(lake, registry.loader(settings.bundles), plan, bundle)
+    found = released(lake, views, time.time(), most=PAGES)
     if found is not None and (stopped := found.stopped(margin)):
         remedy = f"compare it by `fenliu ope`, or in an experiment; {ENV} says how much less is accepted"
         raise PlanError("the whole", stopped[0], remedy)

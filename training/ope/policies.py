@@ -2,26 +2,32 @@
 
 A page is decided again by `decide` under the candidate, from the logged inputs. A round is a place where a
 lottery was held: its chances are logged, and the candidate's are its own lottery's, or 1 for what it places
-without one. What a reservation refused was never a lottery's, so it is in no round.
+without one. A place that the candidate leaves empty earns nothing. What a reservation refused was never a
+lottery's, so it is in no round; what the candidate has in that place would have been refused too.
+
+Only items are evaluated: which creative an item was shown by (`draws`) is taken as it was, and places that
+the candidate has beyond those that were logged are not counted.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from features.ids import key32
-from serving.decide import decide
 from serving.domain import Decision
 from serving.live import Live
+from serving.reserving import settle
 from training.lake import Lake
-from training.ope.estimators import Floats, Logged, Slates
+from training.ope.candidate import Views
+from training.ope.estimators import Codes, Floats, Logged, Slates, onwards
 from training.ope.rewards import fitted
-from training.replay import Record, ReplayError, query_of, records
-from training.sample import as_of
+from training.replay import Record, ReplayError, decided_first, records
+from training.whatif import under
 
 CLICK_S: Final = 86_400.0  # a click belongs to its page for so long
 Progress = Callable[[int, int], None]
@@ -35,21 +41,47 @@ class Round:
     slot: str
     position: int
     shown: int  # key64
-    logged: float
+    logged: Mapping[int, float]  # the lottery's chances, before it was drawn
     target: Mapping[int, float]
-    could: tuple[int, ...]  # what the lottery was over
     reward: float
 
     @property
     def chance(self) -> float:
         return self.target.get(self.shown, 0.0)
 
+    @property
+    def bound(self) -> float:
+        """Of the weight, whatever had been drawn."""
+        return max(self.target.get(key, 0.0) / chance for key, chance in self.logged.items())
+
+    @property
+    def supported(self) -> float:
+        return self.nothing + sum(self.target.get(key, 0.0) for key in self.logged)
+
+    @property
+    def nothing(self) -> float:
+        """1 where the candidate leaves the place empty, whose worth is known."""
+        return float(not self.target)
+
+
+class Fixed(NamedTuple):
+    """A place without a lottery, where the candidate does not surely put what stood there."""
+
+    page: int
+    slot: str
+    position: int
+    chance: float  # the candidate's, of what stood there
+    nothing: float = 0.0  # 1 where it leaves the place empty
+
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
     rounds: tuple[Round, ...]
+    fixed: tuple[Fixed, ...]
+    units: tuple[str, ...]  # by page, the customer (the visitor, while no customer is known)
     pages: int  # with at least one round
     left_out: int  # pages that the candidate cannot decide
+    why: Mapping[str, int]  # left out, by reason
     same: float  # part of the rounds' places where both put the same item most often
 
 
@@ -68,7 +100,7 @@ def rewards(lake: Lake, since: float, until: float, *, value: bool = False) -> C
 
 def replayed(
     lake: Lake,
-    candidate: Live,
+    candidate: Views,
     since: float,
     until: float,
     *,
@@ -83,46 +115,73 @@ def replayed(
 
 def rounds_of(
     logged: Iterable[Record],
-    candidate: Live,
+    candidate: Views,
     earned: Clicks,
     *,
     most: int = 100_000,
     progress: Progress | None = None,
-    watch: Callable[[Record, Decision], None] | None = None,
+    watch: Callable[[Record, Decision, Live], None] | None = None,
 ) -> Replayed:
-    """`watch` is told of every page that was decided again."""
+    """`watch` is told of every page that was decided again, and of the view that decided it."""
     rounds: list[Round] = []
-    pages = left_out = same = 0
+    fixed: list[Fixed] = []
+    units: list[str] = []
+    why: Counter[str] = Counter()
+    pages = same = 0
     for record in logged:
         if not record["lotteries"]:
             continue
         if pages == most:
             break
         try:
-            decision = decide(query_of(as_of(record, candidate), candidate), candidate, record["effort"])
-        except (ReplayError, KeyError):
-            left_out += 1
+            live = candidate(record)
+            decision = _decided(record, live)
+        except ReplayError as lost:
+            why[str(lost).partition(": ")[2][:160]] += 1
             continue
         if watch is not None:
-            watch(record, decision)
+            watch(record, decision, live)
         target, slots = chances(decision), _places(record)
         for place, keys, probabilities, drawn in record["lotteries"]:
             slot, position = slots[place]
-            theirs = target.get((slot, position))
-            if theirs is None:
-                continue  # a shorter slot
+            theirs = target.get((slot, position), {})
             at = (record["subject"], record["id"], key32(slot), position)
             rounds.append(
                 Round(
-                    pages, slot, position, keys[drawn], probabilities[drawn], theirs, tuple(keys),
+                    pages, slot, position, keys[drawn], dict(zip(keys, probabilities, strict=True)), theirs,
                     earned.get(at, 0.0),
                 )
             )  # fmt: skip
-            same += max(theirs, key=lambda key: theirs[key]) == keys[0]
+            same += bool(theirs) and max(theirs, key=lambda key: theirs[key]) == keys[0]
+        held = {place for place, *_ in record["lotteries"]}
+        for place, key in enumerate(np.frombuffer(record["items"], "<u8").tolist()):
+            theirs = target.get(slots[place], {})
+            chance = theirs.get(key, 0.0)
+            if place not in held and chance != 1.0:
+                fixed.append(Fixed(pages, *slots[place], chance, float(not theirs)))
+        units.append(str(record.get("unit") or record["subject"]))
         pages += 1
         if progress is not None:
             progress(pages, most)
-    return Replayed(tuple(rounds), pages, left_out, same / len(rounds) if rounds else 0.0)
+    share = same / len(rounds) if rounds else 0.0
+    return Replayed(tuple(rounds), tuple(fixed), tuple(units), pages, why.total(), why, share)
+
+
+def _decided(record: Record, live: Live) -> Decision:
+    """The page as the candidate would have answered it. Slots that it does not have stay empty."""
+    asked = under(record, live)
+    found = live.plan.surface(record["surface"])
+    if found is not None:
+        known = {slot.name for slot in found[0]}
+        slots = [pair for pair in zip(record["slots"], record["sizes"], strict=True) if pair[0] in known]
+        asked |= {"slots": [name for name, _ in slots], "sizes": [count for _, count in slots]}
+    decision = decided_first(asked, live)
+    placed = decision.placements
+    refused = {place: why for place, _, why in record["refused"] if place < len(placed)}
+    return settle(
+        decision,
+        {place: why for place, why in refused.items() if placed[place].capped or placed[place].campaign >= 0},
+    )
 
 
 def chances(decision: Decision) -> dict[Place, dict[int, float]]:
@@ -151,36 +210,60 @@ def _places(record: Record) -> list[Place]:
 
 
 def as_logged(found: Replayed, rng: np.random.Generator) -> Logged:
-    """Rounds as columns, with a model of rewards by place and item that knows other pages only."""
+    """Rounds as columns, with a model of rewards by place and item that knows other customers only."""
     q, v = _modelled(found, rng)
     return Logged(
         _column(found, lambda one: one.reward),
-        _column(found, lambda one: one.logged),
+        _column(found, lambda one: one.logged[one.shown]),
         _column(found, lambda one: one.chance),
         q,
         v,
-        _column(found, lambda one: sum(one.target.get(key, 0.0) for key in one.could)),
+        _column(found, lambda one: one.supported),
+        _column(found, lambda one: one.bound),
+        units_of(found)[[one.page for one in found.rounds]],
+        _column(found, lambda one: one.nothing),
     )
 
 
-def as_slates(found: Replayed, rng: np.random.Generator) -> Slates:
-    """Pages as slates of their rounds, in page order; short ones filled with places that weigh nothing."""
-    page = np.array([one.page for one in found.rounds])
-    number = np.arange(len(page)) - np.searchsorted(page, page)
-    shape = (found.pages, int(number.max()) + 1)
+def units_of(found: Replayed) -> Codes:
+    """(pages,) numbers of the customers."""
+    _, numbers = np.unique(np.array(found.units), return_inverse=True)
+    return numbers.astype(np.int64)
+
+
+def as_slates(found: Replayed, rng: np.random.Generator) -> tuple[Slates, ...]:
+    """By slot its places of all pages, in order: a cascade each, for no slot stands above another.
+
+    Places without a lottery are in the order too, with no reward of their own: where the candidate puts
+    something else there, what follows was not seen. Where nothing stands nothing is weighed.
+    """
     q, v = _modelled(found, rng)
-    columns = []
-    for values, fill in (
+    columns = (
         (_column(found, lambda one: one.reward), 0.0),
-        (_column(found, lambda one: one.logged), 1.0),
+        (_column(found, lambda one: one.logged[one.shown]), 1.0),
         (_column(found, lambda one: one.chance), 1.0),
         (q, 0.0),
         (v, 0.0),
-    ):
-        table = np.full(shape, fill)
-        table[page, number] = values
-        columns.append(table)
-    return Slates(*columns)
+        (_column(found, lambda one: one.nothing), 0.0),
+    )
+    page = np.array([one.page for one in found.rounds])
+    position = np.array([one.position for one in found.rounds])
+    unit = units_of(found)
+    slots: list[Slates] = []
+    for slot in dict.fromkeys(one.slot for one in found.rounds):
+        mine = np.array([one.slot == slot for one in found.rounds])
+        shape = (found.pages, int(position[mine].max()) + 1)
+        tables = [np.full(shape, fill) for _, fill in columns]
+        for table, (values, _) in zip(tables, columns, strict=True):
+            table[page[mine], position[mine]] = values[mine]
+        reward, logged, target, own, expected, nothing = tables
+        for one in found.fixed:
+            if one.slot == slot and one.position < shape[1]:
+                target[one.page, one.position] = one.chance
+                nothing[one.page, one.position] = one.nothing
+        both = onwards(own, expected)
+        slots.append(Slates(reward, logged, target, own, expected, *both, unit, nothing, slot))
+    return tuple(slots)
 
 
 def _column(found: Replayed, of: Callable[[Round], float]) -> Floats:
@@ -192,12 +275,13 @@ def _modelled(found: Replayed, rng: np.random.Generator) -> tuple[Floats, Floats
     places = {place: at for at, place in enumerate(met)}
     keys: dict[int, int] = {}
     for one in found.rounds:
-        for key in (*one.could, *one.target):
+        for key in (*one.logged, *one.target):
             keys.setdefault(key, len(keys))
     cell = np.array([places[one.slot, one.position] for one in found.rounds])
     action = np.array([keys[one.shown] for one in found.rounds])
     reward = _column(found, lambda one: one.reward)
-    fold = rng.integers(0, 2, found.pages)[[one.page for one in found.rounds]]
+    unit = units_of(found)
+    fold = rng.integers(0, 2, int(unit.max()) + 1)[unit][[one.page for one in found.rounds]]
     q, v = np.empty(len(reward)), np.empty(len(reward))
     for side in (0, 1):
         other = fold != side
@@ -210,4 +294,10 @@ def _modelled(found: Replayed, rng: np.random.Generator) -> tuple[Floats, Floats
 
 
 def told(found: Replayed) -> dict[str, Any]:
-    return {"pages": found.pages, "rounds": len(found.rounds), "left_out": found.left_out, "same": found.same}
+    return {
+        "pages": found.pages,
+        "rounds": len(found.rounds),
+        "left_out": found.left_out,
+        "left_out_why": dict(found.why),
+        "same": found.same,
+    }

@@ -2,8 +2,8 @@
 
 Pages that held lotteries are decided again by the candidate. Its value is the doubly robust estimate; what it
 is compared with is what was earned on the very same places, so the interval is of the paired difference, by
-page. Beside it stand the shares of kinds by slot and how full the pages are. A candidate is stopped where it
-is worse beyond doubt; where the log cannot tell, that is said and stops nothing.
+customer. Beside it stand the shares of kinds by slot and how full the pages are. A candidate is stopped where
+it is worse beyond doubt; where the log cannot tell, that is said and stops nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from math import sqrt
 from typing import Any, Final
 
 import numpy as np
@@ -20,8 +19,10 @@ from features.ids import KINDS
 from serving.domain import Decision
 from serving.live import Live
 from training.lake import Lake
+from training.ope.candidate import Views
 from training.ope.diagnostics import diagnose
-from training.ope.policies import Clicks, Replayed, as_logged, rewards, rounds_of
+from training.ope.estimators import Logged, Parts, dr
+from training.ope.policies import Clicks, as_logged, rewards, rounds_of
 from training.replay import Record, records
 
 MARGIN: Final = 0.05  # relative: so much less is not worse yet
@@ -96,7 +97,7 @@ class Release:
 
 
 def released(
-    lake: Lake, candidate: Live, until: float, *, seed: int = 0, days: float = DAYS, most: int = PAGES
+    lake: Lake, candidate: Views, until: float, *, seed: int = 0, days: float = DAYS, most: int = PAGES
 ) -> Release | None:
     """On the lake's pages of the days up to `until`; None where none of them held a lottery."""
     since = until - days * DAY_S
@@ -105,18 +106,21 @@ def released(
 
 
 def appraised(
-    logged: Iterable[Record], candidate: Live, earned: Clicks, *, seed: int = 0, most: int = PAGES
+    logged: Iterable[Record], candidate: Views, earned: Clicks, *, seed: int = 0, most: int = PAGES
 ) -> Release | None:
     before, after = Shares(), Shares()
     kind_of: dict[int, int] = {}
-    for view in (*candidate.others, candidate):
-        kind_of.update(zip(view.keys.tolist(), view.kind_of, strict=True))
+    met: set[tuple[str, str]] = set()
 
-    def watch(record: Record, decision: Decision) -> None:
+    def watch(record: Record, decision: Decision, live: Live) -> None:
+        if (content := (live.bundle.version, live.content)) not in met:
+            met.add(content)
+            for view in (*live.others, live):
+                kind_of.update(zip(view.keys.tolist(), view.kind_of, strict=True))
         slots = np.frombuffer(record["place_slot"], "u1").tolist()
         for slot, key in zip(slots, np.frombuffer(record["items"], "<u8").tolist(), strict=True):
             before.kinds[record["slots"][slot], _kind(kind_of.get(key, -1))] += 1
-        kinds = candidate.of(decision).kind_of
+        kinds = live.of(decision).kind_of
         for place in decision.placements:
             name = decision.query.slots[place.slot].spec.name
             after.kinds[name, _kind(kinds[place.row])] += 1
@@ -128,22 +132,17 @@ def appraised(
         return None
     seen = as_logged(found, np.random.default_rng(seed))
     diagnosis = diagnose(seen)
-    paired = None if diagnosis.refused or not seen.reward.any() else _paired(found, seen)
+    paired = None if diagnosis.refused or not seen.reward.any() else _paired(seen)
     return Release(
         found.pages, found.left_out, len(found.rounds), found.same, float(seen.reward.mean()), paired,
         diagnosis.warnings, before, after,
     )  # fmt: skip
 
 
-def _paired(found: Replayed, seen: Any) -> tuple[float, float, float]:
-    """The mean of v + w·(r − q) − r over places, and its 95 % interval; pages are what is independent."""
-    each = seen.expected + seen.weight * (seen.reward - seen.model) - seen.reward
-    page = np.array([one.page for one in found.rounds])
-    sums, counts = np.bincount(page, each), np.bincount(page)
-    mean = float(sums.sum() / counts.sum())
-    spread = sums - mean * counts
-    error = sqrt(float((spread**2).sum()) * len(sums) / max(len(sums) - 1, 1)) / float(counts.sum())
-    return mean, mean - Z * error, mean + Z * error
+def _paired(seen: Logged) -> tuple[float, float, float]:
+    """The mean of v + w·(r − q) − r over places, and its 95 % interval: customers are what is independent."""
+    each = Parts(dr(seen).top - seen.reward).by(seen.unit)
+    return each.value, each.value - Z * each.error, each.value + Z * each.error
 
 
 def _kind(code: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from training.ope.diagnostics import Diagnosis, diagnose
-from training.ope.estimators import ESTIMATORS, Logged, Parts, Slates, cascade, independent
+from training.ope.diagnostics import Chained, Diagnosis, diagnose, diagnose_chain
+from training.ope.estimators import ESTIMATORS, Logged, Parts, Slates, cascade, independent, summed
 from training.ope.intervals import bootstraps, empirical_bernstein
 
 matplotlib.use("Agg")
@@ -34,8 +35,15 @@ class Verdict:
     """`logged`: what the logging policy earned."""
 
     logged: float
+    units: int  # customers; rounds where the log does not tell whose they are
     estimates: tuple[Valued, ...]
     diagnosis: Diagnosis
+    chains: tuple[Chained, ...] = ()  # of slots, for the cascade form alone
+
+    def refused(self, estimator: str) -> bool:
+        """Whether its number means nothing."""
+        broken = estimator.startswith("cascade") and any(one.warnings for one in self.chains)
+        return self.diagnosis.refused or broken
 
     def of(self, estimator: str) -> Valued:
         return next(one for one in self.estimates if one.estimator == estimator)
@@ -45,24 +53,50 @@ class Verdict:
 
 
 def judge(
-    seen: Logged, rng: np.random.Generator, *, slates: Slates | None = None, rounds: int = 1_000
+    seen: Logged,
+    rng: np.random.Generator,
+    *,
+    slates: Sequence[Slates] = (),
+    most: float | None = 1.0,
+    rounds: int = 1_000,
 ) -> Verdict:
-    """Every estimator that the log has columns for. Rewards lie between 0 and the largest seen."""
-    most = float(seen.reward.max()) or 1.0
-    width = float(seen.weight.max()) * most
+    """Every estimator that the log has columns for; `slates`: the same pages by slot.
+
+    `most`: rewards lie between 0 and so much for certain (1: clicks); None: no bound is known, so none is
+    given. What is drawn anew, and what the bound is over, are customers where the log tells them.
+    """
     parts: dict[str, Parts] = {
         name: of(seen)
         for name, of in ESTIMATORS.items()
         if name in ("ips", "snips") or seen.model is not None
     }
-    widths = {"ips": width, "dm": most, "dr": width + most}
-    if slates is not None:
-        parts |= {"independent, a page": independent(slates), "cascade, a page": cascade(slates)}
-    estimates, drawn = [], bootstraps(parts, rng, rounds=rounds)
-    for name, one in parts.items():
-        bounds = empirical_bernstein(one, widths[name]) if name in widths else (None, None)
-        estimates.append(Valued(name, one.value, *drawn[name], *bounds))
-    return Verdict(float(seen.reward.mean()), tuple(estimates), diagnose(seen))
+    bounds = {name: _bound(parts[name], seen, width) for name, width in _widths(seen, most).items()}
+    clustered = {name: one.by(seen.unit) for name, one in parts.items()}
+    if slates:
+        for name, form in (("independent", independent), ("cascade", cascade)):
+            whole = summed([form(slot) for slot in slates])
+            clustered[f"{name}, a page"] = whole.by(slates[0].unit)
+    drawn = bootstraps(clustered, rng, rounds=rounds)
+    estimates = [
+        Valued(name, one.value, *drawn[name], *bounds.get(name, (None, None)))
+        for name, one in clustered.items()
+    ]
+    chains = tuple(map(diagnose_chain, slates))
+    units = len(seen) if seen.unit is None else int(seen.unit.max()) + 1
+    return Verdict(float(seen.reward.mean()), units, tuple(estimates), diagnose(seen), chains)
+
+
+def _widths(seen: Logged, most: float | None) -> dict[str, float]:
+    """Of the range of each plain mean's numbers, w and r being the largest possible: w·r; r; and of
+    v + w·(r − q), with v and q among the rewards, 2·w·r + r. Not the largest weight that was drawn."""
+    if most is None or seen.bound is None:
+        return {}
+    width = float(seen.bound.max()) * most
+    return {"ips": width} | ({} if seen.model is None else {"dm": most, "dr": 2 * width + most})
+
+
+def _bound(parts: Parts, seen: Logged, width: float) -> tuple[float, float]:
+    return empirical_bernstein(parts, width, unit=seen.unit)
 
 
 def show(console: Console, title: str, verdict: Verdict) -> None:
@@ -72,16 +106,17 @@ def show(console: Console, title: str, verdict: Verdict) -> None:
     table.add_row("logged policy", f"{verdict.logged:.5f}", "", "")
     for one in verdict.estimates:
         bound = "" if one.bound_low is None else f"{one.bound_low:.4f} … {one.bound_high:.4f}"
-        shown = "refused" if verdict.diagnosis.refused else f"{one.value:.5f}"
+        shown = "refused" if verdict.refused(one.estimator) else f"{one.value:.5f}"
         table.add_row(one.estimator, shown, f"{one.low:.5f} … {one.high:.5f}", bound)
     console.print(table)
     found = verdict.diagnosis
     console.print(
-        f"{found.rounds:,} rounds, effective {found.effective:,.0f}; mean weight {found.mean_weight:.3f}"
-        f" ± {found.mean_error:.3f}, largest {found.largest:.1f}; support {found.support:.1%}",
+        f"{found.rounds:,} rounds, {verdict.units:,} independent; effective {found.effective:,.0f};"
+        f" mean weight {found.mean_weight:.3f} ± {found.mean_error:.3f}, largest {found.largest:.1f};"
+        f" support {found.support:.1%}" + (f"; {found.nothing:.1%} left empty" if found.nothing else ""),
         highlight=False,
     )
-    for warning in found.warnings:
+    for warning in (*found.warnings, *(warning for one in verdict.chains for warning in one.warnings)):
         console.print(f"warning: {warning}", highlight=False)
 
 
