@@ -113,7 +113,7 @@ def _add_reading(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--pre-days", type=int, default=14, help="days before the start that adjust (14; 0 none)"
     )
-    one.add_argument("--days", type=int, help="planned length, where the plan has no `until`")
+    one.add_argument("--days", type=int, help="planned length (until the plan's end; 14, lift 28)")
     one.add_argument("--memory", type=float, default=2.0, help="GB that the database may take (2)")
     one.add_argument("--out", type=Path, metavar="DIR", help="where the report goes (below $FENLIU_HOME)")
     one.add_argument("--json", action="store_true", help="print the answer for machines")

@@ -135,6 +135,7 @@ def test_the_command_writes_a_report(home: Path, capsys: Any) -> None:
     plan = str(home / "plan.yaml")
     assert main(["--home", str(home), "experiment", "report", "longer", "--plan", plan, "--json"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["question"]["planned_days"] == 14
     assert told["units"] == {"control": 300, "more": 299} and not told["mismatch"]["found"]
     folder = home / "experiments" / "longer"
     assert {path.name for path in folder.iterdir()} == {
@@ -190,6 +191,7 @@ def test_a_campaigns_lift_is_of_shown_against_would_have_been(tmp_path: Path, ca
     )  # a fifth were held out, of which 5 % were asked
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["units"] == {"ghosts": 120, "shown": 480} and found["mismatch"]["found"]
+    assert found["question"]["planned_days"] == 28
     lift = found["compared"][0]
     assert lift["low"] < 1.0 < lift["high"] and lift["verdict"] == "better"
     for nobody, said in (("ghost: 0", "holds nobody out: set"), ("tier: mandatory", "shown to all")):

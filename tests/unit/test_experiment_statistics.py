@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from itertools import pairwise
 from statistics import NormalDist, mean, variance
 
@@ -10,7 +11,7 @@ import pytest
 from scipy import stats
 
 from training.experiment.mismatch import chi_square, mismatch
-from training.experiment.planning import days_needed, detectable, units_needed
+from training.experiment.planning import days_needed, detectable, planned_days, units_needed
 from training.experiment.sequential import Looks, always_valid_p, critical, mixture
 from training.experiment.statistics import (
     Moments,
@@ -118,6 +119,19 @@ class TestLooks:
         naive = (np.abs(walk) > 1.96).any(axis=1).mean()
         assert 0.035 < wrong < 0.05 < 0.2 < naive
 
+    @pytest.mark.parametrize("usual", [14, 28])
+    def test_without_an_end_any_look_of_sixty_is_wrong_as_seldom_as_promised(self, usual):
+        """A look a day, each by what is known that day alone, also of how long it was planned."""
+        paths, days = 4_000, 60
+        walk = np.random.default_rng(8).normal(size=(paths, days)).cumsum(axis=1)
+        wrong = np.zeros(paths, bool)
+        for day in range(1, days + 1):
+            planned = planned_days(datetime(2026, 11, 1, tzinfo=UTC), None, None, usual)
+            passed = np.arange(1, day + 1)
+            bound = critical(Looks(tuple(passed / planned), tuple(passed.astype(float))))[-1]
+            wrong |= np.abs(walk[:, day - 1]) / np.sqrt(day) > bound
+        assert 0.03 < wrong.mean() < 0.05 + 2 * (0.05 * 0.95 / paths) ** 0.5
+
     def test_a_fixed_sample_and_a_half_is_enough(self):
         days = 14
         parts = tuple((np.arange(days) + 1) / days)
@@ -169,6 +183,11 @@ class TestPlanning:
     def test_what_is_needed_is_what_is_detectable(self):
         need = units_needed(2.0, 5.0, 0.03, reduction=0.4)
         assert detectable(need.units, 2.0, 5.0, reduction=0.4) == pytest.approx(0.03, rel=0.01)
+
+    def test_the_planned_length_is_asked_for_or_the_plans_or_usual(self):
+        start, until = datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 8, tzinfo=UTC)
+        assert planned_days(start, until, None) == 7 and planned_days(start, until, 3) == 3
+        assert planned_days(start, None, None) == 14 and planned_days(None, None, None, 28) == 28
 
     def test_days(self):
         assert days_needed(10_000, 2_000, 0.0) == 5

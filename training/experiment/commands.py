@@ -31,7 +31,7 @@ from training.experiment.changes import promoted
 from training.experiment.collect import Files, collect, connect
 from training.experiment.metrics import named
 from training.experiment.pages import write
-from training.experiment.planning import days_needed, detectable, units_needed
+from training.experiment.planning import OF_LIFT, days_needed, detectable, planned_days, units_needed
 from training.lake import Lake
 from training.progress import counting, wide_console
 from training.usage import UsageError
@@ -88,7 +88,7 @@ def report(args: argparse.Namespace, settings: Settings) -> int:
             base, files_of(lake_of(settings)), one.name, list(weights), metrics,
             criterion=criterion.name, pre_days=args.pre_days, segments=args.segments or (), progress=tick,
         )  # fmt: skip
-    planned = args.days or _planned(one) or max(14, len(seen.days))
+    planned = planned_days(one.ramp[0].at, one.until, args.days)
     found = answer(Question(one.name, weights, criterion, metrics, guardrails, planned), seen)
     page = write(found, args.out or settings.home / "experiments" / one.name)
     if args.json:
@@ -121,7 +121,8 @@ def lift(args: argparse.Namespace, settings: Settings) -> int:
             criterion=metrics[0].name, campaign=key32(one.id), pre_days=args.pre_days, progress=tick,
         )  # fmt: skip
     weights = {"ghosts": share, "shown": 1 - share}
-    asked = Question(one.id, weights, metrics[0], metrics, {}, args.days or max(28, len(seen.days)))
+    planned = planned_days(None, None, args.days, usual=OF_LIFT)
+    asked = Question(one.id, weights, metrics[0], metrics, {}, planned)
     found = answer(asked, seen)
     page = write(found, args.out or settings.home / "lift" / one.id)
     if args.json:
@@ -236,12 +237,6 @@ def _named(plan: Plan, name: str) -> tuple[Layer, Experiment]:
             return layer, one
     known = ", ".join(one.name for _, one in every) or "none"
     raise UsageError(f"the plan has no experiment {name!r}: it has {known}")
-
-
-def _planned(one: Experiment) -> int | None:
-    if one.until is None:
-        return None
-    return max(1, round((one.until - one.ramp[0].at).total_seconds() / 86_400))
 
 
 def _told(console: Console, found: Answer, page: Path) -> None:

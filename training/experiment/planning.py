@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from math import ceil, sqrt
 from typing import Final
 
@@ -12,6 +13,8 @@ from scipy import stats
 from training.experiment.sequential import ALPHA, Looks, critical
 
 DAYS: Final = 60
+USUAL: Final = 14  # planned days of an experiment that has no end
+OF_LIFT: Final = 28  # of a campaign's lift, which is read as long as the campaign runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,22 @@ class Need:
     days: int | None
     effect: float  # absolute
     power: float
+
+
+def planned_days(
+    start: datetime | None, until: datetime | None, asked: int | None, usual: int = USUAL
+) -> int:
+    """The planned length in days: as asked, else until the end, else the usual one.
+
+    It must not depend on the days seen: were each day the planned end anew, each would spend what is left of
+    α, and looking daily would find something in 14 % of null experiments by day 90. After the planned end
+    intervals are a mixture's, which hold for ever.
+    """
+    if asked:
+        return asked
+    if start is None or until is None:
+        return usual
+    return max(1, round((until - start).total_seconds() / 86_400))
 
 
 def units_needed(
