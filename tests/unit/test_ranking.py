@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from features.ids import KINDS
-from features.ranking import FEATURES, Facts, hour_codes
+from features.ranking import FEATURES, Facts, clock_of
+from features.ranking_kernel import HOURS
 from features.views import CONSENTS
 from serving.bundle import BundleError, load, save
 from serving.decide import decide
@@ -67,8 +69,10 @@ def test_what_was_done_lifts_its_item_category_and_kind() -> None:
 def test_hours_are_the_customers_own() -> None:
     noon_utc_on_a_saturday = 1_790_424_000.0 // DAY * DAY + 12 * 3600
     zones = np.array([b"Asia/Shanghai", b"", b"No/Where"])
-    codes = hour_codes(np.full(3, noon_utc_on_a_saturday), zones)
-    assert [int(one) % 24 for one in codes] == [20, 12, 12]
+    clock = clock_of(np.full(3, noon_utc_on_a_saturday), zones)
+    assert [int(one) for one in clock.hour] == [44, 36, 36]
+    day = datetime.fromtimestamp(noon_utc_on_a_saturday, UTC).day
+    assert clock.day.tolist() == [HOURS + day - 1] * 3
 
 
 def test_what_permission_rests_on_moves_no_score() -> None:
