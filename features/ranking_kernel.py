@@ -160,11 +160,17 @@ def fill(
             out[since + 2, j] = min(out[since + 2, j], np.float32(age))
     many_shown = np.float32(np.log1p(displays))
     rate = np.float32(np.log((clicks + FIRST_RATE * FIRST_WEIGHT) / (displays + FIRST_WEIGHT)))
-    many, rest = 0, 1 / (total + 1)
+    many, rest = 0, np.float32(1 / (total + 1))
     for c in range(ties.shape[1]):
         if interest[c] > 0:
             part[many], which[many] = interest[c] * rest, c
             many += 1
+    for j in range(n):
+        out[b, j] = rest
+    for c in range(many):
+        share, tie = part[c], which[c]
+        for j in range(n):
+            out[b, j] += share * ties[rows[j], tie]
     clock = int(constants[0]) + (24 if constants[1] >= 5 else 0)
     day = HOURS - 1 + int(constants[2])
     for j in range(n):
@@ -172,10 +178,7 @@ def fill(
         places[row] = -1
         out[fixed - 2, j], out[fixed - 1, j] = many_shown, rate
         category, top, kind = codes[row, 0], codes[row, 1], codes[row, 2]
-        drawn = rest
-        for c in range(many):
-            drawn += part[c] * ties[row, which[c]]
-        out[b, j] = np.log(drawn)
+        out[b, j] = np.log(out[b, j])
         out[b + 1, j] = interest[category] / total
         out[b + 2, j] = tops[top] / total
         out[b + 3, j] = kinds[kind] / total
@@ -195,6 +198,7 @@ def trees(
     starts: NDArray[np.int32],
     leaves: NDArray[np.float32],
     reached: NDArray[np.uint16],
+    shared: int,
     out: NDArray[np.float32],
 ) -> None:
     """Adds the leaves that each column of `matrix` (features, n) reaches to `out` (n,).
@@ -202,13 +206,22 @@ def trees(
     After QuickScorer (Lucchese et al. 2015): of a tree of at most 16 leaves, numbered from the left, a node
     whose test `x <= threshold` fails takes those of its left subtree out (`mask`), and the lowest that stays
     is reached. Node by node over all columns, so that the processor does many at once. `starts` (T + 1,) of
-    each tree's nodes, `leaves` (T, 16), `reached` (n,) to work in.
+    each tree's nodes, `leaves` (T, 16), `reached` (n,) to work in. The first `shared` features are the same
+    in all columns: their tests are made once.
     """
     n = len(out)
+    if n == 0:
+        return
     for t in range(len(starts) - 1):
-        for j in range(n):
-            reached[j] = 0xFFFF
+        left_over = np.uint16(0xFFFF)
         for node in range(starts[t], starts[t + 1]):
+            if feature[node] < shared and not matrix[feature[node], 0] <= threshold[node]:
+                left_over &= mask[node]
+        for j in range(n):
+            reached[j] = left_over
+        for node in range(starts[t], starts[t + 1]):
+            if feature[node] < shared:
+                continue
             column, limit, kept = matrix[feature[node]], threshold[node], mask[node]
             for j in range(n):
                 reached[j] &= np.uint16(0xFFFF) if column[j] <= limit else kept

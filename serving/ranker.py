@@ -69,16 +69,22 @@ class Answer:
             raise ValueError("a ranker's tables must be finite")
 
     def raw(
-        self, matrix: NDArray[np.float32], places: NDArray[np.float32], floors: NDArray[np.float32]
+        self,
+        matrix: NDArray[np.float32],
+        places: NDArray[np.float32],
+        floors: NDArray[np.float32],
+        shared: int = 0,
     ) -> Scores:
-        """(n,) log-odds before calibration; `places` (n,) what each place draws, `floors` (n,) its floor."""
+        """(n,) log-odds before calibration; `places` (n,) what each place draws, `floors` (n,) its floor;
+        the first `shared` rows of the matrix hold one value each, as of one page.
+        """
         logit: Scores = places + matrix[_ITEM]
         logit += matrix[_INTEREST]
         if self.timed:
             logit += matrix[_HOUR]
         if self.buys:
             logit += matrix[_BUYS]
-        self.forest.add(matrix, logit)
+        self.forest.add(matrix, logit, shared)
         floored(logit, floors)
         return logit
 

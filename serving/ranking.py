@@ -120,7 +120,7 @@ class Ranked(Scorer):
         found = self.signals.matrix(page, some) if known is None else known
         place, floor, slope, level, bend = self._table(page.query.slots)
         kind = self._codes.take(some.rows)
-        odds = self.ranker.click.raw(found, place.take(kind), floor.take(kind))
+        odds = self.ranker.click.raw(found, place.take(kind), floor.take(kind), len(OF_PAGE))
         calibrate(odds, kind, slope, level, bend)
         return odds
 
