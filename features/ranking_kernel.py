@@ -232,6 +232,14 @@ def trees(
 
 
 @loops
+def summed(matrix: NDArray[np.float32], terms: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+    """Adds the rows `terms` of `matrix` (features, n) to `out` (n,)."""
+    for row in terms:
+        for j in range(len(out)):
+            out[j] += matrix[row, j]
+
+
+@loops
 def floored(out: NDArray[np.float32], floor: NDArray[np.float32]) -> None:
     """Log-odds of clicks for the item's sake to those of clicks at all, in place: p = f + (1 - f) σ."""
     for j in range(len(out)):

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from features.ids import KINDS
 from features.ranking import FEATURES, Facts
-from features.ranking_kernel import KNOTS, MOMENTS, PART, calibrate, floored, logistic
+from features.ranking_kernel import KNOTS, MOMENTS, PART, calibrate, floored, logistic, summed
 from serving.domain import Scores
 from serving.forest import Forest
 from serving.taste import load_array, save_arrays
@@ -34,6 +34,12 @@ POSITIONS: Final = 64  # of a slot; later ones draw as the last
 _ITEM, _INTEREST, _HOUR, _BUYS, _KIND = (
     FEATURES.index(name) for name in ("item_clicks", "interest", "area_hour", "item_conversions", "kind")
 )
+_TERMS: Final = {
+    (timed, buys): np.array([_ITEM, _INTEREST, *([_HOUR] if timed else []), *([_BUYS] if buys else [])])
+    for timed in (True, False)
+    for buys in (True, False)
+}
+"""What is added up beside the place, by whether the moment counts and whether conversion rates do."""
 _FACTS: Final = ("keys", "codes", "table", "ties", "hours")
 
 
@@ -78,12 +84,8 @@ class Answer:
         """(n,) log-odds before calibration; `places` (n,) what each place draws, `floors` (n,) its floor;
         the first `shared` rows of the matrix hold one value each, as of one page.
         """
-        logit: Scores = places + matrix[_ITEM]
-        logit += matrix[_INTEREST]
-        if self.timed:
-            logit += matrix[_HOUR]
-        if self.buys:
-            logit += matrix[_BUYS]
+        logit: Scores = places.astype(np.float32)  # a copy
+        summed(matrix, _TERMS[self.timed, self.buys], logit)
         self.forest.add(matrix, logit, shared)
         floored(logit, floors)
         return logit

@@ -93,7 +93,7 @@ class Ranked(Scorer):
         self._kinds = np.minimum(kinds, len(KINDS)).astype(np.uint8)
         self._keys = ranker.facts.keys
         self._codes = self._kinds.astype(np.int64)
-        self._tables: dict[tuple[tuple[int, int], ...], tuple[Scores, ...]] = {}
+        self._tables: dict[tuple[tuple[int, tuple[int, ...]], ...], tuple[Scores, ...]] = {}
 
     def score(self, page: Page, candidates: Candidates) -> Scores:
         said, told, blended = page.query.customer.external, None, candidates.score
@@ -141,7 +141,7 @@ class Ranked(Scorer):
 
     def _table(self, slots: Sequence[SlotRequest]) -> tuple[Scores, ...]:
         """By kind: what its place draws, its floor, its slope, its level and its bend."""
-        key = tuple((asked.spec.index, sum(1 << kind for kind in asked.spec.kinds)) for asked in slots)
+        key = tuple([(asked.spec.index, asked.spec.kinds) for asked in slots])
         found = self._tables.get(key)
         if found is None:
             click, first = self.ranker.click, np.full(len(KINDS) + 1, len(self.ranker.slots), np.intp)

@@ -128,8 +128,8 @@ def fit_answer(rows: Rows, label: Floats, start: Answer, setting: Setting) -> An
         floors.look(odds, label)
     place = start.place + np.float32(level)
     place[:-1] += floors.shifts(odds, label).astype(np.float32)
-    floor = floors.table
-    floor = np.concatenate([floor, floor.mean(axis=0, keepdims=True)]).astype(np.float32)
+    table = floors.table
+    floor = np.concatenate([table, table.mean(axis=0, keepdims=True)]).astype(np.float32)
     return replace(start, forest=forest_of(grown), place=place, floor=floor)
 
 
@@ -166,10 +166,11 @@ def boosted(
         }
     else:
         trees, own = setting.trees, {"num_leaves": setting.leaves, "learning_rate": setting.rate}
+    asked: dict[str, Any] = shared | own
     if floors is not None:
-        own["objective"] = floors.objective(label)
+        asked["objective"] = floors.objective(label)
     data = learner.Dataset(columns, label, weight=weight, init_score=base, params=shared)
-    return learner.train(shared | own, data, trees)
+    return learner.train(asked, data, trees)
 
 
 def fit_calibrated(rows: Rows, label: Floats, start: Answer, setting: Setting) -> Answer:
