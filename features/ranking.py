@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from math import log1p
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from features.customer import Customer
 from features.events import WHAT
 from features.ids import KINDS
-from features.ranking_kernel import DAY, UNKNOWN, fill, hashed
+from features.ranking_kernel import DAY, HOURS, MOMENTS, UNKNOWN, fill, hashed
 from features.transforms import EventWeights
 from features.views import CONTACT, PROFILE, RECENT
 
@@ -87,8 +87,8 @@ class Facts:
     """What is known of n items, and what training has found of their categories (C) and areas (T).
 
     `codes` (n, 3) i4: category, area (top category), kind, each from 0. `table` (n, len(OF_ITEM)) f4; `ties`
-    (n, C) f4 how many times likelier a customer of each category clicks than anybody; `hours` (T, 48) f4 log
-    lift by the customer's hour, of working days and of weekends.
+    (n, C) f4 how many times likelier a customer of each category clicks than anybody; `hours` (T, MOMENTS) f4
+    log lifts by the customer's clock: the hours of working days, those of weekends, and the days of a month.
     """
 
     keys: NDArray[np.uint64]  # (n,)
@@ -103,7 +103,7 @@ class Facts:
         n, width = len(self.keys), self.ties.shape[1]
         if self.codes.shape != (n, 3) or self.table.shape != (n, len(OF_ITEM)):
             raise ValueError(f"facts of {n} items: {self.codes.shape} codes and {self.table.shape} columns")
-        if len(self.ties) != n or self.hours.ndim != 2 or self.hours.shape[1] != 48:
+        if len(self.ties) != n or self.hours.ndim != 2 or self.hours.shape[1] != MOMENTS:
             raise ValueError(f"ties {self.ties.shape} and hours {self.hours.shape} do not fit")
         most = (width, len(self.hours), len(KINDS) + 1)
         if n and ((self.codes < 0) | (self.codes >= np.array(most))).any():
@@ -128,16 +128,30 @@ def offset_s(zone: bytes, hour: int) -> float:
     return away.total_seconds() if away is not None else 0.0
 
 
-def hour_codes(at: NDArray[np.float64], zones: NDArray[np.bytes_]) -> NDArray[np.int64]:
-    """(m,) the hour of each instant by its customer's clock, + 24 at weekends: columns of `Facts.hours`."""
+class Clock(NamedTuple):
+    """By each customer's own clock (m,): the hour, + 24 at weekends, and HOURS + the day of the month from 0;
+    both are columns of `Facts.hours`.
+    """
+
+    hour: NDArray[np.int64]
+    day: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, local: NDArray[np.float64]) -> Clock:
+        """`local` (m,) seconds since 1970 by the customer's clock."""
+        days = np.floor_divide(local, DAY).astype(np.int64)
+        hour = ((local - days * DAY) // 3600).astype(np.int64) + 24 * ((days + 3) % 7 >= 5)
+        day = days.astype("datetime64[D]")
+        return cls(hour, HOURS + (day - day.astype("datetime64[M]").astype("datetime64[D]")).astype(np.int64))
+
+
+def clock_of(at: NDArray[np.float64], zones: NDArray[np.bytes_]) -> Clock:
+    """Of instants `at` (m,) in the time zones named."""
     names, code = np.unique(zones, return_inverse=True)
     hour = (at // 3600).astype(np.int64)
     cells, back = np.unique(hour * max(len(names), 1) + code, return_inverse=True)
     away = [offset_s(bytes(names[one % len(names)]), one // len(names)) for one in cells.tolist()]
-    local = at + np.array(away, np.float64)[back]
-    day = np.floor_divide(local, DAY).astype(np.int64)
-    found: NDArray[np.int64] = ((local - day * DAY) // 3600).astype(np.int64) + 24 * ((day + 3) % 7 >= 5)
-    return found
+    return Clock.of(at + np.array(away, np.float64)[back])
 
 
 def constants(customer: Customer, now: float, channel: int) -> NDArray[np.float32]:

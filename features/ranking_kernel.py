@@ -18,6 +18,9 @@ OLD = 400.0  # days since publication that count as any more
 FIRST_RATE, FIRST_WEIGHT = 0.04, 25.0  # clicks per display of a customer whose displays are few
 UNKNOWN = -9.0  # below every value: a tree can tell it apart
 PUBLISHED = 4  # its place among the facts
+HOURS = 48  # of a working day, then of a weekend
+MOMENTS = HOURS + 31  # … then the days of a month
+LOWEST, KNOTS, PART = -8.0, 13, 0.75  # of a calibration's bend: the first knot, how many, how far apart
 
 
 @loops
@@ -74,7 +77,7 @@ def fill(
     without repeats; `scores` (2, n) the model's and the popularity's, NaN where not known; `keys` (items,)
     and `buckets` as `hashed` makes them; `places` (items,) of -1, as it is again when this returns;
     `codes` (items, 3) dense category, top category, kind; `facts` (items, ITEM_FACTS), the fifth the day of
-    publication; `ties` (items, categories); `hours` (tops, 48): of a working day, then of a weekend;
+    publication; `ties` (items, categories); `hours` (tops, MOMENTS): lifts that add up;
     `scratch` (6, as many as there are categories, tops or kinds at most), `which` (categories,) likewise.
     """
     n, fixed = len(rows), len(constants)
@@ -157,27 +160,32 @@ def fill(
             out[since + 2, j] = min(out[since + 2, j], np.float32(age))
     many_shown = np.float32(np.log1p(displays))
     rate = np.float32(np.log((clicks + FIRST_RATE * FIRST_WEIGHT) / (displays + FIRST_WEIGHT)))
-    many, rest = 0, 1 / (total + 1)
+    many, rest = 0, np.float32(1 / (total + 1))
     for c in range(ties.shape[1]):
         if interest[c] > 0:
             part[many], which[many] = interest[c] * rest, c
             many += 1
     for j in range(n):
+        out[b, j] = rest
+    for c in range(many):
+        share, tie = part[c], which[c]
+        for j in range(n):
+            out[b, j] += share * ties[rows[j], tie]
+    clock = int(constants[0]) + (24 if constants[1] >= 5 else 0)
+    day = HOURS - 1 + int(constants[2])
+    for j in range(n):
         row = rows[j]
         places[row] = -1
         out[fixed - 2, j], out[fixed - 1, j] = many_shown, rate
         category, top, kind = codes[row, 0], codes[row, 1], codes[row, 2]
-        drawn = rest
-        for c in range(many):
-            drawn += part[c] * ties[row, which[c]]
-        out[b, j] = np.log(drawn)
+        out[b, j] = np.log(out[b, j])
         out[b + 1, j] = interest[category] / total
         out[b + 2, j] = tops[top] / total
         out[b + 3, j] = kinds[kind] / total
         end = since + 4
         out[end, j] = sated[category]
         out[end + 1, j] = shown[category]
-        out[end + 2, j] = hours[top, int(constants[0]) + (24 if constants[1] >= 5 else 0)]
+        out[end + 2, j] = hours[top, clock] + hours[top, day]
         out[end + 3, j] = constants[3] - facts[row, 1] if constants[3] >= 0 else UNKNOWN
 
 
@@ -190,6 +198,7 @@ def trees(
     starts: NDArray[np.int32],
     leaves: NDArray[np.float32],
     reached: NDArray[np.uint16],
+    shared: int,
     out: NDArray[np.float32],
 ) -> None:
     """Adds the leaves that each column of `matrix` (features, n) reaches to `out` (n,).
@@ -197,13 +206,22 @@ def trees(
     After QuickScorer (Lucchese et al. 2015): of a tree of at most 16 leaves, numbered from the left, a node
     whose test `x <= threshold` fails takes those of its left subtree out (`mask`), and the lowest that stays
     is reached. Node by node over all columns, so that the processor does many at once. `starts` (T + 1,) of
-    each tree's nodes, `leaves` (T, 16), `reached` (n,) to work in.
+    each tree's nodes, `leaves` (T, 16), `reached` (n,) to work in. The first `shared` features are the same
+    in all columns: their tests are made once.
     """
     n = len(out)
+    if n == 0:
+        return
     for t in range(len(starts) - 1):
-        for j in range(n):
-            reached[j] = 0xFFFF
+        left_over = np.uint16(0xFFFF)
         for node in range(starts[t], starts[t + 1]):
+            if feature[node] < shared and not matrix[feature[node], 0] <= threshold[node]:
+                left_over &= mask[node]
+        for j in range(n):
+            reached[j] = left_over
+        for node in range(starts[t], starts[t + 1]):
+            if feature[node] < shared:
+                continue
             column, limit, kept = matrix[feature[node]], threshold[node], mask[node]
             for j in range(n):
                 reached[j] &= np.uint16(0xFFFF) if column[j] <= limit else kept
@@ -211,6 +229,45 @@ def trees(
             left = np.uint32(reached[j])
             low = left & (~left + np.uint32(1))
             out[j] += leaves[t, _BIT[((low * np.uint32(0x09AF)) & np.uint32(0xFFFF)) >> np.uint32(12)]]
+
+
+@loops
+def summed(matrix: NDArray[np.float32], terms: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+    """Adds the rows `terms` of `matrix` (features, n) to `out` (n,)."""
+    for row in terms:
+        for j in range(len(out)):
+            out[j] += matrix[row, j]
+
+
+@loops
+def floored(out: NDArray[np.float32], floor: NDArray[np.float32]) -> None:
+    """Log-odds of clicks for the item's sake to those of clicks at all, in place: p = f + (1 - f) σ."""
+    for j in range(len(out)):
+        f = floor[j]
+        out[j] = np.log((f + np.exp(min(max(out[j], np.float32(-30)), np.float32(30)))) / (1 - f))
+
+
+@loops
+def calibrate(
+    out: NDArray[np.float32],
+    which: NDArray[np.int64],
+    slope: NDArray[np.float32],
+    level: NDArray[np.float32],
+    bend: NDArray[np.float32],
+) -> None:
+    """Log-odds (n,) to calibrated ones, in place: a line, then what `bend` (tables, KNOTS) adds to it.
+
+    `which` (n,) says whose line and bend, of `slope` and `level` (tables,). Between knots a bend is straight,
+    beyond the outer ones it stays as it is there.
+    """
+    for j in range(len(out)):
+        one = which[j]
+        odds = slope[one] * out[j] + level[one]
+        at = (odds - np.float32(LOWEST)) * np.float32(1 / PART)
+        at = min(max(at, np.float32(0.0)), np.float32(KNOTS - 1))
+        knot = min(int(at), KNOTS - 2)
+        right = at - np.float32(knot)
+        out[j] = odds + (1 - right) * bend[one, knot] + right * bend[one, knot + 1]
 
 
 @loops

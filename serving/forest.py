@@ -57,10 +57,14 @@ class Forest:
             whole, part, np.zeros(0, np.uint16), np.zeros(1, np.int32), np.zeros((0, MOST_LEAVES), np.float32)
         )
 
-    def add(self, matrix: NDArray[np.float32], logit: NDArray[np.float32]) -> None:
-        """Adds what the trees say of the columns of `matrix` (features, n) to `logit` (n,) f4."""
+    def add(self, matrix: NDArray[np.float32], logit: NDArray[np.float32], shared: int = 0) -> None:
+        """Adds what the trees say of the columns of `matrix` (features, n) to `logit` (n,) f4; its first
+        `shared` rows hold one value each.
+        """
         reached = np.empty(len(logit), np.uint16)
-        trees(matrix, self.feature, self.threshold, self.mask, self.starts, self.leaves, reached, logit)
+        trees(
+            matrix, self.feature, self.threshold, self.mask, self.starts, self.leaves, reached, shared, logit
+        )
 
     def check(self, features: int) -> None:
         """Raises ValueError where a node asks for a feature that there is not."""

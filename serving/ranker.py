@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from features.ids import KINDS
 from features.ranking import FEATURES, Facts
-from features.ranking_kernel import logistic
+from features.ranking_kernel import KNOTS, MOMENTS, PART, calibrate, floored, logistic, summed
 from serving.domain import Scores
 from serving.forest import Forest
 from serving.taste import load_array, save_arrays
@@ -31,23 +31,34 @@ from serving.trust import Trust
 FOLDER: Final = "ranker"
 FILE: Final = "ranker/ranker.json"
 POSITIONS: Final = 64  # of a slot; later ones draw as the last
-_ITEM, _INTEREST, _BUYS, _KIND = (
-    FEATURES.index(name) for name in ("item_clicks", "interest", "item_conversions", "kind")
+_ITEM, _INTEREST, _HOUR, _BUYS, _KIND = (
+    FEATURES.index(name) for name in ("item_clicks", "interest", "area_hour", "item_conversions", "kind")
 )
+_TERMS: Final = {
+    (timed, buys): np.array([_ITEM, _INTEREST, *([_HOUR] if timed else []), *([_BUYS] if buys else [])])
+    for timed in (True, False)
+    for buys in (True, False)
+}
+"""What is added up beside the place, by whether the moment counts and whether conversion rates do."""
 _FACTS: Final = ("keys", "codes", "table", "ties", "hours")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
     """One of the two questions. `place` (slots + 1, POSITIONS) f4 log-odds, the last row for slots that
-    training never saw; `slope`, `level` (slots + 1, kinds + 1) f4; `buys`: whether conversion rates count.
+    training never saw; `slope`, `level` (slots + 1, kinds + 1) f4, `bend` (slots + 1, KNOTS) f4: see
+    `features.ranking_kernel.calibrate`; `floor` (slots + 1, POSITIONS) f4 what is clicked of whatever stands
+    there; `buys`: whether conversion rates count; `timed`: whether the moment's lift does.
     """
 
     forest: Forest
     place: NDArray[np.float32]
     slope: NDArray[np.float32]
     level: NDArray[np.float32]
+    bend: NDArray[np.float32]
+    floor: NDArray[np.float32]
     buys: bool
+    timed: bool = True
 
     def __post_init__(self) -> None:
         self.forest.check(len(FEATURES))
@@ -56,39 +67,57 @@ class Answer:
             raise ValueError(f"places {self.place.shape} and slopes {self.slope.shape} do not fit")
         if self.level.shape != self.slope.shape or not (self.slope > 0).all():
             raise ValueError("every slot and kind needs a slope above 0 and a level")
-        if not (
-            np.isfinite(self.place).all() and np.isfinite(self.slope).all() and np.isfinite(self.level).all()
-        ):
+        if self.bend.shape != (slots, KNOTS) or not (np.diff(self.bend, axis=1) > -PART).all():
+            raise ValueError(f"every slot needs a bend of {KNOTS} knots that leaves the order as it is")
+        if self.floor.shape != self.place.shape or not ((self.floor >= 0) & (self.floor < 1)).all():
+            raise ValueError("every place needs a floor from 0 to below 1")
+        if not all(np.isfinite(one).all() for one in (self.place, self.slope, self.level, self.bend)):
             raise ValueError("a ranker's tables must be finite")
 
-    def raw(self, matrix: NDArray[np.float32], places: NDArray[np.float32]) -> Scores:
-        """(n,) log-odds before calibration; `places` (n,) what each place draws."""
-        logit: Scores = places + matrix[_ITEM]
-        logit += matrix[_INTEREST]
-        if self.buys:
-            logit += matrix[_BUYS]
-        self.forest.add(matrix, logit)
+    def raw(
+        self,
+        matrix: NDArray[np.float32],
+        places: NDArray[np.float32],
+        floors: NDArray[np.float32],
+        shared: int = 0,
+    ) -> Scores:
+        """(n,) log-odds before calibration; `places` (n,) what each place draws, `floors` (n,) its floor;
+        the first `shared` rows of the matrix hold one value each, as of one page.
+        """
+        logit: Scores = places.astype(np.float32)  # a copy
+        summed(matrix, _TERMS[self.timed, self.buys], logit)
+        self.forest.add(matrix, logit, shared)
+        floored(logit, floors)
         return logit
 
     def at(
         self, matrix: NDArray[np.float32], slot: NDArray[np.integer[Any]], position: NDArray[np.integer[Any]]
     ) -> Scores:
         """(n,) probabilities at these places; `slot` (n,) codes of `Ranker.slots`, `position` from 0."""
-        kind = matrix[_KIND].astype(np.intp)
-        found = self.raw(matrix, self.place[slot, np.minimum(position, POSITIONS - 1)])
-        found *= self.slope[slot, kind]
-        found += self.level[slot, kind]
+        width = self.slope.shape[1]
+        where = slot, np.minimum(position, POSITIONS - 1)
+        found = self.raw(matrix, self.place[where], self.floor[where])
+        which = slot.astype(np.int64) * width + matrix[_KIND].astype(np.int64)
+        bend = np.repeat(self.bend, width, axis=0)
+        calibrate(found, which, self.slope.ravel(), self.level.ravel(), bend)
         logistic(found)
         return found
 
     def save(self, folder: Path) -> None:
         self.forest.save(folder)
-        save_arrays(folder, place=self.place, slope=self.slope, level=self.level)
+        tables = {name: getattr(self, name) for name in ("place", "slope", "level", "bend", "floor")}
+        save_arrays(folder, **tables)
 
     @classmethod
     def load(cls, folder: Path, *, buys: bool) -> Answer:
         place, slope, level = (np.array(load_array(folder, name)) for name in ("place", "slope", "level"))
-        return cls(Forest.load(folder), place, slope, level, buys)
+        if not (folder / "floor.npy").exists():  # as it was learnt before there were floors and bends
+            straight = np.zeros((len(place), KNOTS), np.float32)
+            return cls(
+                Forest.load(folder), place, slope, level, straight, np.zeros_like(place), buys, timed=False
+            )
+        bend, floor = (np.array(load_array(folder, name)) for name in ("bend", "floor"))
+        return cls(Forest.load(folder), place, slope, level, bend, floor, buys)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,7 +176,10 @@ class Ranker:
         body: dict[str, Any] = json.loads((root / "ranker.json").read_text(encoding="utf-8"))
         if body["features"] != list(FEATURES) or body["kinds"] != list(KINDS):
             raise ValueError(f"{root}/ranker.json was made for other features or kinds: train again")
-        facts = Facts(**{name: np.array(load_array(root, f"facts-{name}")) for name in _FACTS})
+        told = {name: np.array(load_array(root, f"facts-{name}")) for name in _FACTS}
+        days = max(MOMENTS - told["hours"].shape[1], 0)  # of a month: once there were none
+        told["hours"] = np.pad(told["hours"], ((0, 0), (0, days)))
+        facts = Facts(**told)
         return cls(
             facts, tuple(body["slots"]), Answer.load(root / "click", buys=False),
             Answer.load(root / "convert", buys=True), np.array(load_array(root, "neutral")),

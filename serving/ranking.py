@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from features.ids import KINDS
 from features.ranking import FEATURES, OF_PAGE, Facts, matrix
-from features.ranking_kernel import logistic
+from features.ranking_kernel import calibrate, logistic
 from serving.domain import Candidates, Column, Index, Rows, Scores, SlotRequest
 from serving.pipeline import Page, Scorer
 from serving.ranker import Ranker
@@ -92,7 +92,8 @@ class Ranked(Scorer):
         self.signals = Signals(ranker.facts, popular, ranker.scale)
         self._kinds = np.minimum(kinds, len(KINDS)).astype(np.uint8)
         self._keys = ranker.facts.keys
-        self._tables: dict[tuple[tuple[int, int], ...], tuple[Scores, Scores, Scores]] = {}
+        self._codes = self._kinds.astype(np.int64)
+        self._tables: dict[tuple[tuple[int, tuple[int, ...]], ...], tuple[Scores, ...]] = {}
 
     def score(self, page: Page, candidates: Candidates) -> Scores:
         said, told, blended = page.query.customer.external, None, candidates.score
@@ -117,11 +118,10 @@ class Ranked(Scorer):
     def odds(self, page: Page, some: Candidates, known: NDArray[np.float32] | None = None) -> Scores:
         """(n,) calibrated log-odds of a click, each at the place that its kind is compared at."""
         found = self.signals.matrix(page, some) if known is None else known
-        place, slope, level = self._table(page.query.slots)
-        kind = self._kinds.take(some.rows)
-        odds = self.ranker.click.raw(found, place.take(kind))
-        odds *= slope.take(kind)
-        odds += level.take(kind)
+        place, floor, slope, level, bend = self._table(page.query.slots)
+        kind = self._codes.take(some.rows)
+        odds = self.ranker.click.raw(found, place.take(kind), floor.take(kind), len(OF_PAGE))
+        calibrate(odds, kind, slope, level, bend)
         return odds
 
     def terms(self, page: Page, candidates: Candidates) -> Mapping[str, Column]:
@@ -139,16 +139,17 @@ class Ranked(Scorer):
             found[lift.code] = column
         return found
 
-    def _table(self, slots: Sequence[SlotRequest]) -> tuple[Scores, Scores, Scores]:
-        """By kind: what its place draws, its slope and its level."""
-        key = tuple((asked.spec.index, sum(1 << kind for kind in asked.spec.kinds)) for asked in slots)
+    def _table(self, slots: Sequence[SlotRequest]) -> tuple[Scores, ...]:
+        """By kind: what its place draws, its floor, its slope, its level and its bend."""
+        key = tuple([(asked.spec.index, asked.spec.kinds) for asked in slots])
         found = self._tables.get(key)
         if found is None:
             click, first = self.ranker.click, np.full(len(KINDS) + 1, len(self.ranker.slots), np.intp)
             for asked in reversed(slots):
                 first[list(asked.spec.kinds)] = self.ranker.code(asked.spec.name)
             every = np.arange(len(first))
-            found = (click.place[first, 0], click.slope[first, every], click.level[first, every])
+            lines = click.slope[first, every], click.level[first, every]
+            found = (click.place[first, 0], click.floor[first, 0], *lines, click.bend[first])
             if len(self._tables) >= 256:
                 self._tables.clear()
             self._tables[key] = found

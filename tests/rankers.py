@@ -8,6 +8,7 @@ import numpy as np
 
 from features.ids import KINDS
 from features.ranking import FEATURES
+from features.ranking_kernel import KNOTS, MOMENTS
 from serving.bundle import Bundle
 from serving.forest import MOST_LEAVES, Forest
 from serving.ranker import POSITIONS, Answer, Ranker
@@ -39,14 +40,19 @@ def tiny_ranker(bundle: Bundle, seed: int = 0) -> Ranker:
     codes = codes_of(table)
     rates = Rates(np.zeros(0), rng.gamma(3.0, 0.3, n), rng.gamma(2.0, 5.0, n), rng.uniform(0.02, 0.2, n))
     ties = rng.gamma(2.0, 0.5, (n, int(codes[:, 0].max()) + 1)).astype(np.float32)
-    hours = rng.normal(0, 0.1, (int(codes[:, 1].max()) + 1, 48)).astype(np.float32)
+    hours = rng.normal(0, 0.1, (int(codes[:, 1].max()) + 1, MOMENTS)).astype(np.float32)
     slots = tuple(slot["name"] for slot in SLOTS)
     place = -2.5 - 0.1 * np.arange(POSITIONS) + rng.normal(0, 0.3, (len(slots) + 1, 1))
     cells = (len(slots) + 1, len(KINDS) + 1)
 
+    floor = np.full(place.shape, 0.01, np.float32)
+
     def answer(*, buys: bool) -> Answer:
         slope = rng.uniform(0.9, 1.1, cells).astype(np.float32)
-        return Answer(stumps(), place.astype(np.float32), slope, np.zeros(cells, np.float32), buys)
+        bend = np.repeat(np.linspace(0.1, -0.1, KNOTS, dtype=np.float32)[None], cells[0], axis=0)
+        return Answer(
+            stumps(), place.astype(np.float32), slope, np.zeros(cells, np.float32), bend, floor, buys
+        )
 
     facts = facts_of(table, rates, ties, hours)
     return Ranker(

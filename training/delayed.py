@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.transforms import DAY
-from serving.ranker import POSITIONS, Answer
-from training.ranker_fit import Floats, Rows, Setting, boosted, level_of, logistic
+from serving.ranker import Answer
+from training.ranker_fit import Floats, Rows, Setting, boosted, level_of, logistic, raw_of
 
 EDGES: Final = (0.0, 1 / 24, 1.0, 3.0, 7.0, 14.0)  # days after the page
 HORIZON_S: Final = EDGES[-1] * DAY
@@ -52,8 +52,7 @@ def _learnt(
     """A model of the mature rows, asked about all of them; where none is mature or positive, never."""
     if not (label & mature).any():
         return np.zeros(rows.size)
-    places = start.place[rows.slot, np.minimum(rows.position, POSITIONS - 1)]
-    base = start.raw(rows.matrix, places).astype(np.float64)
+    base = raw_of(start, rows)
     base += level_of(base[mature], label[mature].astype(np.float64))
     columns = np.ascontiguousarray(rows.matrix.T)
     model = boosted(columns[mature], label[mature].astype(np.float64), base[mature], setting, large=False)

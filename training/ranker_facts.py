@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from features.ids import KINDS
-from features.ranking import OF_ITEM, Facts
-from features.ranking_kernel import OLD
+from features.ranking import OF_ITEM, Clock, Facts
+from features.ranking_kernel import MOMENTS, OLD
 from features.transforms import DAY
 from serving.domain import Column
 
@@ -149,12 +149,16 @@ def _summed(values: Floats, row: NDArray[np.int32], rows: int) -> Floats:
 
 
 def fit_hours(
-    area: NDArray[np.int32], hour: NDArray[np.int64], clicked: NDArray[np.bool_], expected: Floats, areas: int
+    area: NDArray[np.int32], clock: Clock, clicked: NDArray[np.bool_], expected: Floats, areas: int
 ) -> NDArray[np.float32]:
-    """(areas, 48) f4 log lifts; `hour` (m,) 0 to 23 of working days, 24 to 47 of weekends."""
-    cell = area * 48 + hour
-    good, due = np.bincount(cell, clicked, areas * 48), np.bincount(cell, expected, areas * 48)
-    return np.log((good + HOUR_WEIGHT) / (due + HOUR_WEIGHT)).reshape(areas, 48).astype(np.float32)
+    """(areas, MOMENTS) f4 log lifts: of the hours, then what days of the month add to them (paydays)."""
+    found = np.zeros(areas * MOMENTS)
+    lifted = expected
+    for cell in (area * MOMENTS + clock.hour, area * MOMENTS + clock.day):
+        good, due = np.bincount(cell, clicked, len(found)), np.bincount(cell, lifted, len(found))
+        found += np.log((good + HOUR_WEIGHT) / (due + HOUR_WEIGHT))
+        lifted = lifted * np.exp(found[cell])
+    return found.reshape(areas, MOMENTS).astype(np.float32)
 
 
 def snapshots(since: float, cut: float) -> Floats:

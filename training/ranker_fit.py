@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from features.ids import KINDS
 from features.ranking import FEATURES
-from features.ranking_kernel import DAY
+from features.ranking_kernel import DAY, KNOTS
 from serving.forest import MOST_LEAVES, Forest
 from serving.ranker import POSITIONS, Answer, Ranker
+from training.ranker_bend import bend_of, bent
 from training.ranker_facts import Rates
+from training.ranker_floor import LAST, Floors
 from training.trees import forest_of, lightgbm
 
 Floats = NDArray[np.float64]
@@ -22,7 +24,6 @@ _KIND: Final = FEATURES.index("kind")
 FOLDS: Final = 3
 SLOPE_RIDGE: Final = 4000.0  # what "as the larger group" weighs, in sums of p (1 - p) times log-odds squared
 LEVEL_RIDGE: Final = 300.0  # … and in sums of p (1 - p): about as many answers
-PLACE_WEIGHT: Final = 5.0  # expected answers that a place's first estimate counts for
 MONOTONE: Final[Mapping[str, int]] = {"tired": -1}
 """By default only this: showing again what was not wanted never helps. A business may ask more."""
 
@@ -101,23 +102,35 @@ def place_table(rates: Rates, slots: int) -> NDArray[np.float32]:
 def blank(place: NDArray[np.float32], *, buys: bool) -> Answer:
     """Counts alone: no forest, no calibration."""
     ones = np.ones((len(place), len(KINDS) + 1), np.float32)
-    return Answer(Forest.nothing(), place, ones, np.zeros_like(ones), buys)
+    bend = np.zeros((len(place), KNOTS), np.float32)
+    return Answer(Forest.nothing(), place, ones, np.zeros_like(ones), bend, np.zeros_like(place), buys)
 
 
 def fit_answer(rows: Rows, label: Floats, start: Answer, setting: Setting) -> Answer:
-    """The forest on what `start` leaves unexplained, then the places once more. `label` (m,) in [0, 1].
+    """The forest on what `start` leaves unexplained, with the floors of the places beside it, then the places
+    once more. `label` (m,) in [0, 1]. Of conversions there is no floor.
 
     Straight from the labels: distilled from a large forest, as small a one attains half a point less of the
     synthetic bank's log loss (`fenliu bench ranker` prints both).
     """
-    places = start.place[rows.slot, np.minimum(rows.position, POSITIONS - 1)]
-    base = start.raw(rows.matrix, places).astype(np.float64)
-    level = level_of(base, label)
+    base = raw_of(start, rows)
+    floors = Floors(
+        np.exp(start.place[:-1].astype(np.float64)),
+        np.minimum(rows.slot, len(start.place) - 2) * POSITIONS + np.minimum(rows.position, POSITIONS - 1),
+        learnt=not start.buys,
+    )
+    level = floors.level(base, label)
     base += level
     columns = np.ascontiguousarray(rows.matrix.T)
-    forest = forest_of(boosted(columns, label, base, setting, large=False))
-    made = replace(start, forest=forest, place=(start.place + level).astype(np.float32))
-    return replace(made, place=_replaced(made, rows, label))
+    grown = boosted(columns, label, base, setting, large=False, floors=floors)
+    odds = base + grown.predict(columns, raw_score=True, num_threads=setting.threads)
+    for _ in range(LAST):
+        floors.look(odds, label)
+    place = start.place + np.float32(level)
+    place[:-1] += floors.shifts(odds, label).astype(np.float32)
+    table = floors.table
+    floor = np.concatenate([table, table.mean(axis=0, keepdims=True)]).astype(np.float32)
+    return replace(start, forest=forest_of(grown), place=place, floor=floor)
 
 
 def boosted(
@@ -128,8 +141,10 @@ def boosted(
     *,
     large: bool,
     weight: Floats | None = None,
+    floors: Floors | None = None,
 ) -> Any:
-    """A booster on top of the log-odds `base`; `label` may be a probability (`cross_entropy`).
+    """A booster on top of the log-odds `base`, above `floors` learnt beside its trees; `label` may be
+    a probability (`cross_entropy`).
 
     `columns` (m, FEATURES and what a study adds to them).
     """
@@ -151,8 +166,11 @@ def boosted(
         }
     else:
         trees, own = setting.trees, {"num_leaves": setting.leaves, "learning_rate": setting.rate}
+    asked: dict[str, Any] = shared | own
+    if floors is not None:
+        asked["objective"] = floors.objective(label)
     data = learner.Dataset(columns, label, weight=weight, init_score=base, params=shared)
-    return learner.train(shared | own, data, trees)
+    return learner.train(asked, data, trees)
 
 
 def fit_calibrated(rows: Rows, label: Floats, start: Answer, setting: Setting) -> Answer:
@@ -178,12 +196,12 @@ def fit_foretold(rows: Rows, label: Floats, start: Answer, setting: Setting) -> 
     if not raw.any():
         return whole, expected(whole, rows)
     found = calibrated(whole, rows, raw, label)
-    kind = rows.kind
-    return found, logistic(found.slope[rows.slot, kind] * raw + found.level[rows.slot, kind])
+    return found, logistic(_calibrated(found, rows, raw))
 
 
 def calibrated(answer: Answer, rows: Rows, raw: Floats, label: Floats) -> Answer:
-    """Slope and level by slot and kind, from log-odds `raw` (m,) of displays that their forest had not seen.
+    """Slope and level by slot and kind, then a bend by slot, from log-odds `raw` (m,) of displays that their
+    forest had not seen.
 
     What is displayed was chosen for its score: of equal scores, those chosen were luckier (the winner's
     curse), so calibration is learnt where it is used. A cell with little data stays near its slot's, and that
@@ -201,7 +219,27 @@ def calibrated(answer: Answer, rows: Rows, raw: Floats, label: Floats) -> Answer
             mine = here & (kind == one)
             if mine.any():
                 slope[slot, one], level[slot, one] = platt(raw[mine], label[mine], of_slot)
-    return replace(answer, slope=slope.astype(np.float32), level=level.astype(np.float32))
+    lined = slope[rows.slot, kind] * raw + level[rows.slot, kind]
+    of_all = bend_of(lined, label, np.zeros(KNOTS))
+    bend = np.tile(of_all, (len(slope), 1))
+    for slot in np.unique(rows.slot).tolist():
+        here = rows.slot == slot
+        bend[slot] = bend_of(lined[here], label[here], of_all)
+    return replace(
+        answer,
+        slope=slope.astype(np.float32),
+        level=level.astype(np.float32),
+        bend=bend.astype(np.float32),
+    )
+
+
+def _calibrated(answer: Answer, rows: Rows, raw: Floats) -> Floats:
+    """(m,) log-odds `raw` as the answer's calibration has them."""
+    found = answer.slope[rows.slot, rows.kind] * raw + answer.level[rows.slot, rows.kind]
+    for slot in np.unique(rows.slot).tolist():
+        here = rows.slot == slot
+        found[here] = bent(found[here], answer.bend[slot].astype(np.float64))
+    return found
 
 
 def platt(raw: Floats, label: Floats, towards: tuple[float, float]) -> tuple[float, float]:
@@ -222,8 +260,8 @@ def platt(raw: Floats, label: Floats, towards: tuple[float, float]) -> tuple[flo
 
 def raw_of(answer: Answer, rows: Rows) -> Floats:
     """(m,) log-odds of each display at its own place, before calibration."""
-    places = answer.place[rows.slot, np.minimum(rows.position, POSITIONS - 1)]
-    return answer.raw(rows.matrix, places).astype(np.float64)
+    where = rows.slot, np.minimum(rows.position, POSITIONS - 1)
+    return answer.raw(rows.matrix, answer.place[where], answer.floor[where]).astype(np.float64)
 
 
 def expected(answer: Answer, rows: Rows) -> Floats:
@@ -247,18 +285,6 @@ def level_of(base: Floats, label: Floats) -> float:
         if abs(step) < 1e-9:
             break
     return level
-
-
-def _replaced(answer: Answer, rows: Rows, label: Floats) -> NDArray[np.float32]:
-    """The places once more, given what the forest knows by now."""
-    p = expected(answer, rows)
-    width = len(answer.place) - 1
-    cell = np.minimum(rows.slot, width - 1) * POSITIONS + np.minimum(rows.position, POSITIONS - 1)
-    good, due = (np.bincount(cell, column, width * POSITIONS) for column in (label, p))
-    shift = np.log((good + PLACE_WEIGHT) / (due + PLACE_WEIGHT)).reshape(width, POSITIONS)
-    place = answer.place.copy()
-    place[:width] += shift.astype(np.float32)
-    return place
 
 
 def logistic(logit: Floats) -> Floats:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from features.ranking import FEATURES, INTEREST, hour_codes
+from features.ranking import FEATURES, INTEREST, clock_of
 from features.ranking_kernel import INTEREST_DAYS, UNKNOWN
 from features.transforms import DAY
 from features.views import PROFILE, SCHEMAS
@@ -67,8 +67,8 @@ from training.ranker_rows import UNSCALED, rescaled, scale_of
 from training.trust import Heard, fit_trust, heard_together
 
 FEWEST_PAGES: Final = 100
-_MODEL, _POPULARITY, _TIRED, _ITEM, _INTEREST = (
-    FEATURES.index(name) for name in ("model", "popularity", "tired", "item_clicks", "interest")
+_MODEL, _POPULARITY, _TIRED, _ITEM, _INTEREST, _HOUR = (
+    FEATURES.index(name) for name in ("model", "popularity", "tired", "item_clicks", "interest", "area_hour")
 )
 
 
@@ -174,7 +174,7 @@ class Learning:
             model[matrix[_MODEL] == UNKNOWN] = np.nan
             kinds = part.rows.kind.astype(np.uint8)
             logit = self.blend.logit(kinds, model, matrix[_POPULARITY], matrix[_TIRED])
-            matrix[_ITEM], matrix[_INTEREST] = logit - logit.mean(), 0.0
+            matrix[_ITEM], matrix[_INTEREST], matrix[_HOUR] = logit - logit.mean(), 0.0, 0.0
             return part.rows._replace(matrix=matrix)
 
         past = spoken(early)
@@ -239,7 +239,7 @@ class Learning:
         )  # fmt: skip
         hours = fit_hours(
             codes[past.item, 1],
-            hour_codes(past.at, self._zones(past.subject)),
+            clock_of(past.at, self._zones(past.subject)),
             past.clicked,
             due,
             int(codes[:, 1].max()) + 1,

@@ -7,6 +7,7 @@ import pytest
 
 from features.ids import KINDS
 from features.ranking import FEATURES
+from features.ranking_kernel import KNOTS
 from serving.forest import Forest
 from serving.ranker import POSITIONS, Answer
 from training.ranker_fit import Rows, expected
@@ -21,7 +22,8 @@ def answer(times: float = 1.0) -> Answer:
     ones = np.ones((3, len(KINDS) + 1), np.float32)
     logit = np.log(RATES / (1 - RATES)) + np.log(times)
     place = np.repeat(np.append(logit, logit.mean())[:, None], POSITIONS, axis=1).astype(np.float32)
-    return Answer(Forest.nothing(), place, ones, np.zeros_like(ones), buys=False)
+    bend = np.zeros((len(place), KNOTS), np.float32)
+    return Answer(Forest.nothing(), place, ones, np.zeros_like(ones), bend, np.zeros_like(place), buys=False)
 
 
 def shown(n: int, seed: int = 1, times: tuple[float, float] = (1.0, 1.0)) -> Rows:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from features.ids import KINDS
-from features.ranking import FEATURES
+from features.ranking import FEATURES, Clock
+from features.ranking_kernel import HOURS, KNOTS, MOMENTS
 from serving.ranker import POSITIONS
 from training.config import ConfigError, parse_config
 from training.delayed import HORIZON_S, chances
+from training.ranker_bend import bend_of, bent
 from training.ranker_facts import Counts, fit_hours, fit_rates, fit_ties, snapshots
 from training.ranker_fit import (
     Rows,
@@ -22,6 +26,7 @@ from training.ranker_fit import (
     log_loss,
     place_table,
     platt,
+    raw_of,
 )
 
 DAY = 86_400.0
@@ -31,7 +36,7 @@ SMALL = Setting(trees=12, leaves=8, rate=0.3)
 def rows_of(n: int, rng: np.random.Generator, **columns: np.ndarray) -> Rows:
     matrix = rng.normal(0, 1, (len(FEATURES), n)).astype(np.float32)
     matrix[FEATURES.index("kind")] = 1
-    for name in ("item_clicks", "interest", "item_conversions"):
+    for name in ("item_clicks", "interest", "item_conversions", "area_hour"):
         matrix[FEATURES.index(name)] = 0
     for name, column in columns.items():
         matrix[FEATURES.index(name)] = column
@@ -109,8 +114,18 @@ def test_ties_are_found_and_an_item_departs_from_its_category_only_by_evidence()
 def test_hours_lift_and_are_drawn_to_nothing_where_little_was_shown() -> None:
     area, hour = np.repeat(np.array([0, 1], np.int32), 4000), np.tile(np.array([9, 20]), 4000)
     clicked = np.tile(np.array([False, True]), 4000) & (np.arange(8000) % 10 < 4)
-    found = fit_hours(area, hour, clicked, np.full(8000, 0.1), 2)
-    assert found.shape == (2, 48) and found[0, 20] > 0.3 > 0 > found[0, 9] and found[0, 3] == 0
+    clock = Clock(hour, np.full(8000, HOURS + 14))
+    found = fit_hours(area, clock, clicked, np.full(8000, 0.1), 2)
+    assert found.shape == (2, MOMENTS) and found[0, 20] > 0.3 > 0 > found[0, 9] and found[0, 3] == 0
+    assert found[:, HOURS:] == pytest.approx(0.0, abs=0.1)  # the hours have said it already
+
+
+def test_a_payday_lifts_what_the_hours_do_not_tell() -> None:
+    area, hour = np.zeros(8000, np.int32), np.tile(np.array([9, 20]), 4000)
+    day = HOURS + np.arange(8000) % 31
+    clicked = np.arange(8000) % 10 < np.where(day == HOURS + 9, 4, 2)
+    found = fit_hours(area, Clock(hour, day), clicked, np.full(8000, 0.2), 1)
+    assert found[0, HOURS + 9] > 0.25 and abs(np.delete(found[0, HOURS:], 9)).max() < 0.15
 
 
 def test_the_small_forest_learns_what_the_counts_leave() -> None:
@@ -194,3 +209,54 @@ def test_monotone_is_asked_by_name() -> None:
         Setting(monotone={"wealth": 1})
     with pytest.raises(ConfigError, match="knows no wealth"):
         parse_config({"ranker": {"monotone": {"wealth": 1}}})
+
+
+def test_a_bend_finds_the_floor_of_a_slot_and_keeps_the_order() -> None:
+    rng = np.random.default_rng(9)
+    raw = rng.normal(-3.0, 1.5, 60_000)
+    truth = 0.03 + 0.97 / (1 + np.exp(-raw))  # three in a hundred click whatever stands there
+    label = (rng.random(len(raw)) < truth).astype(np.float64)
+    bend = bend_of(raw, label, np.zeros(KNOTS))
+    low = raw < -4.0
+    said = 1 / (1 + np.exp(-bent(raw, bend)))
+    assert 1 / (1 + np.exp(-raw[low])).sum() < 0.35 * truth[low].sum()
+    assert said[low].sum() == pytest.approx(truth[low].sum(), rel=0.06)
+    assert said.sum() == pytest.approx(truth.sum(), rel=0.03)
+    steps = np.linspace(-9.0, 2.0, 200)
+    assert (np.diff(bent(steps, bend)) > 0).all()
+    assert np.array_equal(bend_of(raw[:0], label[:0], bend), bend)  # nothing to learn from: as the others
+
+
+def test_a_bend_never_turns_the_order_round() -> None:
+    raw = np.repeat([-6.0, -3.0], 5_000)
+    label = np.repeat([1.0, 0.0], 5_000)
+    assert (np.diff(bent(np.linspace(-9.0, 2.0, 200), bend_of(raw, label, np.zeros(KNOTS)))) > 0).all()
+
+
+def test_what_is_calibrated_in_service_is_what_was_fitted() -> None:
+    rng = np.random.default_rng(6)
+    rows = rows_of(30_000, rng, item_clicks=rng.normal(-1.0, 1.5, 30_000).astype(np.float32))
+    raw = raw_of(flat(0.05), rows)
+    label = (rng.random(rows.size) < 0.02 + 0.5 / (1 + np.exp(-raw))).astype(np.float64)
+    answer = calibrated(flat(0.05), rows, raw, label)
+    assert abs(answer.bend).max() > 0.05
+    line = answer.slope[rows.slot, rows.kind] * raw + answer.level[rows.slot, rows.kind]
+    odds = np.array([bent(line[[at]], answer.bend[rows.slot[at]])[0] for at in range(200)])
+    assert expected(answer, rows)[:200] == pytest.approx(1 / (1 + np.exp(-odds)), rel=2e-5)
+
+
+def test_floors_are_told_from_what_items_draw() -> None:
+    rng = np.random.default_rng(12)
+    item = rng.normal(-1.0, 1.5, 60_000).astype(np.float32)
+    rows = rows_of(60_000, rng, item_clicks=item)
+    start = flat(0.05)
+    own = 1 / (1 + np.exp(-(np.log(0.05 / 0.95) + item)))
+    floor = np.where(rows.slot == 0, 0.03, 0.0)
+    truth = floor + (1 - floor) * own
+    label = (rng.random(rows.size) < truth).astype(np.float64)
+    made = fit_answer(rows, label, start, SMALL)
+    assert made.floor[0, 0] == pytest.approx(0.03, abs=0.008) and made.floor[1, 0] < 0.006
+    low = item < -3.0
+    assert expected(made, rows)[low].sum() == pytest.approx(truth[low].sum(), rel=0.12)
+    bought = fit_answer(rows, label, replace(start, buys=True), SMALL)
+    assert not bought.floor.any()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from features.ids import KINDS
-from features.ranking import FEATURES, Facts, hour_codes
+from features.ranking import FEATURES, Facts, clock_of
+from features.ranking_kernel import HOURS
 from features.views import CONSENTS
 from serving.bundle import BundleError, load, save
 from serving.decide import decide
@@ -67,8 +69,10 @@ def test_what_was_done_lifts_its_item_category_and_kind() -> None:
 def test_hours_are_the_customers_own() -> None:
     noon_utc_on_a_saturday = 1_790_424_000.0 // DAY * DAY + 12 * 3600
     zones = np.array([b"Asia/Shanghai", b"", b"No/Where"])
-    codes = hour_codes(np.full(3, noon_utc_on_a_saturday), zones)
-    assert [int(one) % 24 for one in codes] == [20, 12, 12]
+    clock = clock_of(np.full(3, noon_utc_on_a_saturday), zones)
+    assert [int(one) for one in clock.hour] == [44, 36, 36]
+    day = datetime.fromtimestamp(noon_utc_on_a_saturday, UTC).day
+    assert clock.day.tolist() == [HOURS + day - 1] * 3
 
 
 def test_what_permission_rests_on_moves_no_score() -> None:
@@ -180,6 +184,40 @@ def test_it_survives_its_bundle_and_is_refused_where_it_does_not_fit(tmp_path: P
         load(tmp_path / "b", verify=False)
     with pytest.raises(BundleError, match="ranker"):
         replace(PLAIN, ranker=tiny_ranker(tiny_bundle(60)))
+
+
+def test_a_ranker_from_before_floors_and_bends_says_what_it_said(tmp_path: Path) -> None:
+    ranker = tiny_ranker(PLAIN)
+    ranker.save(tmp_path)
+    root = tmp_path / "ranker"
+    for answer in ("click", "convert"):
+        for name in ("floor", "bend"):
+            (root / answer / f"{name}.npy").unlink()
+    np.save(root / "facts-hours.npy", ranker.facts.hours[:, :HOURS])
+    old = Ranker.load(tmp_path)
+    assert not old.facts.hours[:, HOURS:].any()
+    who, rows = customer(), np.arange(30)
+    known = np.stack(list(matrix_of(who, rows).values()))
+    slot, at = np.zeros(30, np.int64), np.zeros(30, np.int64)
+    line = ranker.click.place[0, 0] + known[FEATURES.index("item_clicks")] + known[FEATURES.index("interest")]
+    ranker.click.forest.add(known, line)
+    kind = known[FEATURES.index("kind")].astype(int)
+    said = 1 / (1 + np.exp(-(line * ranker.click.slope[0, kind] + ranker.click.level[0, kind])))
+    assert old.click.at(known, slot, at) == pytest.approx(said, rel=1e-5)
+    assert not np.allclose(ranker.click.at(known, slot, at), said, rtol=1e-3)
+
+
+def test_a_floor_is_clicked_whatever_stands_there() -> None:
+    ranker = tiny_ranker(PLAIN)
+    known = np.stack(list(matrix_of(customer(), np.arange(30)).values()))
+    known[FEATURES.index("item_clicks")] = -25.0
+    plain = replace(ranker.click, slope=np.ones_like(ranker.click.slope), bend=ranker.click.bend * 0)
+    slot, at = np.zeros(30, np.int64), np.arange(30)
+    assert plain.at(known, slot, at) == pytest.approx(plain.floor[0, :30], rel=1e-4)
+    with pytest.raises(ValueError, match="floor"):
+        replace(plain, floor=plain.floor + 1)
+    with pytest.raises(ValueError, match="bend"):
+        replace(plain, bend=-np.cumsum(np.ones_like(plain.bend), axis=1))
 
 
 def test_tables_that_are_not_numbers_are_refused() -> None:

@@ -103,3 +103,18 @@ def test_trees_that_are_too_large_are_refused() -> None:
     asked = {"num_leaves": 17, "num_threads": 1, "verbosity": -1, "min_data_in_leaf": 5}
     with pytest.raises(ValueError, match="16 leaves"):
         forest_of(learner.train(asked, learner.Dataset(columns, label), 1))
+
+
+def test_what_is_the_same_in_all_columns_is_tested_once_and_says_the_same(learned) -> None:
+    booster, columns = learned
+    forest = forest_of(booster)
+    assert (forest.feature < 2).any() and (forest.feature >= 2).any()
+    for first in range(0, 200, 20):
+        page = columns[first : first + 50].copy()
+        page[:, :2] = page[0, :2]
+        asked = np.ascontiguousarray(page.T)
+        plain, once = np.zeros(50, np.float32), np.zeros(50, np.float32)
+        forest.add(asked, plain)
+        forest.add(asked, once, 2)
+        assert np.array_equal(plain, once)
+    forest.add(np.zeros((6, 0), np.float32), np.zeros(0, np.float32), 2)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.ids import Vocabulary
-from features.ranking import INTEREST
+from features.ranking import INTEREST, Clock
 from features.transforms import DAY, tokens_many
 from features.views import ITEM_STATS, SCHEMAS
 from serving.blend import Blend
@@ -139,7 +139,7 @@ class Study:
             expected[late], codes[:, 0],
         )  # fmt: skip
         hours = fit_hours(
-            codes[h.item[past], 1], self._hours[h.page[past]], h.clicked[past], expected[past],
+            codes[h.item[past], 1], Clock.of(self._local[h.page[past]]), h.clicked[past], expected[past],
             int(codes[:, 1].max()) + 1,
         )  # fmt: skip
         bundle = self._bundle(cut)
@@ -148,15 +148,11 @@ class Study:
         return live, Signals(facts, bundle.popular, UNSCALED), rates
 
     @cached_property
-    def _hours(self) -> NDArray[np.int64]:
-        """Of each page by the customer's clock; + 24 at weekends."""
+    def _local(self) -> NDArray[np.float64]:
+        """Of each page by the customer's clock."""
         h = self.history
-        local = h.at + h.world.customers.offset_s[h.customer]
-        days = np.floor_divide(local, DAY).astype(np.int64)
-        hours: NDArray[np.int64] = ((local - days * DAY) // 3600).astype(np.int64) + 24 * (
-            (days + 3) % 7 >= 5
-        )
-        return hours
+        local: NDArray[np.float64] = h.at + h.world.customers.offset_s[h.customer]
+        return local
 
     def _positives(self, cut: float) -> Positives:
         rows = self.history.rows
