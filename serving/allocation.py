@@ -45,8 +45,7 @@ from serving.page_state import (
     O_VALUE,
 )
 from serving.pipeline import Page
-from serving.placed import Later
-from serving.seats import NOTHING_TO_SHOW, PINNED_AT, TAG, Grid, Seats
+from serving.seats import NOTHING_TO_SHOW, PINNED_AT, TAG, Grid, Seats, StandIns
 from serving.stability import held_places
 from serving.standins import Rules, Stand, agreeing
 from serving.surfaces import RECIPES
@@ -192,7 +191,9 @@ class Allocation:
                 if rule in _COUNTERS and by[at] >= 0:
                     by[at] = int(market.counter_of[by[at]])
         capped = [one & RESERVED != 0 for one in flags]
-        standing = Later(partial(self._stand_ins, found, capped)) if spares else _NONE
+        standing: Mapping[int, Chosen] = _NONE
+        if spares:
+            standing = StandIns(partial(self._stand_ins, found, capped), partial(self._behind, found))
         grid = Grid(found[F_SLOT], found[F_CANDIDATE], whole, parts, order)
         seats = Seats(
             *(slots, positions, rows, scores, origins, creatives, flags, campaigns, values, bases, tags),
@@ -227,6 +228,12 @@ class Allocation:
         )
         agree = agreeing(page, where, spares, rules)
         return {place: one for place, one, stands in zip(at, may, agree.tolist(), strict=True) if stands}
+
+    def _behind(self, found: I4) -> list[int]:
+        """Campaigns of what may stand in."""
+        offers = found[F_SPARE_OFFER]
+        campaigns: list[int] = self._offers[offers[offers >= 0], O_CAMPAIGN].tolist()
+        return campaigns
 
     def _standing(self, slot: int, candidate: int, offer: int) -> Chosen | None:
         """A candidate in a slot by an offer (-1 none); None where it has nothing to show."""

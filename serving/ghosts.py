@@ -9,7 +9,7 @@ what they do later is what the campaign made them do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from features.ids import key64
 from serving.domain import Candidates, Mask
 from serving.experiment import Experiments
-from serving.splitting import parts_of, salt_of
+from serving.seats import StandIns
+from serving.splitting import part_of, parts_of, salt_of
 
 if TYPE_CHECKING:
     from serving.campaign import Campaign
+    from serving.filling import Chosen
     from serving.live import Live
     from serving.pipeline import Page
     from serving.plan_text import Plan
@@ -49,6 +51,7 @@ class Ghosts:
     salt: NDArray[np.uint64]
     share: NDArray[np.float64]
     any: bool = False  # whether anybody is held out from anything
+    each: tuple[tuple[int, float], ...] = ()  # the same as plain numbers
 
     @classmethod
     def of(cls, plan: Plan, ids: Sequence[str]) -> Ghosts:
@@ -56,7 +59,13 @@ class Ghosts:
         named = {one.id: one for one in plan.campaigns}
         shares = [share_of(plan, named[name]) for name in ids]
         salts = [salt_of(_SALT, "ghost", name) for name in ids]
-        return cls(np.array(salts, np.uint64), np.array(shares, np.float64), any(shares))
+        each = tuple(zip(salts, shares, strict=True))
+        return cls(np.array(salts, np.uint64), np.array(shares, np.float64), any(shares), each)
+
+    def holds_out(self, key: int, campaign: int) -> bool:
+        """Whether the unit of this key is never shown a campaign."""
+        salt, share = self.each[campaign]
+        return part_of(key, salt) < share
 
     def held(self, unit: str) -> Mask:
         """(C,) the campaigns that a unit is never shown."""
@@ -92,17 +101,24 @@ def unseen(page: Page, live: Live, seats: Seats) -> tuple[Mask | None, tuple[Gho
         for index, campaign in enumerate(seats.campaign)
         if campaign >= 0
     ]
-    if not shown and not seats.spares:
-        return None, ()
-    held = live.ghosts.held(unit or query.subject)
-    keys = live.plan.campaigns.keys
+    ghosts, key, keys = live.ghosts, key64(unit or query.subject), live.plan.campaigns.keys
     found = tuple(
-        Ghost(campaign, int(keys[campaign]), slot, position)
-        for campaign, slot, position in shown
-        if held[campaign]
+        [
+            Ghost(campaign, int(keys[campaign]), slot, position)
+            for campaign, slot, position in shown
+            if ghosts.holds_out(key, campaign)
+        ]
     )
-    stands_by = any(spare.campaign >= 0 and held[spare.campaign] for spare in seats.spares.values())
-    return (held if found or stands_by else None), found
+    if not found and not _stands_by(ghosts, key, seats.spares):
+        return None, ()
+    return ghosts.held(unit or query.subject), found
+
+
+def _stands_by(ghosts: Ghosts, key: int, spares: Mapping[int, Chosen]) -> bool:
+    """Whether something of a campaign that is held out stands in. Stand-ins are made only if that may be."""
+    if isinstance(spares, StandIns) and not any(ghosts.holds_out(key, one) for one in spares.campaigns):
+        return False
+    return any(one.campaign >= 0 and ghosts.holds_out(key, one.campaign) for one in spares.values())
 
 
 def without(page: Page, live: Live, ranked: Candidates, held: Mask, campaign_bit: int) -> Candidates:
