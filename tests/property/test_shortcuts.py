@@ -180,6 +180,7 @@ def test_tables_are_let_go_when_they_are_many(live):
             assert len(small._tables) <= 4
 
 
+@settings(deadline=None)  # the first example loads compiled loops
 @given(entries, st.floats(-3 * DAY, 3 * DAY))
 def test_the_history_is_the_sum_of_what_is_known_by_the_latest(events, later):
     log, weights, now = recent_entries(*events), EventWeights(), NOW + later
