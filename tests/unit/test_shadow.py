@@ -20,6 +20,7 @@ from features.customer import Blobs, decode_customer
 from features.events import served_to_log, unpack
 from features.ids import key32
 from features.log import Entry, MemoryLog
+from features.store import StoreUnavailable
 from features.token import PLACES
 from serving.bundle import Bundle, save
 from serving.control import Kill
@@ -434,6 +435,35 @@ class TestFollowing:
         found = shadow.figures.document()
         assert found["pages"]["seen"] == found["pages"]["compared"] == 40 and not found["pages"]["left_out"]
         assert found["displays"]["ripe_pages"] == 40 and len(drawn) > 5
+
+    def test_a_store_that_is_away_is_waited_for(self, tmp_path: Path) -> None:
+        class Away(MemoryLog):
+            calls = 0
+
+            def read(self, shard: int, after: str, count: int) -> list[tuple[str, bytes]]:
+                self.calls += 1
+                if self.calls in (2, 4, 9, 14):
+                    raise StoreUnavailable("away")
+                return super().read(shard, after, count)
+
+        log = Away(lambda: NOW, shards=3)
+        asyncio.run(log.append([plan_entry(tiny_plan()), *traffic(20)[:-1]]))
+        now = [LATE]
+
+        def watched(end: float | None) -> Figures:
+            inputs = TailedInputs(Lake(str(tmp_path)), log)
+            lives = Lives(inputs, {"b-live": live_bundle()}.__getitem__)
+            shadow = Shadow(lives, inputs, named("b-next"), "b-live")
+            follow(shadow, log, 0.0, end, lambda: None, clock=lambda: now[0], sleep=sleep)
+            return shadow.figures
+
+        def sleep(seconds: float) -> None:
+            now[0] += seconds
+
+        with pytest.raises(StoreUnavailable):
+            watched(None)
+        found = watched(LATE + 30)
+        assert found.ripe_pages == found.compared == 20 and log.calls > 14
 
     def test_a_plan_logged_after_the_tail_began_is_found(self, tmp_path: Path) -> None:
         live = tiny_live(live_bundle())
