@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
+from rich.console import Console
 
 import fenliu
 from features.customer import Blobs, decode_customer
@@ -43,7 +45,7 @@ from training.placed_chances import chances_of, ranked_by
 from training.publish import put_and_promote
 from training.shadow import RIPE_S, Shadow
 from training.shadow_arguments import LIMITS
-from training.shadow_commands import document, follow, limits_of
+from training.shadow_commands import _drawing, document, follow, limits_of
 from training.shadow_figures import MOST_REASONS, OTHER, Figures, Limits, limits_told, not_told, refusals
 from training.shadow_inputs import TailedInputs
 from training.shadow_report import table_of, write_shadow
@@ -202,6 +204,15 @@ class TestAShuffledBundle:
     def test_the_live_one_is_what_it_was(self, other: Mapping[str, Any], same: Mapping[str, Any]) -> None:
         assert other["displays"]["calibration"]["live"] == same["displays"]["calibration"]["live"]
         assert other["pages"]["live_as_logged"] == 1.0
+
+    def test_a_terminal_sees_the_table_while_it_runs(self, other: dict[str, Any]) -> None:
+        seen = io.StringIO()
+        with _drawing(Console(file=seen, force_terminal=True, width=132)) as draw:
+            draw(lambda: other)
+        assert "pages decided again by b-shuffled" in seen.getvalue() and "log loss" in seen.getvalue()
+        with _drawing(Console(file=(nothing := io.StringIO()))) as draw:
+            draw(lambda: other)
+        assert nothing.getvalue() == ""
 
     def test_reasons_are_as_many_as_can_be_read(self) -> None:
         figures = Figures()
