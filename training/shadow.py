@@ -130,8 +130,12 @@ class Shadow:
         self._waiting.append((record, page))
 
     def settle(self) -> None:
-        """Decide again what was taken. In the order of time, so that views are built once."""
-        for record, page in sorted(self._waiting, key=lambda one: one[1].at):
+        """Decide again what was taken. In the order of time, so that views are built once. Raises
+        StoreUnavailable: what is left waits for the next time.
+        """
+        self._waiting.sort(key=lambda one: one[1].at, reverse=True)
+        while self._waiting:
+            record, page = self._waiting[-1]
             try:
                 self._again(record, page)
             except _LeftOut as left:
@@ -141,7 +145,7 @@ class Shadow:
                 self.figures.leave(why.lstrip(": "))
             except (KeyError, TypeError, ValueError) as odd:  # a version of the product wrote it otherwise
                 self.figures.leave(f"its record has another form ({type(odd).__name__}: {odd})")
-        self._waiting = []
+            self._waiting.pop()
 
     def ripen(self, now: float) -> None:
         """Count the displays and clicks of pages that are ripe. Only when the log was read to its end, or a

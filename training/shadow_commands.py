@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from rich.markup import escape
 
 from features.log import EventLog
 from features.redis_log import RedisLog
+from features.store import StoreUnavailable
 from serving import permits
 from serving.backing import backed
 from serving.log_tail import Tail
@@ -31,6 +33,7 @@ from training.shadow_inputs import TailedInputs
 from training.shadow_report import table_of, write_shadow
 from training.usage import UsageError
 
+LOG: Final = logging.getLogger("fenliu.shadow")
 PART: Final = 250  # entries of a shard at once: records are held until all shards have had their turn
 MOST: Final = 2_000  # a step
 PAUSE_S: Final = 1.0
@@ -92,15 +95,23 @@ def follow(
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Until the log was read to its end; with `end` (POSIX seconds), until then. Raises StoreUnavailable.
+    """Until the log was read to its end; with `end` (POSIX seconds), until then: a store that is away
+    meanwhile is waited for. Raises StoreUnavailable without `end`, or when it is away at the end.
 
     When as many pages are decided as may be, only their displays and clicks are waited for.
     """
     tail = Tail(log, since, part=PART, most=MOST)
     while True:
-        for payloads in tail.read():
-            shadow.take(payloads)
-        shadow.settle()
+        try:
+            for payloads in tail.read():
+                shadow.take(payloads)
+            shadow.settle()
+        except StoreUnavailable as away:
+            if end is None or clock() >= end:
+                raise
+            LOG.warning("the log is waited for: %s", away)
+            sleep(PAUSE_S)
+            continue
         if tail.caught_up:
             shadow.ripen(clock())
         show()

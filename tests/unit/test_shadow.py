@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -14,12 +15,14 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
+from rich.console import Console
 
 import fenliu
 from features.customer import Blobs, decode_customer
 from features.events import served_to_log, unpack
 from features.ids import key32
 from features.log import Entry, MemoryLog
+from features.store import StoreUnavailable
 from features.token import PLACES
 from serving.bundle import Bundle, save
 from serving.control import Kill
@@ -42,7 +45,7 @@ from training.placed_chances import chances_of, ranked_by
 from training.publish import put_and_promote
 from training.shadow import RIPE_S, Shadow
 from training.shadow_arguments import LIMITS
-from training.shadow_commands import document, follow, limits_of
+from training.shadow_commands import _drawing, document, follow, limits_of
 from training.shadow_figures import MOST_REASONS, OTHER, Figures, Limits, limits_told, not_told, refusals
 from training.shadow_inputs import TailedInputs
 from training.shadow_report import table_of, write_shadow
@@ -201,6 +204,15 @@ class TestAShuffledBundle:
     def test_the_live_one_is_what_it_was(self, other: Mapping[str, Any], same: Mapping[str, Any]) -> None:
         assert other["displays"]["calibration"]["live"] == same["displays"]["calibration"]["live"]
         assert other["pages"]["live_as_logged"] == 1.0
+
+    def test_a_terminal_sees_the_table_while_it_runs(self, other: dict[str, Any]) -> None:
+        seen = io.StringIO()
+        with _drawing(Console(file=seen, force_terminal=True, width=132)) as draw:
+            draw(lambda: other)
+        assert "pages decided again by b-shuffled" in seen.getvalue() and "log loss" in seen.getvalue()
+        with _drawing(Console(file=(nothing := io.StringIO()))) as draw:
+            draw(lambda: other)
+        assert nothing.getvalue() == ""
 
     def test_reasons_are_as_many_as_can_be_read(self) -> None:
         figures = Figures()
@@ -434,6 +446,35 @@ class TestFollowing:
         found = shadow.figures.document()
         assert found["pages"]["seen"] == found["pages"]["compared"] == 40 and not found["pages"]["left_out"]
         assert found["displays"]["ripe_pages"] == 40 and len(drawn) > 5
+
+    def test_a_store_that_is_away_is_waited_for(self, tmp_path: Path) -> None:
+        class Away(MemoryLog):
+            calls = 0
+
+            def read(self, shard: int, after: str, count: int) -> list[tuple[str, bytes]]:
+                self.calls += 1
+                if self.calls in (2, 4, 9, 14):
+                    raise StoreUnavailable("away")
+                return super().read(shard, after, count)
+
+        log = Away(lambda: NOW, shards=3)
+        asyncio.run(log.append([plan_entry(tiny_plan()), *traffic(20)[:-1]]))
+        now = [LATE]
+
+        def watched(end: float | None) -> Figures:
+            inputs = TailedInputs(Lake(str(tmp_path)), log)
+            lives = Lives(inputs, {"b-live": live_bundle()}.__getitem__)
+            shadow = Shadow(lives, inputs, named("b-next"), "b-live")
+            follow(shadow, log, 0.0, end, lambda: None, clock=lambda: now[0], sleep=sleep)
+            return shadow.figures
+
+        def sleep(seconds: float) -> None:
+            now[0] += seconds
+
+        with pytest.raises(StoreUnavailable):
+            watched(None)
+        found = watched(LATE + 30)
+        assert found.ripe_pages == found.compared == 20 and log.calls > 14
 
     def test_a_plan_logged_after_the_tail_began_is_found(self, tmp_path: Path) -> None:
         live = tiny_live(live_bundle())

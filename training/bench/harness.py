@@ -28,7 +28,7 @@ BENCHES = (
     *("solver", "budget", "offline", "faults", "soak", "flame", "replay", "rights", "chaos", "fuzz"),
     "guards",
     *("assignment", "experiments", "guard", "bandit", "ope", "ghosts", "exploration", "coldstart", "ranker"),
-    *("lifecycle", "uplift", "scores"),
+    *("lifecycle", "uplift", "scores", "shadow"),
 )
 
 
