@@ -17,7 +17,7 @@ import numpy as np
 
 from features.events import unpack
 from features.ids import key64
-from serving.bandit_draws import HOUR_S
+from serving.bandit import HOUR_S
 from serving.domain import EFFORTS
 from serving.experiment_checks import HOLDOUT
 from serving.guard_drawn import Drawn
