@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from serving.campaign import Campaign, Lever
-from serving.experiment import Arm, Changes, Experiment, Experiments, Ranker
+from serving.experiment import Arm, Changes, Experiment, Experiments, Ranker, SlotChange
 from serving.experiment_checks import combinations_in, variants_in
 from serving.plan_error import PlanError
 
@@ -91,8 +91,7 @@ def _slot(slot: SlotSpec, changes: Changes, name: str) -> SlotSpec:
     fields: dict[str, Any] = {field: getattr(slot, field) for field in type(slot).model_fields}
     change = changes.slots[slot.name]
     fields |= change.said
-    if change.size is not None and change.display_rates is None and slot.display_rates is not None:
-        fields["display_rates"] = _as_long(slot.display_rates, change.size)
+    fields["display_rates"] = rates_of(slot, change)
     try:
         return type(slot).model_validate(fields)
     except ValidationError as bad:
@@ -103,8 +102,14 @@ def _slot(slot: SlotSpec, changes: Changes, name: str) -> SlotSpec:
         ) from None
 
 
-def _as_long(rates: tuple[float, ...], size: int) -> tuple[float, ...]:
-    """Measured rates for another size: the last one goes on."""
+def rates_of(slot: SlotSpec, change: SlotChange) -> tuple[float, ...] | None:
+    """P(displayed) by position of the changed slot: measured ones go on for another size, the last one being
+    repeated, and say nothing of another layout."""
+    if change.display_rates is not None or slot.display_rates is None:
+        return change.display_rates
+    if change.layout not in (None, slot.layout):
+        return None
+    size, rates = change.size or slot.size, slot.display_rates
     return (*rates[:size], *([rates[-1]] * (size - len(rates))))
 
 

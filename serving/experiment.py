@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AwareDatetime, BeforeValidator, Field
 
 from serving.campaign import LEAST_LEVER, MOST_LEVER, Money, Share, TextModel, Values
-from serving.catalogue import Code, Id
+from serving.catalogue import Code, Id, Kind, Layout
 from serving.metric_names import Direction, harm
 
 MOST_LAYERS: Final = 16
@@ -39,7 +39,11 @@ Switchable = Literal[
 class SlotChange(TextModel):
     """What an arm sets differently in a slot; None: as the plan says."""
 
+    layout: Layout | None = None
     size: Annotated[int, Field(ge=1, le=100)] | None = None
+    kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] | None = None
+    kinds_least: dict[Kind, Annotated[int, Field(ge=0)]] | None = None
+    kinds_most: dict[Kind, Annotated[int, Field(ge=0)]] | None = None
     per_category: Annotated[int, Field(ge=1)] | None = None
     explore: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] | None = None
     explore_new: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] | None = None

@@ -11,7 +11,7 @@ from math import prod
 from typing import TYPE_CHECKING, Final
 
 from serving.experiment import Arm, Changes, Experiment, Experiments, Layer
-from serving.metric_names import BETTER, CRITERIA
+from serving.metric_names import BETTER
 from serving.plan_error import PlanError
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ MOST_VARIANTS: Final = 32
 MOST_BUNDLES: Final = 4  # beside the one that runs: each is mapped whole
 GLOBAL: Final = "*"  # the layer that the global holdout is logged as
 HOLDOUT: Final = "holdout"
+SHAPE: Final = frozenset(("layout", "size", "kinds", "kinds_least", "kinds_most", "display_rates"))
+"""Fields of a slot that have to fit each other: set in one layer only."""
 Parameter = tuple[str, ...]
 
 
@@ -69,7 +71,7 @@ def arm_bundles(text: Experiments) -> dict[str, str]:
 def parameters(changes: Changes) -> Iterator[Parameter]:
     """What an arm sets, each as (what, of which, …): two layers of one unit may not set the same."""
     for slot, change in changes.slots.items():
-        yield from (("slots", slot, field) for field in change.said)
+        yield from dict.fromkeys(("slots", slot, "shape" if one in SHAPE else one) for one in change.said)
     for what in ("levers", "creatives", "paused"):
         yield from ((what, name) for name in getattr(changes, what))
     for what in ("values", "ranker", "sources_off", "bundle"):
@@ -126,14 +128,13 @@ def _check_experiment(path: str, one: Experiment, layer: Layer, plan: Plan) -> N
             raise wrong("ramp", problem, "keep or raise the share; `until` or `state: paused` ends it")
     if one.until is not None and one.until <= one.ramp[0].at:
         raise wrong("until", "is not after its start", "end it later")
-    if one.criterion not in CRITERIA:
-        watched_only = "is told by the guard, not by reports" if one.criterion in BETTER else "is no metric"
-        raise wrong("criterion", f"{one.criterion!r} {watched_only}", f"name one of {', '.join(CRITERIA)}")
+    known = f"name one of {', '.join(BETTER)}"
+    if one.criterion not in BETTER:
+        raise wrong("criterion", f"{one.criterion!r} is no metric", known)
     watched = [each.metric for each in one.guardrails]
     for number, each in enumerate(one.guardrails):
         if each.metric not in BETTER:
-            remedy = f"name one of {', '.join(BETTER)}"
-            raise wrong(f"guardrails.{number}.metric", f"{each.metric!r} is no metric", remedy)
+            raise wrong(f"guardrails.{number}.metric", f"{each.metric!r} is no metric", known)
         if watched.count(each.metric) > 1:  # tests are kept by metric: each would take what is seen twice
             raise wrong("guardrails", f"{each.metric!r} is there twice", "keep the stricter one")
         if each.worse not in (None, each.harm):

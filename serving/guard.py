@@ -22,7 +22,8 @@ from features.store import StoreUnavailable
 from serving.control import Control, ControlError
 from serving.errors import Problem
 from serving.experiment import Arm, Experiment
-from serving.guard_counts import GuardCounts
+from serving.guard_counts import GuardCounts, between
+from serving.guard_drawn import Drawn
 from serving.guard_failures import Fresh
 from serving.guard_statistics import ALPHA, Look, Watched, guards_of
 from serving.log_tail import Tail
@@ -85,17 +86,20 @@ class Ward:
         running = {one.name: one for one in running_in(plan, now)}
         self._ask(running)
         devices = {name: one.unit == "device" for name, one in running.items()}
+        adaptive = {name for name, one in running.items() if one.adaptive}
         for payloads in self._tail.read():
-            self.counts.take(payloads, devices)
+            self.counts.take(payloads, devices, adaptive)
         found: dict[tuple[str, str], list[Look]] = {}
         for name, question in self._questions.items():
-            usual, fresh = running[name].control.name, self.counts.fresh(name)
+            usual, fresh, drawn = running[name].control.name, self.counts.fresh(name), self.counts.drawn(name)
             control = self.counts.sums(name, usual)
             for arm, watched in question.arms.items():
                 live = any(arm == one.name for one in live_arms(running[name]))
                 own = self.counts.sums(name, arm) if live else None
                 if own is not None and control is not None:
-                    found[name, arm] = watched.look(own, control, pairs(fresh, arm, usual))
+                    step: dict[str, tuple[Fresh, Fresh] | Drawn] = {**pairs(fresh, arm, usual)}
+                    step |= {metric: between(some, arm, usual) for metric, some in drawn.items()}
+                    found[name, arm] = watched.look(own, control, step)
         return found
 
     def _ask(self, running: Mapping[str, Experiment]) -> None:
@@ -108,7 +112,7 @@ class Ward:
                 if held is not None:
                     self.counts.forget(name)
                 arms, guards = one.arms[1:], guards_of(one.guardrails)
-                watched = {arm.name: Watched(guards, ALPHA / len(arms)) for arm in arms}
+                watched = {arm.name: Watched(guards, ALPHA / len(arms), one.adaptive) for arm in arms}
                 self._questions[name] = _Question(asked, watched)
 
 
@@ -127,7 +131,6 @@ def running_in(plan: Plan | None, now: float) -> list[Experiment]:
         for layer in layers
         for one in layer.experiments
         if one.state == "running"
-        and not one.adaptive  # its units go from arm to arm
         and one.ramp[0].at.timestamp() <= now
         and (one.until is None or now < one.until.timestamp())
         and one.control.state == "live"
@@ -235,4 +238,4 @@ class Guard:
 def _asked(one: Experiment) -> str:
     """What an experiment compares: a ramp or the state of an arm may change, the rest is another question."""
     arms = [(arm.name, arm.weight, arm.changes.model_dump(mode="json")) for arm in one.arms]
-    return repr((one.salt, one.unit, one.audience, one.range, one.guardrails, arms))
+    return repr((one.salt, one.unit, one.audience, one.range, one.guardrails, one.adaptive, arms))

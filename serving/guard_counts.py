@@ -3,19 +3,24 @@
 A unit is in from its first page under an arm; its later events that name a page count with it. Rows are kept
 per unit, because a test needs the spread over units, up to `MOST_UNITS` of an experiment: who comes later is
 left out, the same in every arm. First failures are counted of everybody.
+
+Where arms are drawn hour by hour (`adaptive`), a unit is a customer's hour: in the arm of its first page,
+weighted by that draw's logged chance, with what the customer does until their next hour.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
 
 from features.events import unpack
 from features.ids import key64
+from serving.bandit import HOUR_S
 from serving.domain import EFFORTS
 from serving.experiment_checks import HOLDOUT
+from serving.guard_drawn import Drawn
 from serving.guard_failures import Fresh
 from serving.guard_statistics import AT, COLUMNS, FIRSTS, RATES, Floats, Sums
 
@@ -49,11 +54,12 @@ class _Units:
     def __init__(self) -> None:
         self.rows = np.zeros((_FIRST, len(COLUMNS)))
         self.arm = np.zeros(_FIRST, np.int16)
+        self.weight = np.ones(_FIRST)
         self.arms: dict[str, int] = {}
         self.at: dict[int, int] = {}  # key64 of a unit, and of a subject that it was met under -> its row
         self.n = 0
 
-    def row(self, unit: int, subject: int, arm: str) -> int:
+    def row(self, unit: int, subject: int, arm: str, weight: float = 1.0) -> int:
         """−1 for a unit that finds no room."""
         at = self.at.get(unit, -1)
         if at < 0:
@@ -63,9 +69,11 @@ class _Units:
             if at == len(self.rows):
                 self.rows = np.concatenate([self.rows, np.zeros_like(self.rows)])
                 self.arm = np.concatenate([self.arm, np.zeros_like(self.arm)])
+                self.weight = np.concatenate([self.weight, np.ones_like(self.weight)])
             self.at[unit] = at
             self.rows[at, 0] = 1.0
             self.arm[at] = self.arms.setdefault(arm, len(self.arms))
+            self.weight[at] = weight
         self.at[subject] = at
         return at
 
@@ -101,6 +109,39 @@ class _Firsts:
         return told
 
 
+class _Draws:
+    """Of one adaptive experiment: hours of customers that were met, and of first pages that failed in this
+    step which arm was drawn, among which chances."""
+
+    def __init__(self) -> None:
+        self.hour = 0
+        self._seen: set[int] = set()  # in this hour and the one before
+        self._before: set[int] = set()
+        self._failed: list[list[tuple[str, Mapping[str, float]]]] = [[] for _ in _FLAGS]
+
+    def first(self, hour: int, unit: int) -> bool:
+        """Whether it is the customer's first page of the hour. Of hours gone by, none is."""
+        if hour > self.hour:
+            self._before = self._seen if hour == self.hour + 1 else set()
+            self.hour, self._seen = hour, set()
+        if hour < self.hour - 1:
+            return False
+        seen = self._seen if hour == self.hour else self._before
+        if unit in seen:
+            return False
+        seen.add(unit)
+        return True
+
+    def add(self, arm: str, chances: Mapping[str, float], page: Floats) -> None:
+        for failed, column in zip(self._failed, _FLAGS, strict=True):
+            if page[column] > 0:
+                failed.append((arm, chances))
+
+    def taken(self) -> list[list[tuple[str, Mapping[str, float]]]]:
+        told, self._failed = self._failed, [[] for _ in _FLAGS]
+        return told
+
+
 class GuardCounts:
     """`since`: POSIX seconds; what was decided before is not counted."""
 
@@ -108,9 +149,13 @@ class GuardCounts:
         self._since = since
         self._held: dict[str, _Units] = {}
         self._firsts: dict[str, list[_Firsts]] = {}
+        self._draws: dict[str, _Draws] = {}
 
-    def take(self, payloads: Iterable[bytes], watched: Mapping[str, bool]) -> int:
-        """Log entries in order; `watched`: experiment -> whether its unit is the device. How many counted."""
+    def take(
+        self, payloads: Iterable[bytes], watched: Mapping[str, bool], adaptive: Collection[str] = ()
+    ) -> int:
+        """Log entries in order; `watched`: experiment -> whether its unit is the device; those that are
+        adaptive among them. How many counted."""
         counted = 0
         for name in [name for name in self._held if name not in watched]:
             self.forget(name)
@@ -118,7 +163,7 @@ class GuardCounts:
             row = unpack(payload)
             kind = row["t"]
             if kind == "served":
-                counted += self._page(row, watched)
+                counted += self._page(row, watched, adaptive)
             elif kind in _EVENTS or kind in ("outcome", "acted"):
                 counted += self._event(row, kind)
         return counted
@@ -129,12 +174,20 @@ class GuardCounts:
         number = None if held is None else held.arms.get(arm)
         if held is None or number is None:
             return None
-        return Sums.of(held.rows[: held.n][held.arm[: held.n] == number])
+        mine = held.arm[: held.n] == number
+        weight = held.weight[: held.n][mine] if experiment in self._draws else None
+        return Sums.of(held.rows[: held.n][mine], weight)
 
     def fresh(self, experiment: str) -> dict[str, dict[str, Fresh]]:
         """By metric of FIRSTS and arm, what came since the last call: a step of the guard."""
         firsts = self._firsts.get(experiment, ())
         return {name: one.taken() for name, one in zip(FIRSTS, firsts, strict=False)}
+
+    def drawn(self, experiment: str) -> dict[str, list[tuple[str, Mapping[str, float]]]]:
+        """Of an adaptive one, by metric of FIRSTS: the arm of each failure since the last call, and the
+        chances it was drawn by."""
+        draws = self._draws.get(experiment)
+        return {} if draws is None else dict(zip(FIRSTS, draws.taken(), strict=True))
 
     def units(self, experiment: str) -> int:
         held = self._held.get(experiment)
@@ -144,8 +197,9 @@ class GuardCounts:
         """Its question was changed: begin anew."""
         self._held.pop(experiment, None)
         self._firsts.pop(experiment, None)
+        self._draws.pop(experiment, None)
 
-    def _page(self, row: Mapping[str, Any], watched: Mapping[str, bool]) -> int:
+    def _page(self, row: Mapping[str, Any], watched: Mapping[str, bool], adaptive: Collection[str]) -> int:
         arms = row["arms"]
         page: Floats | None = None
         if not arms or row["at"] < self._since:
@@ -153,6 +207,10 @@ class GuardCounts:
         for layer, name in arms.items():
             experiment, _, arm = name.partition("/")
             if name == HOLDOUT or experiment not in watched or layer in row.get("forced", ()):
+                continue
+            if experiment in adaptive:
+                page = _of_page(row) if page is None else page
+                self._drawn_page(row, experiment, arm, page)
                 continue
             subject = row["subject"]
             unit = (row.get("device") if watched[experiment] else row.get("unit")) or subject
@@ -165,6 +223,24 @@ class GuardCounts:
             if at >= 0:
                 held.rows[at] += page
         return int(page is not None)
+
+    def _drawn_page(self, row: Mapping[str, Any], experiment: str, arm: str, page: Floats) -> None:
+        drawn = next((one for one in row.get("arm_draws", ()) if one[0] == experiment), None)
+        hour = int(row["at"] // HOUR_S)
+        if drawn is None or hour * HOUR_S < self._since:  # the first page of that hour may not have been read
+            return
+        chances = dict(zip(drawn[1], drawn[2], strict=True))
+        if chances.get(arm, 0.0) <= 0:
+            return
+        subject = row["subject"]
+        unit = key64(f"{row.get('unit') or subject}|{hour}")
+        draws = self._draws.setdefault(experiment, _Draws())
+        if draws.first(hour, unit):
+            draws.add(arm, chances, page)
+        held = self._held.setdefault(experiment, _Units())
+        at = held.row(unit, key64(subject), arm, 1.0 / (len(chances) * chances[arm]))
+        if at >= 0:
+            held.rows[at] += page
 
     def _event(self, row: Mapping[str, Any], kind: str) -> int:
         complaint = kind == "acted" and row.get("action") == "complained"
@@ -188,6 +264,16 @@ class GuardCounts:
 
 
 _PLACE: Final = 24  # bytes of a place in an event's record
+
+
+def between(failures: Iterable[tuple[str, Mapping[str, float]]], arm: str, control: str) -> Drawn:
+    """Of an adaptive experiment's failures those of the arm and of the control, which both could be drawn."""
+    some = [
+        (which == arm, chances[arm] / (chances[arm] + chances[control]))
+        for which, chances in failures
+        if which in (arm, control) and chances.get(arm, 0.0) > 0 and chances.get(control, 0.0) > 0
+    ]
+    return Drawn([one for one, _ in some], [chance for _, chance in some])
 
 
 def _of_page(row: Mapping[str, Any]) -> Floats:

@@ -44,13 +44,33 @@ class Fresh(NamedTuple):
 
 
 @dataclass(slots=True)
+class Bet:
+    """A bet of 1 on RATIOS, AT_ONCE of it placed before the first failure."""
+
+    failures: int = 0
+    _bets: Floats = field(default_factory=lambda: np.full(len(RATIOS), -np.inf))  # logarithms
+    _placed: float = 0.0
+
+    def place(self, log_ratio: Floats, failures: int) -> None:
+        """What a step's failures say: by each of RATIOS the logarithm of its likelihood over the null's."""
+        placed = 1.0 - (1.0 - AT_ONCE) / log(e + self.failures / PACE)
+        stake = np.log(SHARES) + np.log(placed - self._placed) if placed > self._placed else -np.inf
+        self._placed = placed
+        self._bets = np.logaddexp(self._bets, stake) + log_ratio
+        self.failures += failures
+
+    @property
+    def evidence(self) -> float:
+        """The logarithm of what the bet has become."""
+        return float(np.logaddexp.reduce(np.append(self._bets, np.log(1.0 - self._placed))))
+
+
+@dataclass(slots=True)
 class FirstFailures:
     """One arm against its control. `tolerance`: by how much the arm's rate may be higher."""
 
     tolerance: float
-    _bets: Floats = field(default_factory=lambda: np.full(len(RATIOS), -np.inf))  # logarithms
-    _failures: int = 0
-    _placed: float = 0.0
+    _bet: Bet = field(default_factory=Bet)
     _met: int = 0  # of the control
     _failed: int = 0
 
@@ -59,22 +79,19 @@ class FirstFailures:
         self._met, self._failed = self._met + control.met, self._failed + control.failed
         failed, tolerated = arm.failed + control.failed, self._tolerated()
         if failed and arm.met and control.met and tolerated is not None:
-            placed = 1.0 - (1.0 - AT_ONCE) / log(e + self._failures / PACE)
-            stake = np.log(SHARES) + np.log(placed - self._placed) if placed > self._placed else -np.inf
-            self._placed = placed
-            self._bets = np.logaddexp(self._bets, stake)
-            self._bets += log_ratio(arm, control, tolerated * RATIOS, tolerated)
-        self._failures += failed
+            self._bet.place(log_ratio(arm, control, tolerated * RATIOS, tolerated), failed)
+        else:
+            self._bet.failures += failed
 
     @property
     def began(self) -> bool:
         """Whether anybody has failed."""
-        return self._failures > 0
+        return self._bet.failures > 0
 
     @property
     def evidence(self) -> float:
         """The logarithm of what a bet of 1 against the arm's being good has become."""
-        return float(np.logaddexp.reduce(np.append(self._bets, np.log(1.0 - self._placed))))
+        return self._bet.evidence
 
     def _tolerated(self) -> float | None:
         """The tolerated ratio of rates as one of odds, by the highest that the control's rate may be; None

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.experiment import Guardrail
+from serving.guard_drawn import Drawn, DrawnFailures
 from serving.guard_failures import FirstFailures, Fresh
 
 ALPHA: Final = 0.05  # of an experiment, all its arms, guards and looks together
@@ -79,13 +80,17 @@ class Sums(NamedTuple):
     met: Floats
 
     @classmethod
-    def of(cls, units: Floats) -> Sums:
-        """`units` (n, K) as COLUMNS."""
-        return cls(units.sum(axis=0), units.T @ units, (units > 0).sum(axis=0).astype(np.float64))
+    def of(cls, units: Floats, weight: Floats | None = None) -> Sums:
+        """`units` (n, K) as COLUMNS. `weight` (n,): of units that were met with chances of their own, in
+        inverse proportion to them."""
+        met = (units > 0).sum(axis=0).astype(np.float64)
+        units = units if weight is None else units * weight[:, None]
+        return cls(units.sum(axis=0), units.T @ units, met)
 
     @property
     def units(self) -> float:
-        return float(self.first[0])
+        """How many; of weighted ones, as many as would say as much."""
+        return float(self.first[0]) ** 2 / float(self.second[0, 0])
 
     def rate(self, rate: Rate) -> tuple[float, float]:
         """The ratio of the sums, and its variance over units. (nan, nan) where the bottom is nothing."""
@@ -135,16 +140,25 @@ class Watched:
 
     guards: Sequence[Guardrail]
     alpha: float
+    drawn: bool = False  # arms are drawn hour by hour
     _rho: dict[str, float] = field(default_factory=dict)  # by metric, fixed at the first look
     _seen: dict[str, float] = field(default_factory=dict)  # the most information so far
-    _firsts: dict[str, FirstFailures] = field(default_factory=dict)
+    _firsts: dict[str, FirstFailures | DrawnFailures] = field(default_factory=dict)
 
-    def look(self, arm: Sums, control: Sums, fresh: Mapping[str, tuple[Fresh, Fresh]] = {}) -> list[Look]:
+    def look(
+        self, arm: Sums, control: Sums, fresh: Mapping[str, tuple[Fresh, Fresh] | Drawn] = {}
+    ) -> list[Look]:
         """`fresh`: by metric of FIRSTS, what the step brought in the arm and in the control."""
         for guard in self._by_firsts():
-            test = self._firsts.setdefault(guard.metric, FirstFailures(guard.tolerance))
-            if guard.metric in fresh:
-                test.take(*fresh[guard.metric])
+            if guard.metric not in self._firsts:
+                made = (DrawnFailures.of if self.drawn else FirstFailures)(guard.tolerance)
+                self._firsts[guard.metric] = made
+            test, step = self._firsts[guard.metric], fresh.get(guard.metric)
+            if isinstance(test, DrawnFailures):
+                if isinstance(step, Drawn):
+                    test.take(step)
+            elif step is not None:
+                test.take(*step)
         firsts = [self._first(one, arm, control) for one in self._by_firsts()]
         return firsts + [self._look(one, arm, control) for one in self._watched()]
 

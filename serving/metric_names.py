@@ -27,11 +27,6 @@ BETTER: Final[Mapping[str, Direction]] = {
     "latency": "lower",
 }
 """Every metric, and the direction that is better."""
-CRITERIA: Final = (
-    *("value", "clicks", "conversions", "ctr", "cvr", "nps"),
-    *("dismissals", "dismissal_rate", "complaints", "lower_rungs"),
-)
-"""Those that a report can decide an experiment by."""
 
 
 def harm(metric: str) -> Direction:

@@ -43,7 +43,14 @@ def acted(who: str, action: str) -> bytes:
 
 
 def fill(
-    n: int, errors: float, *, usual: float = 0.05, seed: int = 1, prefix: str = "", at: float = NOW - 10
+    n: int,
+    errors: float,
+    *,
+    usual: float = 0.05,
+    seed: int = 1,
+    prefix: str = "",
+    at: float = NOW - 10,
+    **more: Any,
 ) -> list[Entry]:
     """A page of each of n units in three arms by turns; in arm `a` the rung fails with chance `errors`."""
     rng, found = np.random.default_rng(seed), []
@@ -51,6 +58,6 @@ def fill(
         arm = ("control", "a", "b")[number % 3]
         bad = rng.random() < (errors if arm == "a" else usual)
         rung, lost = ("light", ["full"]) if bad else ("full", [])
-        row = page(f"{prefix}{number}", arm, degraded=lost, effort=rung, at=at)
+        row = page(f"{prefix}{number}", arm, degraded=lost, effort=rung, at=at, **more)
         found.append(Entry(f"{prefix}p{number}", f"u:{prefix}{number}", row))
     return found

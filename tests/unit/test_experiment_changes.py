@@ -60,6 +60,18 @@ def test_a_promoted_arm_is_the_plan() -> None:
         promoted(frame(ranker="popularity"), "e", "a", owner="li", now=NOW)
 
 
+def test_a_promoted_shape_is_the_slots() -> None:
+    shape = {"layout": "feed", "kinds": ["product", "content"], "kinds_most": {"content": 1}}
+    before = frame(slots={"home.shelf": shape})
+    for slot in before["slots"]:
+        if slot["name"] == "home.shelf":
+            slot["display_rates"] = [0.9, 0.7, 0.5, 0.3]
+    plan = check_plan(promoted(before, "e", "a", owner="li", now=NOW))
+    shelf = next(slot for slot in plan.slots if slot.name == "home.shelf")
+    assert (shelf.layout, shelf.kinds) == ("feed", ("product", "content"))
+    assert shelf.kinds_most == {"content": 1} and shelf.display_rates is None, "measured of another layout"
+
+
 def test_the_commands_propose(tmp_path: Path, capsys: Any) -> None:
     home = ["--home", str(tmp_path), "experiment"]
     assert main([*home, "off", "e", "a", "--reason", "r"]) == 2

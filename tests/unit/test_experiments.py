@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.customer import Blobs
-from features.ids import key64, keys64
+from features.ids import KINDS, key64, keys64
 from serving.arm_plans import combined
 from serving.decide import decide
 from serving.experiments import Assigned, compile_experiments
 from serving.guard_statistics import RATES
 from serving.joining import with_device
-from serving.metric_names import BETTER, CRITERIA
+from serving.metric_names import BETTER
 from serving.plan import PlanError, check_plan, parse_plan
 from serving.splitting import part_of, parts_of, salt_of
 from tests.worlds import NOW, SLOTS, customer, names, query, recent_entries, sold, tiny_live, tiny_plan
@@ -204,6 +204,8 @@ def test_who_is_in_at_a_share_is_in_at_a_larger_one(key: int, one: float, other:
 def test_arms_change_the_page_and_are_logged() -> None:
     changes = {
         "size": {"slots": {"home.banner": {"size": 2}}},
+        "layout": {"slots": {"home.benefits": {"layout": "feed", "size": 2}}},
+        "kinds": {"slots": {"home.feed": {"kinds": ["content"], "kinds_most": {"content": 3}}}},
         "paused": {"paused": ["c1"]},
         "ranker": {"ranker": "popularity", "sources_off": ["nearest_to_customer", "new"]},
     }
@@ -247,6 +249,38 @@ def test_every_set_of_arms_has_its_plan_under_one_version() -> None:
     assert by_names["b/treatment",][1].ranker == "blend"
 
 
+def test_an_arm_of_another_layout_or_kinds_is_its_own_page() -> None:
+    shape = {
+        "home.shelf": {"layout": "feed"},
+        "home.feed": {"kinds": ["content", "product"], "kinds_least": {"product": 2}, "kinds_most": {}},
+    }
+    text = layers(experiment(arm={"changes": {"slots": shape}}), testers={"u1": {"ranking": "e/treatment"}})
+    rates = [0.9, 0.7, 0.5, 0.3]
+    slots = [one | ({"display_rates": rates} if one["name"] == "home.shelf" else {}) for one in SLOTS]
+    live = tiny_live(plan=tiny_plan(experiments=text, slots=slots))
+    page = decide(query(live), live)
+    mine = live.of(page)
+    shown = {slot.spec.name: slot.spec for slot in page.query.slots}
+    assert shown["home.shelf"].layout == "feed" and shown["home.shelf"].size == 4
+    assert shown["home.shelf"].rates.tolist() == pytest.approx([0.8 * 0.88**at for at in range(4)]), (
+        "not measured"
+    )
+    feed = [
+        KINDS[int(mine.table["kind"][one.row])]
+        for one in page.placements
+        if page.query.slots[one.slot].spec.name == "home.feed"
+    ]
+    assert set(feed) == {"content", "product"} and feed.count("product") >= 2
+    others = [decide(query(live, subject=f"u:u{at}"), live) for at in range(2, 12)]
+    control = next(one for one in others if one.arms[0].name == "e/control")
+    shelf = next(slot.spec for slot in control.query.slots if slot.spec.name == "home.shelf")
+    assert shelf.layout == "shelf" and shelf.rates.tolist() == pytest.approx(rates)
+
+
+def shaped(change: dict[str, Any]) -> dict[str, Any]:
+    return {"changes": {"slots": {"home.feed": change}}}
+
+
 def levered(n: int) -> dict[str, Any]:
     return {"changes": {"levers": {f"c{n}": 2}}}
 
@@ -274,6 +308,19 @@ DEFECTS: dict[str, tuple[dict[str, Any], str]] = {
         layers(experiment(arm={"changes": {"slots": {"home.feed": {"fallback": ["i1", "i1"]}}}})),
         "may not name a thing twice",
     ),
+    "least of no kind": (
+        layers(experiment(arm={"changes": {"slots": {"home.feed": {"kinds_least": {"function": 1}}}}})),
+        r"treatment\).*kinds_least.function.*is no kind of the slot",
+    ),
+    "one shape of two layers": (
+        {
+            "layers": [
+                {"name": name, "experiments": [experiment(name, arm=shaped(said))]}
+                for name, said in (("a", {"size": 3}), ("b", {"kinds_least": {"content": 5}}))
+            ]
+        },
+        "slots.home.feed.shape is set in the layers",
+    ),
     "watched twice": (
         layers(experiment(guardrails=[{"metric": "errors"}, {"metric": "errors", "tolerance": 0.1}])),
         "'errors' is there twice",
@@ -282,7 +329,6 @@ DEFECTS: dict[str, tuple[dict[str, Any], str]] = {
         layers(experiment(criterion="nonsense")),
         r"experiments\.0\.criterion \(e\): 'nonsense' is no metric; name one of value, clicks",
     ),
-    "nothing that a report tells decides": (layers(experiment(criterion="latency")), "not by reports"),
     "no metric is watched": (
         layers(experiment(guardrails=[{"metric": "errors"}, {"metric": "nonsense"}])),
         r"guardrails\.1\.metric \(e\): 'nonsense' is no metric; name one of value, .*latency",
@@ -348,5 +394,5 @@ def test_off_is_off_with_and_without_quotes(said: str) -> None:
 
 
 def test_what_a_plan_may_name_is_what_guards_and_reports_tell() -> None:
-    assert set(RATES) | set(METRICS) == set(BETTER) and set(CRITERIA) <= set(METRICS)
+    assert set(RATES) | set(METRICS) == set(BETTER)
     assert {name: one.better for name, one in METRICS.items()} == {name: BETTER[name] for name in METRICS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from features.log import MemoryLog
 from serving.control import MemoryControl
 from serving.experiment import Guardrail
 from serving.guard import Guard, Ward, breaches, running_in
-from serving.guard_counts import GuardCounts
+from serving.guard_counts import GuardCounts, between
+from serving.guard_drawn import Drawn, DrawnFailures
+from serving.guard_drawn import log_ratio as drawn_ratio
 from serving.guard_failures import AT_ONCE, RATIOS, SHARES, FirstFailures, Fresh, log_ratio
 from serving.guard_statistics import ALPHA, AT, COLUMNS, OF_MOST, Sums, Watched, boundary, guards_of
 from serving.observe import Metrics
@@ -216,6 +219,92 @@ class TestFirstFailures:
         assert accused <= 11  # 5 expected at most; 3 standard errors are 6
 
 
+class TestDrawnFailures:
+    """Arms of an adaptive experiment: whom each meets, and when, moves with what was learned."""
+
+    @pytest.mark.parametrize("least", [1.0, 1.5])
+    def test_a_bet_is_fair_whatever_the_chances_were(self, least: float) -> None:
+        for chance in (0.02, 0.3, 0.5, 0.95):
+            arms = least * chance / (least * chance + 1 - chance)  # as bad as is tolerated
+            each = [np.exp(drawn_ratio(of, chance, least * RATIOS, least)) for of in (True, False)]
+            assert arms * each[0] + (1 - arms) * each[1] == pytest.approx(np.ones(len(RATIOS)))
+
+    def failures(self, rng: np.random.Generator, times: float, pages: int = 20_000) -> Drawn:
+        """The arm gets more and more of the customers who fail more often, and at times all fails."""
+        poor, late = rng.random(pages) < 0.3, np.arange(pages) / pages
+        chance = np.where(poor, 0.5 + 0.4 * late, 0.5 - 0.4 * late)
+        rate = np.where(poor, 0.03, 0.003) + 0.03 * ((late > 0.8) & (late < 0.85))
+        arm = rng.random(pages) < chance
+        bad = rng.random(pages) < rate * np.where(arm, times, 1.0)
+        return Drawn(arm[bad].tolist(), chance[bad].tolist())
+
+    def test_an_arm_that_is_sent_the_worse_pages_is_not_accused(self) -> None:
+        accused, counted = 0, 0
+        for seed in range(100):
+            step, test = self.failures(np.random.default_rng(seed), 1.0), DrawnFailures.of(0.0)
+            most = -np.inf
+            for one, chance in zip(*step, strict=True):
+                test.take(Drawn([one], [chance]))
+                most = max(most, test.evidence)
+            accused += most > -np.log(ALPHA)
+            counted += sum(step.in_arm) / len(step.in_arm) > 0.5
+        assert accused <= 11  # 5 expected at most; 3 standard errors are 6
+        assert counted > 90, "it has two pages in five, and more than half of what fails"
+
+    def test_an_arm_that_fails_twice_as_often_is_found(self) -> None:
+        found = 0
+        for seed in range(20):
+            test = DrawnFailures.of(0.0)
+            test.take(self.failures(np.random.default_rng(seed), 2.0))
+            found += test.evidence > -np.log(ALPHA)
+        assert found >= 18
+
+    def test_a_customers_hour_is_drawn_once_and_weighs_by_its_chance(self) -> None:
+        counts = GuardCounts(since=NOW - NOW % 3_600)
+        at = NOW - NOW % 3_600 + 60
+
+        def met(who: str, arm: str, chance: float, later: float = 0.0, **more: Any) -> bytes:
+            draw = ["e", ["control", "a"], [1 - chance, chance], int(arm == "a")]
+            return page(who, arm, at=at + later, arm_draws=[draw], **more)
+
+        bad: dict[str, Any] = {"degraded": ["full"]}
+        rows = [met("u1", "a", 0.2, **bad), met("u1", "control", 0.1, 9.0, **bad), clicked("u1")]
+        rows += [met("u2", "control", 0.2), met("u1", "control", 0.2, 3_600.0, **bad), clicked("u1")]
+        rows += [met("u3", "a", 0.2, -3_600.0, **bad), page("u4", "a", at=at)]  # begun before; not drawn
+        counts.take(rows, {"e": False}, {"e"})
+        own, control = counts.sums("e", "a"), counts.sums("e", "control")
+        assert own is not None and control is not None and counts.units("e") == 3
+        assert own.first[AT["one"]] == pytest.approx(2.5) and own.units == pytest.approx(1.0)
+        assert own.first[AT["pages"]] == pytest.approx(5.0), (
+            "the second page of the hour is the first's arm's"
+        )
+        assert own.first[AT["clicks"]] == pytest.approx(2.5)
+        assert control.first[AT["one"]] == pytest.approx(1.25)
+        assert control.first[AT["clicks"]] == pytest.approx(0.625)
+        failed = between(counts.drawn("e")["errors"], "a", "control")
+        assert list(failed.in_arm) == [True, False] and list(failed.chance) == pytest.approx([0.2, 0.2])
+        assert counts.drawn("e")["errors"] == [] and counts.fresh("e") == {}
+
+    def test_weighted_sums_tell_the_rates_of_all_customers(self) -> None:
+        """The arm has nine in ten of those who fill little: by weights both arms' fill is the same."""
+        rng = np.random.default_rng(12)
+        poor = rng.random(20_000) < 0.5
+        chance = np.where(poor, 0.9, 0.1)
+        arm = rng.random(20_000) < chance
+        table = np.zeros((20_000, len(COLUMNS)))
+        table[:, [AT["one"], AT["pages"]]] = 1
+        table[:, AT["asked"]] = 10
+        table[:, AT["filled"]] = np.where(poor, 6, 10)
+        weight = 0.5 / np.where(arm, chance, 1 - chance)
+        own, control = (Sums.of(table[of], weight[of]) for of in (arm, ~arm))
+        looks = Watched(guards_of(()), ALPHA, drawn=True).look(own, control)
+        assert not any(one.breached for one in looks) and own.units < arm.sum()
+        plain = [Sums.of(table[of]) for of in (arm, ~arm)]
+        assert any(
+            one.metric == "fill" and one.breached for one in Watched(guards_of(()), ALPHA).look(*plain)
+        )
+
+
 class TestCounting:
     def test_a_unit_fails_for_the_first_time_once(self) -> None:
         counts = GuardCounts()
@@ -296,6 +385,17 @@ class TestTheGuard:
         assert record.detail["arm"] == "e/a" and record.detail["evidence"]["guards"][0]["metric"] == "errors"
         assert "guardrail: errors" in record.reason and bank.governance.books.audit.verify().ok
         assert asyncio.run(guard.step()) == []  # b is like the control
+
+    def test_an_arm_of_an_adaptive_experiment_goes_off_too(self, tmp_path) -> None:
+        bank, control, log = governed(tmp_path), MemoryControl(lambda: NOW), MemoryLog(lambda: NOW)
+        adaptive = deepcopy(RUNNING)
+        adaptive["layers"][0]["experiments"][0]["adaptive"] = True
+        bank.publish("frame", frame(experiments=adaptive))
+        draw = ["e", ["control", "a", "b"], [1 / 3] * 3, 0]
+        asyncio.run(log.append(fill(1_500, 0.3, arm_draws=[draw])))
+        gone = asyncio.run(guard_of(bank, control, log).step())
+        assert [(one.experiment, one.arm) for one in gone] == [("e", "a")]
+        assert any(one.first and one.metric == "errors" for one in gone[0].looks)
 
     def test_one_guard_watches_at_a_time_and_another_follows(self, tmp_path) -> None:
         bank, log = governed(tmp_path), MemoryLog(lambda: NOW)

@@ -11,8 +11,10 @@ from copy import deepcopy
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from serving.arm_plans import rates_of
 from serving.arm_switch import find_arm
 from serving.experiment import Arm, Changes
+from serving.plan_text import SlotSpec
 from training.usage import UsageError
 
 LEVER_S: Final = 30 * 86_400.0  # a promoted lever is looked at again after so long
@@ -42,11 +44,12 @@ def promoted(frame: Mapping[str, Any], name: str, arm: str, *, owner: str, now: 
 def _apply(made: Raw, changes: Changes, reason: str, owner: str, now: float) -> None:
     for slot in made["slots"]:
         if slot["name"] in changes.slots:
-            change = changes.slots[slot["name"]].model_dump(mode="json", exclude_none=True)
-            slot |= change
-            rates = slot.get("display_rates")
-            if rates and "size" in change and "display_rates" not in change:
-                slot["display_rates"] = [*rates[: slot["size"]], *[rates[-1]] * (slot["size"] - len(rates))]
+            change = changes.slots[slot["name"]]
+            rates = rates_of(SlotSpec.model_validate(slot), change)
+            slot |= change.model_dump(mode="json", exclude_none=True)
+            slot.pop("display_rates", None)
+            if rates is not None:
+                slot["display_rates"] = list(rates)
     if changes.values is not None:
         made["values"] = changes.values.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     for campaign in made.get("campaigns", []):
