@@ -22,7 +22,7 @@ from training.logged import Logged
 from training.ope.candidate import Views, candidate
 from training.ope.diagnostics import diagnose
 from training.ope.estimators import dr, ips, snips
-from training.ope.policies import as_logged, as_slates, replayed, rewards, rounds_of
+from training.ope.policies import as_logged, as_slates, replayed, rewards, rounds_of, told
 from training.replay import ReplayError
 
 CUSTOMERS = 40
@@ -92,6 +92,7 @@ def test_the_plan_in_force_is_itself_on_its_own_log(lake: Lake) -> None:
     found = replayed(lake, under(lake, plan_of()), 0, 4e9)
     assert found.pages == len(records) == 3 * CUSTOMERS and not found.left_out and not found.fixed
     assert len(set(found.units)) == CUSTOMERS
+    assert told(found)["creatives_drawn"] == sum(len(one["draws"]) for one in records)
     seen = as_logged(found, np.random.default_rng(0))
     assert seen.weight == pytest.approx(np.ones(len(seen)), abs=1e-12) and seen.reward.sum() > 3
     assert ips(seen).value == pytest.approx(seen.reward.mean()) == snips(seen).value

@@ -111,9 +111,10 @@ def world_of(items: int, campaigns: int, slots: int, seed: int, creatives: int =
     return bundle, check_plan(plan_of(bundle, campaigns, slots, seed))
 
 
-def bundle_of(many: int, seed: int, creatives: int = 0) -> Bundle:
+def bundle_of(many: int, seed: int, creatives: int = 0, items: Sequence[Item] | None = None) -> Bundle:
+    """Over so many made-up items, or over these."""
     rng = np.random.default_rng([seed, 1])
-    compiled = compile_items(_items(many, rng, creatives))
+    compiled = compile_items(_items(many, rng, creatives) if items is None else items)
     kinds = np.ascontiguousarray(compiled.table["kind"])
     topic = rng.integers(0, TOPICS, many)
     centre = rng.normal(0, 0.5, (TOPICS, WIDTH))

@@ -2,7 +2,8 @@
 
 On the synthetic bank every policy's value is known: one banner place, ten candidates a customer, logs of a
 softmax over popularity. Targets with overlap are the same with another temperature, towards what is truly
-best; those without put nearly everything where the log hardly ever was. On the Open Bandit data the other
+best; those without put nearly everything where the log hardly ever was. Then the same of pages that the
+product decides, slates and all (`ope_pages`). On the Open Bandit data the other
 log is the truth.
 """
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from training.adapters import data_folder
 from training.bench.harness import Result
+from training.bench.ope_pages import POOL, coverage
 from training.bench.tally import Tally
 from training.ope.diagnostics import diagnose
 from training.ope.estimators import ESTIMATORS, Floats, Logged
@@ -27,7 +29,7 @@ from training.ope.rewards import cross_fitted
 from training.progress import counting, wide_console
 from training.world.history import World
 
-ABOUT: Final = "off-policy evaluation: coverage on the synthetic bank, warnings without overlap, Open Bandit"
+ABOUT: Final = "off-policy evaluation: coverage on the synthetic bank and of decided pages, Open Bandit"
 CANDIDATES: Final = 10
 ROUNDS: Final = 4_000  # of one log
 CUSTOMERS: Final = 6_000
@@ -36,6 +38,7 @@ COUNTS: Final = 1_000  # bootstrap samples, drawn once for all logs of one size
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, help="logs drawn (1,000; quick 200)")
+    parser.add_argument("--page-runs", type=int, help="logs of decided pages drawn (1,000; quick 60)")
     parser.add_argument("--seed", type=int, default=3)
 
 
@@ -47,6 +50,9 @@ def run(args: argparse.Namespace) -> Result:
         bank = Bank.of(args.seed, rng)
     with counting(console, f"{runs:,} logs") as tick:
         _coverage(tally, bank, rng, runs, tick)
+    pages = args.page_runs or (60 if args.quick else 1_000)
+    with counting(console, f"{pages:,} logs of decided pages") as tick:
+        coverage(tally, args.seed, pages, 150 if args.quick else POOL, tick)
     _open_bandit(tally, rng)
     return tally.result()
 

@@ -46,6 +46,11 @@ def ope(args: argparse.Namespace, settings: Settings) -> int:
         print(orjson.dumps(verdict.document() | rest).decode())
     else:
         show(console, title, verdict)
+        if drawn := rest.get("creatives_drawn"):
+            console.print(
+                f"creatives drawn on {drawn:,} places are taken as they were: only items are evaluated",
+                highlight=False,
+            )
     path = write(verdict, seen, args.out or settings.home / "ope")
     if not args.json:
         console.print(f"written: {path.parent}", highlight=False, soft_wrap=True)

@@ -83,6 +83,7 @@ class Replayed:
     left_out: int  # pages that the candidate cannot decide
     why: Mapping[str, int]  # left out, by reason
     same: float  # part of the rounds' places where both put the same item most often
+    draws: int = 0  # places of these pages whose creative was drawn by the bandit: not evaluated
 
 
 def rewards(lake: Lake, since: float, until: float, *, value: bool = False) -> Clicks:
@@ -127,7 +128,7 @@ def rounds_of(
     fixed: list[Fixed] = []
     units: list[str] = []
     why: Counter[str] = Counter()
-    pages = same = 0
+    pages = same = draws = 0
     for record in logged:
         if not record["lotteries"]:
             continue
@@ -159,12 +160,13 @@ def rounds_of(
             chance = theirs.get(key, 0.0)
             if place not in held and chance != 1.0:
                 fixed.append(Fixed(pages, *slots[place], chance, float(not theirs)))
+        draws += len(record.get("draws", ()))
         units.append(str(record.get("unit") or record["subject"]))
         pages += 1
         if progress is not None:
             progress(pages, most)
     share = same / len(rounds) if rounds else 0.0
-    return Replayed(tuple(rounds), tuple(fixed), tuple(units), pages, why.total(), why, share)
+    return Replayed(tuple(rounds), tuple(fixed), tuple(units), pages, why.total(), why, share, draws)
 
 
 def _decided(record: Record, live: Live) -> Decision:
@@ -300,4 +302,5 @@ def told(found: Replayed) -> dict[str, Any]:
         "left_out": found.left_out,
         "left_out_why": dict(found.why),
         "same": found.same,
+        "creatives_drawn": found.draws,
     }
