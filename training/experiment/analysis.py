@@ -20,7 +20,7 @@ from training.experiment.collect import Collected
 from training.experiment.metrics import Metric
 from training.experiment.mismatch import Mismatch, mismatch
 from training.experiment.sequential import ALPHA, Looks, always_valid_p, critical
-from training.experiment.statistics import Difference, Moments, adjusted, benjamini_hochberg, holm
+from training.experiment.statistics import Difference, Moments, adjusted, benjamini_hochberg, difference, holm
 
 MOST_SEGMENTS: Final = 12  # values of one dimension
 LEAST_IN_SEGMENT: Final = 100
@@ -147,8 +147,9 @@ def _compared(question: Question, seen: Collected, metric: Metric, at: int) -> C
             looks.append((number, found, _information(control, treatment, found)))
     arm = seen.arms[at]
     if not looks:
-        none = (nan, nan, nan, nan, nan, nan, nan, nan)
-        return Compared(arm, metric.name, *none, 1.0, 1.0, 1.0, 0.0, "not decided", ())
+        return _untested(
+            arm, metric, seen.days[-1].moments[metric.name][0], seen.days[-1].moments[metric.name][at]
+        )
     alpha = question.alpha
     if metric == question.criterion:
         alpha /= len(seen.arms) - 1
@@ -178,6 +179,14 @@ def _compared(question: Question, seen: Collected, metric: Metric, at: int) -> C
         _verdict(metric, low, high),
         tuple(days),
     )
+
+
+def _untested(arm: str, metric: Metric, control: Moments, treatment: Moments) -> Compared:
+    """What there is where nothing varies, or nobody was met: the means."""
+    found = difference(control, treatment, ratio=metric.bottom is not None)
+    gap = found.absolute.value
+    means = (found.control.value, found.treatment.value, gap, nan, nan, found.relative.value, nan, nan)
+    return Compared(arm, metric.name, *means, 1.0, 1.0, 1.0, 0.0, "not decided", ())
 
 
 def _information(control: Moments, treatment: Moments, found: Difference) -> float:
@@ -214,6 +223,10 @@ def _breaches(question: Question, compared: Sequence[Compared]) -> list[str]:
         harm = one.relative_low if lower else -one.relative_high
         if harm > tolerated:
             found.append(f"{one.arm} makes {one.metric} worse by at least {harm:.2%}")
+        elif one.control == 0 and (one.low if lower else -one.high) > 0:  # beyond any tolerance of nothing
+            found.append(
+                f"{one.arm} makes {one.metric} worse: {one.treatment:.3g} where the control has none"
+            )
     return found
 
 

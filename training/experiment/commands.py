@@ -20,6 +20,7 @@ from serving.arm_switch import switched_off
 from serving.backing import backed
 from serving.experiment import Experiment, Layer
 from serving.experiments import compile_experiments
+from serving.guard_statistics import guards_of
 from serving.plan import Plan, load_plan
 from serving.proposals import FRAME
 from serving.settings import Settings
@@ -29,8 +30,9 @@ from training.experiment.analysis import Answer, Question, answer
 from training.experiment.changes import promoted
 from training.experiment.collect import Files, collect, connect
 from training.experiment.metrics import named
-from training.experiment.pages import write
+from training.experiment.pages import between, shown, write
 from training.experiment.planning import OF_LIFT, days_needed, detectable, planned_days, units_needed
+from training.experiment.units import Asked
 from training.lake import Lake
 from training.progress import counting, wide_console
 from training.usage import UsageError
@@ -75,7 +77,7 @@ def report(args: argparse.Namespace, settings: Settings) -> int:
     _, one = _named(plan, args.name)
     if one.adaptive:
         raise UsageError(f"{one.name} adapts, so its units go from arm to arm: see fenliu bandit status")
-    guardrails = {each.metric: each.tolerance for each in one.guardrails}
+    guardrails = {each.metric: each.tolerance for each in guards_of(one.guardrails)}
     criterion = named([one.criterion])[0]
     metrics = named([one.criterion, *guardrails, *(args.metrics or DEFAULT_METRICS)])
     weights = {arm.name: arm.weight for arm in one.arms if arm.state == "live"}
@@ -84,7 +86,7 @@ def report(args: argparse.Namespace, settings: Settings) -> int:
     base = connect(args.memory)
     with counting(console, f"days of {args.name}") as tick:
         seen = collect(
-            base, files_of(lake_of(settings)), one.name, list(weights), metrics,
+            base, files_of(lake_of(settings)), Asked(one.name, tuple(weights)), metrics,
             criterion=criterion.name, pre_days=args.pre_days, segments=args.segments or (), progress=tick,
         )  # fmt: skip
     planned = planned_days(one.ramp[0].at, one.until, args.days)
@@ -112,8 +114,9 @@ def lift(args: argparse.Namespace, settings: Settings) -> int:
     metrics = named(args.metrics or ("value", "conversions", "clicks"))
     with counting(console, f"days of {args.campaign}") as tick:
         seen = collect(
-            connect(args.memory), files_of(lake_of(settings)), one.id, ("ghosts", "shown"), metrics,
-            criterion=metrics[0].name, campaign=key32(one.id), pre_days=args.pre_days, progress=tick,
+            connect(args.memory), files_of(lake_of(settings)),
+            Asked(one.id, ("ghosts", "shown"), campaign=key32(one.id)), metrics,
+            criterion=metrics[0].name, pre_days=args.pre_days, progress=tick,
         )  # fmt: skip
     weights = {"ghosts": share, "shown": 1 - share}
     planned = planned_days(None, None, args.days, usual=OF_LIFT)
@@ -240,8 +243,9 @@ def _told(console: Console, found: Answer, page: Path) -> None:
         table.add_column(column)
     for one in found.compared:
         table.add_row(
-            one.arm, one.metric, f"{one.control:.5g}", f"{one.treatment:.5g}", f"{one.relative:+.2%}",
-            f"{one.relative_low:+.2%} … {one.relative_high:+.2%}", f"{one.adjusted_p:.3g}",
+            one.arm, one.metric, shown(one.control, ".5g"), shown(one.treatment, ".5g"),
+            shown(one.relative, "+.2%"), between(one.relative_low, one.relative_high),
+            f"{one.adjusted_p:.3g}",
         )  # fmt: skip
     console.print(table)
     for cause in found.mismatch.causes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from html import escape
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def _sections(answer: Answer) -> list[tuple[str, list[str], list[list[str]]]]:
     segments = [["segment", "value", "arm", "units", "difference", "interval"]]
     for name, rows in answer.segments.items():
         segments += [
-            [name, value, arm, f"{units:,}", f"{gap:+.2%}", f"{low:+.2%} … {high:+.2%}"]
+            [name, value, arm, f"{units:,}", shown(gap, "+.2%"), between(low, high)]
             for arm, value, units, gap, low, high in rows
         ]
     found: list[tuple[str, list[str], list[list[str]]]] = [
@@ -79,14 +80,23 @@ def _row(one: Compared, main: bool) -> list[str]:
     return [
         one.arm,
         f"{mark}{one.metric}{mark}",
-        f"{one.control:.5g}",
-        f"{one.treatment:.5g}",
-        f"{one.relative:+.2%}",
-        f"{one.relative_low:+.2%} … {one.relative_high:+.2%}",
+        shown(one.control, ".5g"),
+        shown(one.treatment, ".5g"),
+        shown(one.relative, "+.2%"),
+        between(one.relative_low, one.relative_high),
         f"{one.adjusted_p:.3g}",
         f"{one.reduction:.0%}",
         one.verdict,
     ]
+
+
+def shown(value: float, form: str) -> str:
+    """A number as `form` has it; none where there is nothing to divide by."""
+    return format(value, form) if isfinite(value) else "none"
+
+
+def between(low: float, high: float) -> str:
+    return f"{low:+.2%} … {high:+.2%}" if isfinite(low) and isfinite(high) else "none"
 
 
 def markdown(answer: Answer, plots: list[str]) -> str:
