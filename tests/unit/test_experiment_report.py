@@ -285,6 +285,79 @@ def test_outcomes_and_pages_are_metrics_too(tmp_path: Path, capsys: Any) -> None
     assert "nan" not in page and "| none | none | none | none |" in page
 
 
+def test_an_arm_that_is_off_is_told_until_it_went_off(home: Path, tmp_path: Path, capsys: Any) -> None:
+    """`more` loses its pages after two days; the control and `third` go on, and meet new units."""
+    served, events = [], []
+    for unit in range(900):
+        arm, subject = ("control", "more", "third")[unit % 3], f"u:c{unit}"
+        for day in range(unit % 4, 6):
+            at = START + day * DAY + unit * 20
+            on = arm != "more" or at <= START + 2 * DAY
+            served.append(
+                {"id": f"d{unit}-{day}", "subject": subject, "unit": subject, "at": at, "received_at": at,
+                 "surface": "home", "effort": "full", "arms": [f"longer/{arm}"] if on else [], "record": b"",
+                 "failed": arm == "more" and on and unit % 2 == 0, "ms": 5.0 + unit % 3, "asked": 2,
+                 "filled": 2}
+            )  # fmt: skip
+            events.append(
+                {"event_id": f"e{unit}-{day}", "type": "clicked", "at": at + 5, "occurred_at": at + 5,
+                 "received_at": at + 5, "subject": subject, "late": False, "channel": 1}
+            )  # fmt: skip
+    write(tmp_path, served, events)
+    plan = tmp_path / "plan.yaml"
+    told = ["--home", str(tmp_path), "experiment", "report", "longer", "--plan", str(plan), "--json"]
+    two = PLAN.replace("{name: more}", '{name: more, state: "off"}')
+    for text, off in ((two, None), (two.replace('"off"}', '"off"}, {name: third}'), "more")):
+        plan.write_text(text)
+        assert main(told) == 1  # two thirds of its pages failed
+        found = json.loads(capsys.readouterr().out.splitlines()[-1])
+        gone = found["off"][off] if off else found
+        assert gone["days"] == ["2026-11-22", "2026-11-23"] and not gone["mismatch"]["found"]
+        assert gone["units"] == {"control": 149, "more": 150} and gone["question"]["off_at"].startswith(
+            "2026-11-23"
+        )
+        assert gone["breached"] == ["more makes errors worse: 0.667 where the control has none"]
+        assert gone["summary"].startswith("more was switched off at 2026-11-23 ")
+        clicks = next(one for one in gone["compared"] if one["metric"] == "clicks")
+        assert clicks["control"] == clicks["treatment"] == pytest.approx(1.5)
+    assert found["units"] == {"control": 300, "third": 300} and found["breached"] == []
+    page = (tmp_path / "experiments" / "longer" / "report.md").read_text()
+    assert "## Switched off: more" in page and "where the control has none" in page
+    assert (tmp_path / "experiments" / "longer" / "off-more" / "report.md").exists()
+    plan.write_text(two.replace("name: more", "name: never"))
+    assert main(told) == 2 and "nobody was met" in capsys.readouterr().err
+
+
+def test_units_of_an_experiment_by_device_are_devices(tmp_path: Path) -> None:
+    """One customer with two devices, one in each arm; another uses the first device as well."""
+    rows = [
+        ("u:a", "v:1", "control"),
+        ("u:a", "v:2", "more"),
+        ("u:b", "v:1", "control"),
+        ("v:3", None, "more"),
+    ]
+    clicked = [("u:a", "v:2"), ("u:a", "v:2"), ("u:b", "v:1"), ("v:3", None)]
+    served = [
+        {"id": f"d{at}", "subject": subject, "unit": subject, "device": device, "at": START + at,
+         "received_at": START + at, "surface": "home", "effort": "full", "arms": [f"longer/{arm}"],
+         "record": b"", "asked": 1 + at, "filled": 1}
+        for at, (subject, device, arm) in enumerate(rows)
+    ]  # fmt: skip
+    events = [
+        {"event_id": f"e{at}", "type": "clicked", "at": START + 60 + at, "occurred_at": START, "channel": 1,
+         "received_at": START + 60, "subject": subject, "device": device, "late": False}
+        for at, (subject, device) in enumerate(clicked)
+    ]  # fmt: skip
+    write(tmp_path, served, events)
+    files, metrics = files_of(Lake(tmp_path / "lake")), named(["clicks", "fill"])
+    asked = Asked("longer", ("control", "more"), by_device=True)
+    seen = collect(connect(0.5, 1), files, asked, metrics, criterion="clicks")
+    assert seen.crossed == 0 and seen.starts == (0, 1, 3)
+    assert seen.totals["clicks"].tolist() == [1, 2, 1] and seen.totals["asked"].tolist() == [4, 2, 4]
+    whole = collect(connect(0.5, 1), files, Asked("longer", ("control", "more")), metrics, criterion="clicks")
+    assert whole.crossed == 1  # a customer of two devices would be in both
+
+
 def test_an_empty_lake_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="events ingest"):
         collect(
