@@ -217,11 +217,11 @@ def served_table(rows: list[Row]) -> pa.Table:
     columns["ghosts"] = pa.array([_ghosts(row) for row in rows], pa.list_(pa.uint32()))
     columns["lifts"] = pa.array([row.get("lifts") for row in rows], pa.bool_())
     columns["device"] = _texts(rows, "device")
-    columns["channel"] = pa.array([row["context"].get("channel") for row in rows], pa.string())
+    columns["channel"] = pa.array([(row.get("context") or {}).get("channel") for row in rows], pa.string())
     columns["ms"] = pa.array([row.get("ms") for row in rows], pa.float32())
-    columns["asked"] = pa.array([sum(row["sizes"]) for row in rows], pa.uint16())
-    columns["filled"] = pa.array([len(row["place_slot"]) for row in rows], pa.uint16())
-    columns["failed"] = pa.array([_failed(row) for row in rows], pa.bool_())
+    columns["asked"] = pa.array([_of(sum, row.get("sizes")) for row in rows], pa.uint16())
+    columns["filled"] = pa.array([_of(len, row.get("place_slot")) for row in rows], pa.uint16())
+    columns["failed"] = pa.array([_of(_failed, row.get("degraded")) for row in rows], pa.bool_())
     columns["record"] = pa.array([row["record"] for row in rows], pa.binary())
     for name in ("id", "subject", "surface", "bundle", "plan", "effort"):
         columns[name] = pa.array(
@@ -248,9 +248,14 @@ def _arms(row: Row) -> list[str] | None:
     return [name for layer, name in row["arms"].items() if layer not in forced]
 
 
-def _failed(row: Row) -> bool:
+def _of(make: Callable[[Any], Any], value: Any) -> Any:
+    """None where the record does not say."""
+    return None if value is None else make(value)
+
+
+def _failed(degraded: Sequence[str]) -> bool:
     """Whether a rung or a stage of the page failed, as the guard counts it."""
-    return any(one in EFFORTS or one not in OUTSIDE for one in row["degraded"])
+    return any(one in EFFORTS or one not in OUTSIDE for one in degraded)
 
 
 def _ghosts(row: Row) -> list[int] | None:
