@@ -93,6 +93,7 @@ def record(
         "forced": [one.layer for one in decision.arms if one.forced],
         "decided": _decided(decision, live, columns),
         "ghosts": [one[1:] for one in decision.ghosts],  # campaign key, slot, position
+        "lifts": live.ghosts.any and query.profiling and query.customer.unit is not None,  # could be a ghost
         "unit": query.customer.unit or query.subject,
         "profiling": query.profiling,
         **placed_columns(columns),

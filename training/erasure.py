@@ -38,7 +38,7 @@ from training.scores import FOLDER as SCORES
 from training.tables import parquet, pc
 
 NAMED_BY: Final = {
-    "events": ("subject", "user_id", "visitor_id"),
+    "events": ("subject", "user_id", "visitor_id", "device"),
     "served": ("subject",),
     "outcomes": ("user_id",),
 }
@@ -184,7 +184,8 @@ def _kept(rows: pa.Table, table: str, columns: Sequence[str], who: Who, whose: W
     named = np.zeros(rows.num_rows, np.bool_)
     for column in columns:
         ids = {"user_id": who.users, "visitor_id": who.visitors}.get(column, who.subjects)
-        named |= _named(rows[column], ids)
+        if column in rows.column_names:  # files are older than some columns
+            named |= _named(rows[column], ids)
     if table == "served":  # the record names a device beside the customer
         for at in np.flatnonzero(~named).tolist():
             named[at] = whose.payload(rows["record"][at].as_py())

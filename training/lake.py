@@ -113,7 +113,8 @@ class Lake:
         for file in self.manifest().files["served"]:
             if (since is None or file["high"] >= since) and (until is None or file["low"] < until):
                 wanted = [("id", "==", decision_id)]
-                parts += [self._part(file["path"], SERVED_COLUMNS.names, wanted)]
+                found = self._part(file["path"], SERVED_COLUMNS.names, wanted)
+                parts += [_widened(found, SERVED_COLUMNS)]
         return pa.concat_tables(parts)
 
     def inputs(self, kind: str, since: float, until: float, version: str | None = None) -> pa.Table:

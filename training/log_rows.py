@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from features.events import MAX_AGE_S, WHAT, unpack
 from features.ids import key64
 from features.token import PLACES
+from serving.domain import EFFORTS
+from serving.guard_counts import OUTSIDE
 from training.tables import (
     COLUMNS,
     DAY_S,
@@ -35,7 +37,9 @@ _TABLE_OF: Final = dict.fromkeys(WHAT, "events") | {
     "outcome": "outcomes",
     "input": "inputs",
 }
-_SERVED_KEPT: Final = frozenset((*SERVED_COLUMNS.names, "forced", "decided"))
+_SERVED_KEPT: Final = frozenset(
+    (*SERVED_COLUMNS.names, "forced", "decided", "context", "sizes", "place_slot", "degraded")
+)
 _LATEST: Final = 250_000_000_000.0  # the year 9892: dates end soon after
 
 Row = dict[str, Any]
@@ -172,7 +176,16 @@ def event_table(rows: list[Row]) -> pa.Table:
         "weight": arrow.nulls(len(rows), pa.float32()),
         "source": arrow.repeat(SOURCE, len(rows)),
     }
-    for name in ("subject", "user_id", "visitor_id", "decision_id", "item_id", "action", "currency"):
+    for name in (
+        "subject",
+        "user_id",
+        "visitor_id",
+        "device",
+        "decision_id",
+        "item_id",
+        "action",
+        "currency",
+    ):
         columns[name] = _texts(rows, name)
     if columns["subject"].null_count:
         raise ValueError("no subject")
@@ -202,6 +215,13 @@ def served_table(rows: list[Row]) -> pa.Table:
     columns["arms"] = pa.array([_arms(row) for row in rows], pa.list_(pa.string()))
     columns["campaigns"] = pa.array([row.get("decided") for row in rows], pa.list_(pa.uint32()))
     columns["ghosts"] = pa.array([_ghosts(row) for row in rows], pa.list_(pa.uint32()))
+    columns["lifts"] = pa.array([row.get("lifts") for row in rows], pa.bool_())
+    columns["device"] = _texts(rows, "device")
+    columns["channel"] = pa.array([(row.get("context") or {}).get("channel") for row in rows], pa.string())
+    columns["ms"] = pa.array([row.get("ms") for row in rows], pa.float32())
+    columns["asked"] = pa.array([_of(sum, row.get("sizes")) for row in rows], pa.uint16())
+    columns["filled"] = pa.array([_of(len, row.get("place_slot")) for row in rows], pa.uint16())
+    columns["failed"] = pa.array([_of(_failed, row.get("degraded")) for row in rows], pa.bool_())
     columns["record"] = pa.array([row["record"] for row in rows], pa.binary())
     for name in ("id", "subject", "surface", "bundle", "plan", "effort"):
         columns[name] = pa.array(
@@ -226,6 +246,16 @@ def _arms(row: Row) -> list[str] | None:
         return None
     forced = row.get("forced", ())
     return [name for layer, name in row["arms"].items() if layer not in forced]
+
+
+def _of(make: Callable[[Any], Any], value: Any) -> Any:
+    """None where the record does not say."""
+    return None if value is None else make(value)
+
+
+def _failed(degraded: Sequence[str]) -> bool:
+    """Whether a rung or a stage of the page failed, as the guard counts it."""
+    return any(one in EFFORTS or one not in OUTSIDE for one in degraded)
 
 
 def _ghosts(row: Row) -> list[int] | None:

@@ -27,6 +27,7 @@ EVENT_COLUMNS: Final = pa.schema(
         ("subject", pa.string()),
         ("user_id", pa.string()),
         ("visitor_id", pa.string()),
+        ("device", pa.string()),
         ("decision_id", pa.string()),
         ("slot", pa.uint32()),
         ("position", pa.int16()),
@@ -44,7 +45,8 @@ EVENT_COLUMNS: Final = pa.schema(
     ]
 )
 """One row a place: a `displayed` event with n seen places is n rows. Null where an event has no such thing;
-`item_id` is null where only the page token named the item (`item_key` does); `weight` is the source's own."""
+`device` is the visitor's subject that a user's page was shown on; `item_id` is null where only the page token
+named the item (`item_key` does); `weight` is the source's own."""
 
 SERVED_COLUMNS: Final = arrow.schema(
     [
@@ -60,13 +62,22 @@ SERVED_COLUMNS: Final = arrow.schema(
         ("arms", pa.list_(pa.string())),
         ("campaigns", pa.list_(pa.uint32())),
         ("ghosts", pa.list_(pa.uint32())),
+        ("lifts", pa.bool_()),
+        ("device", pa.string()),
+        ("channel", pa.string()),
+        ("ms", pa.float32()),
+        ("asked", pa.uint16()),
+        ("filled", pa.uint16()),
+        ("failed", pa.bool_()),
         ("record", pa.binary()),
     ]
 )
 """`record` is the whole served record as the service wrote it (MessagePack): the inputs of a replay. `unit`:
 the subject that experiments know the customer by; `arms`: EXPERIMENT/ARM of those that count; `campaigns`,
-`ghosts`: keys of the campaigns that the page was decided with, and of those that it would have had. These
-are null in what was written before there were experiments."""
+`ghosts`: keys of the campaigns that the page was decided with, and of those that it would have had; `lifts`:
+whether its customer could have been held out from them; `device`: the visitor's subject beside a user's;
+`channel` as it was asked with; `ms` until the page was made; places `asked` for and `filled`; `failed`: a
+rung or a stage of it did. These are null in what was written before there were such columns."""
 
 OUTCOME_COLUMNS: Final = arrow.schema(
     [

@@ -26,6 +26,7 @@ from training.bench.tally import Tally
 from training.experiment.analysis import Question, answer
 from training.experiment.collect import Files, collect, connect
 from training.experiment.metrics import named
+from training.experiment.units import Asked
 from training.progress import counting
 from training.tables import arrow
 
@@ -80,7 +81,7 @@ def child(folder: str) -> None:
     }
     metrics = named(METRICS)
     files = Files(by_date["served"], by_date["events"])
-    seen = collect(connect(1.5), files, "load", ("control", "treatment"), metrics, criterion="clicks")
+    seen = collect(connect(1.5), files, Asked("load", ("control", "treatment")), metrics, criterion="clicks")
     weights = {"control": 1.0, "treatment": 1.0}
     found = answer(Question("load", weights, metrics[1], metrics, {}, DAYS - PRE_DAYS), seen)
     clicks = found.of("treatment", "clicks")

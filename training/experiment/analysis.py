@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from itertools import pairwise
 from math import isfinite, nan
 from typing import Any, Final
@@ -20,7 +21,7 @@ from training.experiment.collect import Collected
 from training.experiment.metrics import Metric
 from training.experiment.mismatch import Mismatch, mismatch
 from training.experiment.sequential import ALPHA, Looks, always_valid_p, critical
-from training.experiment.statistics import Difference, Moments, adjusted, benjamini_hochberg, holm
+from training.experiment.statistics import Difference, Moments, adjusted, benjamini_hochberg, difference, holm
 
 MOST_SEGMENTS: Final = 12  # values of one dimension
 LEAST_IN_SEGMENT: Final = 100
@@ -37,6 +38,13 @@ class Question:
     guardrails: Mapping[str, float]  # metric -> the relative change for the worse that is tolerated
     planned_days: int
     alpha: float = ALPHA
+    among: int = 0  # arms that the experiment compares with its control, where they are more than these
+    off_at: datetime | None = None  # when the arm was switched off, which ended the comparison
+
+    @property
+    def criterion_alpha(self) -> float:
+        """Of one arm: α is shared over the arms that are compared with the control."""
+        return self.alpha / max(self.among, len(self.weights) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,14 @@ class Answer:
     @property
     def summary(self) -> str:
         """One sentence for whoever decides."""
+        if self.question.off_at is None:
+            return self._summary
+        arm = list(self.question.weights)[1]
+        at = self.question.off_at.strftime("%Y-%m-%d %H:%M UTC")
+        return f"{arm} was switched off at {at}. Until then: {self._summary}"
+
+    @property
+    def _summary(self) -> str:
         if self.mismatch.found:
             return "Do not decide by this: the arms are not as large as they were assigned to be."
         told = [one for one in self.compared if one.metric == self.question.criterion.name]
@@ -94,7 +110,8 @@ class Answer:
         if worse:
             return f"Worse than the control: {', '.join(worse)}."
         left = self.question.planned_days - len(self.days)
-        wait = f" {left} of {self.question.planned_days} planned days are left." if left > 0 else ""
+        going = left > 0 and self.question.off_at is None
+        wait = f" {left} of {self.question.planned_days} planned days are left." if going else ""
         return f"Not decided: no arm's {self.question.criterion.name} differs from the control's.{wait}"
 
     def document(self) -> dict[str, Any]:
@@ -106,6 +123,7 @@ class Answer:
             "weights": dict(self.question.weights),
             "planned_days": self.question.planned_days,
             "alpha": self.question.alpha,
+            "off_at": None if self.question.off_at is None else self.question.off_at.isoformat(),
         }
         raw["summary"] = self.summary
         raw["mismatch"]["found"] = self.mismatch.found
@@ -147,11 +165,10 @@ def _compared(question: Question, seen: Collected, metric: Metric, at: int) -> C
             looks.append((number, found, _information(control, treatment, found)))
     arm = seen.arms[at]
     if not looks:
-        none = (nan, nan, nan, nan, nan, nan, nan, nan)
-        return Compared(arm, metric.name, *none, 1.0, 1.0, 1.0, 0.0, "not decided", ())
-    alpha = question.alpha
-    if metric == question.criterion:
-        alpha /= len(seen.arms) - 1
+        return _untested(
+            arm, metric, seen.days[-1].moments[metric.name][0], seen.days[-1].moments[metric.name][at]
+        )
+    alpha = question.criterion_alpha if metric == question.criterion else question.alpha
     fraction = tuple((number + 1) / question.planned_days for number, _, _ in looks)
     variance = tuple(np.maximum.accumulate([v for _, _, v in looks]).tolist())
     bounds = critical(Looks(fraction, variance, alpha))
@@ -178,6 +195,14 @@ def _compared(question: Question, seen: Collected, metric: Metric, at: int) -> C
         _verdict(metric, low, high),
         tuple(days),
     )
+
+
+def _untested(arm: str, metric: Metric, control: Moments, treatment: Moments) -> Compared:
+    """What there is where nothing varies, or nobody was met: the means."""
+    found = difference(control, treatment, ratio=metric.bottom is not None)
+    gap = found.absolute.value
+    means = (found.control.value, found.treatment.value, gap, nan, nan, found.relative.value, nan, nan)
+    return Compared(arm, metric.name, *means, 1.0, 1.0, 1.0, 0.0, "not decided", ())
 
 
 def _information(control: Moments, treatment: Moments, found: Difference) -> float:
@@ -214,6 +239,10 @@ def _breaches(question: Question, compared: Sequence[Compared]) -> list[str]:
         harm = one.relative_low if lower else -one.relative_high
         if harm > tolerated:
             found.append(f"{one.arm} makes {one.metric} worse by at least {harm:.2%}")
+        elif one.control == 0 and (one.low if lower else -one.high) > 0:  # beyond any tolerance of nothing
+            found.append(
+                f"{one.arm} makes {one.metric} worse: {one.treatment:.3g} where the control has none"
+            )
     return found
 
 

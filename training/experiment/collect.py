@@ -1,6 +1,6 @@
 """An experiment's units and what they did, from day-partitioned Parquet by DuckDB, a day at a time.
 
-Who was met in which arm first comes from the pages (`served`); then each day's events are joined and summed
+Who was met in which arm first comes from the pages (`units`); then each day's events are joined and summed
 by unit, added to what the unit has so far, and turned into moments by arm: memory holds a few numbers a
 unit, whatever the number of events. Units are numbered by arm, then by first page, so that those met by any
 day are a front part of each arm's numbers.
@@ -15,13 +15,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.experiment.metrics import EVENT_COUNTS, PAGE_COUNTS, Metric, columns_of
 from training.experiment.statistics import Moments
+from training.experiment.told import COLUMNS, gather
+from training.experiment.units import Asked, meet, rows_of
 from training.usage import UsageError
 
 if TYPE_CHECKING:
@@ -40,6 +43,10 @@ class Files:
     events: Mapping[str, Sequence[str]]
     outcomes: Sequence[str] = ()
     users: str | None = None
+
+    @property
+    def pages(self) -> list[str]:
+        return [path for paths in self.served.values() for path in paths]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,44 +107,45 @@ def connect(memory_gb: float = 2.0, threads: int = 2) -> duckdb.DuckDBPyConnecti
 def collect(
     base: duckdb.DuckDBPyConnection,
     files: Files,
-    experiment: str,
-    arms: Sequence[str],
+    asked: Asked,
     metrics: Sequence[Metric],
     *,
     criterion: str,
-    campaign: int | None = None,
     pre_days: int = 14,
     segments: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Collected:
-    """Everything that a report needs of one experiment. `arms`: the control first.
-
-    With `campaign` (key32) the units are those that it was shown to, or would have been: `arms` are of the
-    ghosts and of the others, and `experiment` is its name.
+    """Everything that a report needs of one experiment, or of a campaign's lift.
 
     Raises UsageError when nobody was met yet, or `segments` names no column of the customers.
     """
     tell = progress or (lambda _done, _of: None)
-    crossed, degraded = _meet(base, files, experiment, arms, campaign)
+    arms = asked.arms
+    found = meet(base, files.pages, asked)
     units = base.execute("SELECT arm, first FROM expo ORDER BY i").fetchnumpy()
     arm_of, first = np.asarray(units["arm"], np.int64), np.asarray(units["first"], np.float64)
     n = len(first)
     if not n:
         raise UsageError(
-            f"no page of {experiment!r} is in the lake: does it run, and has `fenliu events ingest` run?"
+            f"no page of {asked.experiment!r} that counts is in the lake: does it run, and has"
+            " `fenliu events ingest` run?"
         )
     dates = sorted({*files.events, *files.served})
     start = _date(float(first.min()))
-    inside = [date for date in dates if date >= start]
+    end = _date(asked.until) if isfinite(asked.until) else dates[-1]
+    inside = _days(start, min(end, max(dates[-1], start)))
     earlier = [date for date in dates if date < start][-pre_days:] if pre_days else []
-    first_day = np.array([_index(inside, _date(day * DAY_S)) for day in range(*_span(first))], np.int16)
-    first_day = first_day[(first // DAY_S).astype(np.int64) - _span(first)[0]]
+    first_day = (first // DAY_S - first.min() // DAY_S).astype(np.int16)
     starts = tuple(np.searchsorted(arm_of, np.arange(len(arms) + 1)).tolist())
     columns = (*columns_of(metrics, EVENT_COUNTS), *columns_of(metrics, PAGE_COUNTS))
     before = {name: np.zeros(n) for name in columns}
     totals = {name: np.zeros(n) for name in columns}
+    outcomes = files.outcomes if set(columns) & set(COLUMNS) else ()
+    if outcomes:
+        gather(base, outcomes, [path for date in dates for path in files.events.get(date, ())], asked)
+    source = _Source(base, files, asked, metrics, bool(outcomes))
     for done, date in enumerate(earlier):
-        _add(before, _day(base, files, date, metrics, 'e."at" < w.first'))
+        _add(before, _day(source, date, "< first"))
         tell(done + 1, len(earlier) + len(inside))
     told = next(one for one in metrics if one.name == criterion)
     novelty = Novelty(*(np.zeros((len(arms), len(inside))) for _ in range(3)))
@@ -149,13 +157,13 @@ def collect(
         first_day,
         totals,
         before,
-        crossed,
-        degraded,
+        found.crossed,
+        found.degraded,
         _segments(base, files, segments),
     )
     days = []
     for done, date in enumerate(inside):
-        fresh = _day(base, files, date, metrics, 'e."at" >= w.first')
+        fresh = _day(source, date, ">= first")
         _add(totals, fresh)
         days.append(_counted(made, date, done, metrics))
         _watched(novelty, fresh.get(told.top), starts, first_day, done, n)
@@ -164,96 +172,63 @@ def collect(
     known = np.zeros(n) + sum(before.values())
     made.segments["known before"] = np.where(known > 0, "active before", "new")  # type: ignore[index]
     return Collected(
-        made.arms, tuple(days), novelty, starts, first_day, totals, before, crossed, degraded, made.segments
+        made.arms,
+        tuple(days),
+        novelty,
+        starts,
+        first_day,
+        totals,
+        before,
+        found.crossed,
+        found.degraded,
+        made.segments,
     )
 
 
-_ARM: Final = "list_position($names, list_intersect(arms, $names)[1]) - 1"
-_GHOST: Final = """CASE WHEN list_contains(ghosts, $key) THEN 0
-                          WHEN list_contains(campaigns, $key) THEN 1 END"""
+class _Source(NamedTuple):
+    base: duckdb.DuckDBPyConnection
+    files: Files
+    asked: Asked
+    metrics: Sequence[Metric]
+    outcomes: bool  # whether the table `told` is there
 
 
-def _meet(
-    base: duckdb.DuckDBPyConnection,
-    files: Files,
-    experiment: str,
-    arms: Sequence[str],
-    campaign: int | None,
-) -> tuple[int, dict[str, float]]:
-    """Tables `expo` (unit, arm, first, i) and `who` (subject, first, i): units of one arm only."""
-    served = [path for paths in files.served.values() for path in paths]
-    if not served:
-        raise UsageError("the lake holds no pages: run `fenliu events ingest`")
-    which: str = _ARM
-    values: dict[str, Any] = {"names": [f"{experiment}/{arm}" for arm in arms]}
-    if campaign is not None:
-        which, values = _GHOST, {"key": campaign}
-    base.execute(
-        f"""CREATE OR REPLACE TEMP TABLE seen AS
-        SELECT unit, subject, arm, min("at") AS first, count(*) AS pages,
-               count(*) FILTER (effort <> 'full') AS lower
-        FROM (SELECT unit, subject, "at", effort,
-                     {which} AS arm
-              FROM read_parquet($files, union_by_name = true) WHERE arms IS NOT NULL)
-        WHERE arm IS NOT NULL GROUP BY ALL""",  # noqa: S608
-        {**values, "files": served},
-    )
-    base.execute(
-        """CREATE OR REPLACE TEMP TABLE expo AS
-        SELECT unit, arm, first, row_number() OVER (ORDER BY arm, first, unit) - 1 AS i
-        FROM (SELECT unit, min(arm) AS arm, min(first) AS first FROM seen
-              GROUP BY unit HAVING min(arm) = max(arm))"""
-    )
-    base.execute(
-        """CREATE OR REPLACE TEMP TABLE who AS SELECT unit AS subject, first, i FROM expo UNION SELECT
-        seen.subject, expo.first, expo.i FROM seen JOIN expo USING (unit) WHERE seen.subject <> unit"""
-    )
-    crossed = base.execute("SELECT (SELECT count(DISTINCT unit) FROM seen) - (SELECT count(*) FROM expo)")
-    left = int(_one(crossed))
-    share = base.execute("SELECT arm, sum(lower) / sum(pages) FROM seen GROUP BY arm").fetchall()
-    return left, {arms[int(arm)]: float(part) for arm, part in share}
-
-
-def _day(
-    base: duckdb.DuckDBPyConnection, files: Files, date: str, metrics: Sequence[Metric], when: str
-) -> dict[str, Any]:
-    """Columns of one day by unit, with the units as `i`; several parts may name a unit."""
+def _day(source: _Source, date: str, when: str) -> dict[str, Any]:
+    """Columns of one day by unit, with the units as `i`; several parts may name a unit. `when` bounds its
+    time by the unit's `first`.
+    """
     found: dict[str, Any] = {}
-    counted = columns_of(metrics, EVENT_COUNTS)
-    if counted and (paths := files.events.get(date)):
-        _merge(
-            found, _sums(base, "read_parquet($files)", {"files": list(paths)}, EVENT_COUNTS, counted, when)
-        )
-    outcomes = [name for name in counted if name in ("value", "nps_sum", "nps_answers")]
-    if outcomes and files.outcomes:
+    files, asked = source.files, source.asked
+    counted = columns_of(source.metrics, EVENT_COUNTS)
+    paged = columns_of(source.metrics, PAGE_COUNTS)
+    for names, known, paths, owner in (
+        (counted, EVENT_COUNTS, files.events.get(date), asked.of_event),
+        (paged, PAGE_COUNTS, files.served.get(date), asked.of_page),
+    ):
+        if names and paths:
+            rows = f"""(SELECT e.*, first, i FROM (SELECT *, {owner} AS owner
+                FROM {rows_of(source.base, paths)}) e JOIN who w ON e.owner = w.subject)"""  # noqa: S608
+            _merge(found, _sums(source, rows, {"files": list(paths)}, known, names, when))
+    told = tuple(name for name in counted if name in COLUMNS)
+    if source.outcomes and told:
         since = datetime.fromisoformat(date).replace(tzinfo=UTC).timestamp()
-        told = """(SELECT 'u:' || user_id AS subject, arg_max(amount, recorded_at) AS amount,
-                  CASE WHEN any_value(kind) = 'nps' THEN 'outcome:nps' ELSE 'outcome' END AS type,
-                  NULL AS action, any_value(occurred_at) AS "at"
-                  FROM read_parquet($files) GROUP BY outcome_id, user_id
-                  HAVING any_value(occurred_at) >= $since AND any_value(occurred_at) < $since + 86400)"""
-        some = {"files": list(files.outcomes), "since": since}
-        _merge(found, _sums(base, told, some, EVENT_COUNTS, tuple(outcomes), when))
-    paged = columns_of(metrics, PAGE_COUNTS)
-    if paged and (paths := files.served.get(date)):
-        _merge(found, _sums(base, "read_parquet($files)", {"files": list(paths)}, PAGE_COUNTS, paged, when))
+        values = {"since": since, "end": since + DAY_S}
+        rows = """(SELECT * FROM told WHERE "at" >= $since AND "at" < $end)"""
+        _merge(found, _sums(source, rows, values, EVENT_COUNTS, told, when))
     return found
 
 
 def _sums(
-    base: duckdb.DuckDBPyConnection,
-    source: str,
+    source: _Source,
+    rows: str,
     values: dict[str, Any],
     known: Mapping[str, str],
     columns: Sequence[str],
     when: str,
 ) -> dict[str, Any]:
     wanted = ", ".join(f"{known[name]} AS {name}" for name in columns)
-    query = (
-        f"SELECT w.i AS i, {wanted} FROM {source} e JOIN who w ON e.subject = w.subject"  # noqa: S608
-        f" WHERE {when} GROUP BY w.i"
-    )
-    return dict(base.execute(query, values).fetchnumpy())
+    query = f"""SELECT i, {wanted} FROM {rows} WHERE "at" {when} AND "at" <= $until GROUP BY i"""  # noqa: S608
+    return dict(source.base.execute(query, {**values, "until": source.asked.until}).fetchnumpy())
 
 
 def _merge(found: dict[str, Any], part: dict[str, Any]) -> None:
@@ -307,6 +282,9 @@ def _segments(base: duckdb.DuckDBPyConnection, files: Files, names: Sequence[str
         "SELECT CASE WHEN unit[1] = 'u' THEN 'customer' ELSE 'visitor' END AS k FROM expo ORDER BY i"
     )
     found["subject"] = np.asarray(kinds.fetchnumpy()["k"]).astype(str)
+    channel = np.asarray(base.execute("SELECT channel FROM expo ORDER BY i").fetchnumpy()["channel"])
+    if len(set(channel)) > 1:
+        found["channel"] = channel.astype(str)
     if names and files.users is None:
         raise UsageError("the lake holds no customers' facts: leave --segments out")
     for name in names:
@@ -320,19 +298,11 @@ def _segments(base: duckdb.DuckDBPyConnection, files: Files, names: Sequence[str
     return found
 
 
-def _one(found: duckdb.DuckDBPyConnection) -> Any:
-    row = found.fetchone()
-    return row[0] if row else 0
-
-
-def _span(first: Floats) -> tuple[int, int]:
-    return int(first.min() // DAY_S), int(first.max() // DAY_S) + 1
-
-
 def _date(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")
 
 
-def _index(dates: Sequence[str], date: str) -> int:
-    """Of a date among the days that there are; of one without a partition, the next."""
-    return min(int(np.searchsorted(np.array(dates), date)), len(dates) - 1)
+def _days(start: str, end: str) -> list[str]:
+    """Every date of the calendar, also those on which nothing was logged."""
+    first, last = (datetime.fromisoformat(one).toordinal() for one in (start, end))
+    return [datetime.fromordinal(day).strftime("%Y-%m-%d") for day in range(first, last + 1)]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from math import inf, isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -18,9 +19,10 @@ from features.customer import NOTHING, decode_customer
 from features.ids import key32, user_subject, visitor_subject
 from serving.arm_switch import switched_off
 from serving.backing import backed
-from serving.experiment import Experiment, Layer
+from serving.experiment import Arm, Experiment, Layer
 from serving.experiments import compile_experiments
 from serving.ghosts import share_of
+from serving.guard_statistics import guards_of
 from serving.plan import Plan, load_plan
 from serving.proposals import FRAME
 from serving.settings import Settings
@@ -30,11 +32,15 @@ from training.experiment.analysis import Answer, Question, answer
 from training.experiment.changes import promoted
 from training.experiment.collect import Files, collect, connect
 from training.experiment.metrics import named
-from training.experiment.pages import write
+from training.experiment.pages import between, document, shown, write
 from training.experiment.planning import OF_LIFT, days_needed, detectable, planned_days, units_needed
+from training.experiment.units import Asked, last_met
 from training.lake import Lake
 from training.progress import counting, wide_console
 from training.usage import UsageError
+
+if TYPE_CHECKING:
+    import duckdb
 
 DEFAULT_METRICS = ("clicks", "conversions", "ctr", "dismissals", "lower_rungs")
 
@@ -76,26 +82,53 @@ def report(args: argparse.Namespace, settings: Settings) -> int:
     _, one = _named(plan, args.name)
     if one.adaptive:
         raise UsageError(f"{one.name} adapts, so its units go from arm to arm: see fenliu bandit status")
-    guardrails = {each.metric: each.tolerance for each in one.guardrails}
+    guardrails = {each.metric: each.tolerance for each in guards_of(one.guardrails)}
     criterion = named([one.criterion])[0]
     metrics = named([one.criterion, *guardrails, *(args.metrics or DEFAULT_METRICS)])
-    weights = {arm.name: arm.weight for arm in one.arms if arm.state == "live"}
-    if len(weights) < 2:
-        raise UsageError(f"{args.name!r} has one live arm left: there is nothing to compare")
-    base = connect(args.memory)
-    with counting(console, f"days of {args.name}") as tick:
-        seen = collect(
-            base, files_of(lake_of(settings)), one.name, list(weights), metrics,
-            criterion=criterion.name, pre_days=args.pre_days, segments=args.segments or (), progress=tick,
-        )  # fmt: skip
     planned = planned_days(one.ramp[0].at, one.until, args.days)
-    found = answer(Question(one.name, weights, criterion, metrics, guardrails, planned), seen)
-    page = write(found, args.out or settings.home / "experiments" / one.name)
+    base, files = connect(args.memory), files_of(lake_of(settings))
+    found = []
+    for arms, until in _looks(base, files, one):
+        weights = {arm.name: arm.weight for arm in arms}
+        with counting(console, f"days of {args.name}") as tick:
+            asked = Asked(one.name, tuple(weights), by_device=one.unit == "device", until=until)
+            seen = collect(
+                base, files, asked, metrics,
+                criterion=criterion.name, pre_days=args.pre_days, segments=args.segments or (), progress=tick,
+            )  # fmt: skip
+        off_at = datetime.fromtimestamp(until, UTC) if isfinite(until) else None
+        question = Question(
+            one.name, weights, criterion, metrics, guardrails, planned,
+            among=len(one.arms) - 1, off_at=off_at,
+        )  # fmt: skip
+        found.append(answer(question, seen))
+    page = write(found[0], args.out or settings.home / "experiments" / one.name, found[1:])
     if args.json:
-        print(json.dumps(found.document(), ensure_ascii=False))
+        print(json.dumps(document(found[0], found[1:]), ensure_ascii=False))
     else:
-        _told(console, found, page)
-    return 1 if found.mismatch.found or found.breached else 0
+        for each in found:
+            _told(console, each)
+        _where(console, page)
+    return 1 if any(each.mismatch.found or each.breached for each in found) else 0
+
+
+def _looks(
+    base: duckdb.DuckDBPyConnection, files: Files, one: Experiment
+) -> list[tuple[Sequence[Arm], float]]:
+    """Arms to be compared, and until when: those that are live; each that is off with the control, until its
+    last page, for the control met others since and the arm's units see the plan as it stands.
+    """
+    live = [arm for arm in one.arms if arm.state == "live"]
+    found: list[tuple[Sequence[Arm], float]] = [(live, inf)] if len(live) > 1 else []
+    off = [arm for arm in one.arms[1:] if arm.state == "off"]
+    found += [
+        ((one.control, arm), last)
+        for arm in off
+        if (last := last_met(base, files.pages, one.name, arm.name)) is not None
+    ]
+    if not found:
+        raise UsageError(f"{one.name!r} has one live arm left, and nobody was met in the others")
+    return found
 
 
 def lift(args: argparse.Namespace, settings: Settings) -> int:
@@ -117,8 +150,9 @@ def lift(args: argparse.Namespace, settings: Settings) -> int:
     metrics = named(args.metrics or ("value", "conversions", "clicks"))
     with counting(console, f"days of {args.campaign}") as tick:
         seen = collect(
-            connect(args.memory), files_of(lake_of(settings)), one.id, ("ghosts", "shown"), metrics,
-            criterion=metrics[0].name, campaign=key32(one.id), pre_days=args.pre_days, progress=tick,
+            connect(args.memory), files_of(lake_of(settings)),
+            Asked(one.id, ("ghosts", "shown"), campaign=key32(one.id)), metrics,
+            criterion=metrics[0].name, pre_days=args.pre_days, progress=tick,
         )  # fmt: skip
     weights = {"ghosts": share, "shown": 1 - share}
     planned = planned_days(None, None, args.days, usual=OF_LIFT)
@@ -128,7 +162,8 @@ def lift(args: argparse.Namespace, settings: Settings) -> int:
     if args.json:
         print(json.dumps(found.document(), ensure_ascii=False))
     else:
-        _told(console, found, page)
+        _told(console, found)
+        _where(console, page)
     return 1 if found.mismatch.found else 0
 
 
@@ -239,16 +274,20 @@ def _named(plan: Plan, name: str) -> tuple[Layer, Experiment]:
     raise UsageError(f"the plan has no experiment {name!r}: it has {known}")
 
 
-def _told(console: Console, found: Answer, page: Path) -> None:
+def _told(console: Console, found: Answer) -> None:
     table = Table(title=f"{found.question.experiment}: {found.summary}")
     for column in ("arm", "metric", "control", "arm's", "difference", "at every look", "p"):
         table.add_column(column)
     for one in found.compared:
         table.add_row(
-            one.arm, one.metric, f"{one.control:.5g}", f"{one.treatment:.5g}", f"{one.relative:+.2%}",
-            f"{one.relative_low:+.2%} … {one.relative_high:+.2%}", f"{one.adjusted_p:.3g}",
+            one.arm, one.metric, shown(one.control, ".5g"), shown(one.treatment, ".5g"),
+            shown(one.relative, "+.2%"), between(one.relative_low, one.relative_high),
+            f"{one.adjusted_p:.3g}",
         )  # fmt: skip
     console.print(table)
     for cause in found.mismatch.causes:
         console.print(f"mismatch: {cause}", highlight=False)
+
+
+def _where(console: Console, page: Path) -> None:
     console.print(f"report: {page}", highlight=False, soft_wrap=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from serving.guard_counts import MOST_MS
 from training.usage import UsageError
 
 EVENT_COUNTS: Final[Mapping[str, str]] = {
@@ -13,17 +14,25 @@ EVENT_COUNTS: Final[Mapping[str, str]] = {
     "clicks": "count(*) FILTER (type = 'clicked')",
     "dismissals": "count(*) FILTER (type = 'dismissed')",
     "conversions": "count(*) FILTER (type = 'converted')",
-    "complaints": "count(*) FILTER (action = 'complained')",
+    "complaints": "count(*) FILTER (action = 'complained' OR type = 'complaint')",
     "value": "coalesce(sum(amount) FILTER (type IN ('converted', 'outcome')), 0)",
     "nps_sum": "coalesce(sum(amount) FILTER (type = 'outcome:nps'), 0)",
     "nps_answers": "count(*) FILTER (type = 'outcome:nps')",
 }
-"""Columns by events (SQL, per unit and day). Outcomes come as events of type `outcome`, those of kind `nps`
-as `outcome:nps`. Value is in the events' own currency, CNY."""
+"""Columns by events (SQL, per unit and day). Outcomes come as events of type `outcome` (purchases that the
+app did not report), `complaint` and `outcome:nps`. Value is in the events' own currency, CNY."""
 PAGE_COUNTS: Final[Mapping[str, str]] = {
     "pages": "count(*)",
     "lower": "count(*) FILTER (effort <> 'full')",
+    "failed": "count(*) FILTER (failed)",
+    "judged": "count(failed)",
+    "ms": f"coalesce(sum(least(ms, {MOST_MS:g})), 0)",
+    "timed": "count(ms)",
+    "filled": "coalesce(sum(filled), 0)",
+    "asked": "coalesce(sum(asked), 0)",
 }
+"""Columns by pages. Pages that were logged before they said how long they took, or what they lacked, count
+neither above nor below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,11 @@ METRICS: Final = {
         Metric("dismissal_rate", "dismissals", "displays", better="lower", about="per display"),
         Metric("complaints", "complaints", better="lower", about="a unit"),
         Metric("nps", "nps_sum", "nps_answers", about="mean of the answers imported as outcomes of kind nps"),
+        Metric(
+            "errors", "failed", "judged", better="lower", about="part of pages that a rung or stage failed"
+        ),
+        Metric("latency", "ms", "timed", better="lower", about="ms until a page was made"),
+        Metric("fill", "filled", "asked", about="part of the places asked for"),
         Metric("lower_rungs", "lower", "pages", better="lower", about="part of pages below the rung full"),
     )
 }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from html import escape
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +17,32 @@ from training.experiment.analysis import Answer, Compared
 matplotlib.use("Agg")
 
 
-def write(answer: Answer, folder: Path) -> Path:
-    """report.md, report.html, answer.json and the plots, into `folder`; the Markdown's path."""
+def write(answer: Answer, folder: Path, off: Sequence[Answer] = ()) -> Path:
+    """report.md, report.html, answer.json and the plots, into `folder`; the Markdown's path.
+
+    `off`: of arms that were switched off, until then; each is told in short, and has a folder below.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     plots = _plots(answer, folder)
     page = folder / "report.md"
-    page.write_text(markdown(answer, plots), encoding="utf-8")
-    (folder / "report.html").write_text(html(answer, folder, plots), encoding="utf-8")
-    (folder / "answer.json").write_bytes(orjson.dumps(answer.document(), option=orjson.OPT_INDENT_2))
+    page.write_text(markdown(answer, plots, off), encoding="utf-8")
+    (folder / "report.html").write_text(html(answer, folder, plots, off), encoding="utf-8")
+    (folder / "answer.json").write_bytes(orjson.dumps(document(answer, off), option=orjson.OPT_INDENT_2))
+    for one in off:
+        write(one, folder / f"off-{_arm(one)}")
     return page
 
 
-def _sections(answer: Answer) -> list[tuple[str, list[str], list[list[str]]]]:
+def document(answer: Answer, off: Sequence[Answer]) -> dict[str, Any]:
+    """For machines; `off` by arm."""
+    return answer.document() | ({"off": {_arm(one): one.document() for one in off}} if off else {})
+
+
+def _arm(answer: Answer) -> str:
+    return list(answer.question.weights)[1]
+
+
+def _sections(answer: Answer, off: Sequence[Answer] = ()) -> list[tuple[str, list[str], list[list[str]]]]:
     """(title, sentences, table rows with their head first)."""
     asked = answer.question
     total = sum(answer.units.values())
@@ -61,7 +77,7 @@ def _sections(answer: Answer) -> list[tuple[str, list[str], list[list[str]]]]:
     segments = [["segment", "value", "arm", "units", "difference", "interval"]]
     for name, rows in answer.segments.items():
         segments += [
-            [name, value, arm, f"{units:,}", f"{gap:+.2%}", f"{low:+.2%} … {high:+.2%}"]
+            [name, value, arm, f"{units:,}", shown(gap, "+.2%"), between(low, high)]
             for arm, value, units, gap, low, high in rows
         ]
     found: list[tuple[str, list[str], list[list[str]]]] = [
@@ -71,6 +87,9 @@ def _sections(answer: Answer) -> list[tuple[str, list[str], list[list[str]]]]:
     if len(segments) > 1:
         about = f"The criterion, {asked.criterion.name}; intervals are wide enough for all of a dimension."
         found.append(("Segments", [about], segments))
+    for one in off:
+        table = [_row(each, each.metric == asked.criterion.name) for each in one.compared]
+        found.append((f"Switched off: {_arm(one)}", [one.summary, *one.breached], [head, *table]))
     return found
 
 
@@ -79,19 +98,28 @@ def _row(one: Compared, main: bool) -> list[str]:
     return [
         one.arm,
         f"{mark}{one.metric}{mark}",
-        f"{one.control:.5g}",
-        f"{one.treatment:.5g}",
-        f"{one.relative:+.2%}",
-        f"{one.relative_low:+.2%} … {one.relative_high:+.2%}",
+        shown(one.control, ".5g"),
+        shown(one.treatment, ".5g"),
+        shown(one.relative, "+.2%"),
+        between(one.relative_low, one.relative_high),
         f"{one.adjusted_p:.3g}",
         f"{one.reduction:.0%}",
         one.verdict,
     ]
 
 
-def markdown(answer: Answer, plots: list[str]) -> str:
+def shown(value: float, form: str) -> str:
+    """A number as `form` has it; none where there is nothing to divide by."""
+    return format(value, form) if isfinite(value) else "none"
+
+
+def between(low: float, high: float) -> str:
+    return f"{low:+.2%} … {high:+.2%}" if isfinite(low) and isfinite(high) else "none"
+
+
+def markdown(answer: Answer, plots: list[str], off: Sequence[Answer] = ()) -> str:
     lines = [f"# Experiment {answer.question.experiment}", "", f"**{answer.summary}**", ""]
-    for title, said, rows in _sections(answer):
+    for title, said, rows in _sections(answer, off):
         lines += [f"## {title}", "", *said, ""]
         lines += ["| " + " | ".join(row) + " |" for row in rows[:1]]
         lines += ["|" + "---|" * len(rows[0])]
@@ -99,11 +127,11 @@ def markdown(answer: Answer, plots: list[str]) -> str:
     return "\n".join(lines + [f"![{name}]({name})" for name in plots]) + "\n"
 
 
-def html(answer: Answer, folder: Path, plots: list[str]) -> str:
+def html(answer: Answer, folder: Path, plots: list[str], off: Sequence[Answer] = ()) -> str:
     """One file with the plots in it."""
     title, summary = escape(answer.question.experiment), escape(answer.summary)
     parts = [f"<h1>Experiment {title}</h1><p><b>{summary}</b></p>"]
-    for title, said, rows in _sections(answer):
+    for title, said, rows in _sections(answer, off):
         parts.append(f"<h2>{title}</h2>" + "".join(f"<p>{escape(line)}</p>" for line in said))
         cells = [
             "<tr>" + "".join(f"<{tag}>{escape(cell.strip('*'))}</{tag}>" for cell in row) + "</tr>"

@@ -100,6 +100,7 @@ class Columns:
             "subject": self._subjects.take(pa.array(rows["customer"])),
             "user_id": self._users.take(pa.array(rows["customer"])),
             "visitor_id": arrow.nulls(n, pa.string()),
+            "device": arrow.nulls(n, pa.string()),
             "decision_id": pc.if_else(placed, decision, None),
             "slot": arrow.array(self._slots[place], mask=~placed),
             "position": arrow.array(self._positions[place], mask=~placed),
