@@ -234,7 +234,7 @@ NOTES: Final = {
     "cells_beyond_chance": "of all, those that miss 3 % by more than the chance of what taught them (95 %)",
     "campaign_lowest": "made-up campaigns of 200 clicks and more",
     "lost_by_distillation": "mean log loss, the distilled forest's less the large one's",
-    "straight_attained": "a small forest that learnt from the clicks themselves: this way serves",
+    "straight_attained": "a small forest that learnt from the clicks: this way, above floors, serves",
     "place_as_table": "pairs of a slot in the truth's order at one place; this way serves",
     "place_as_feature": "the place a feature, fixed at serving",
     "place_as_weights": "each display weighted by the inverse of its place's draw",
