@@ -71,7 +71,8 @@ def _sections(answer: Answer, off: Sequence[Answer] = ()) -> list[tuple[str, lis
     metrics = [head] + [_row(one, one.metric == asked.criterion.name) for one in answer.compared]
     notes = [
         "The interval holds at all looks together: looking every day is safe. p is corrected for the number"
-        " of arms (criterion) or of metrics and arms (others).",
+        " of arms (criterion, and its interval) or of metrics and arms (others, whose intervals stand alone);"
+        " it makes the verdict.",
         *answer.breached,
     ]
     segments = [["segment", "value", "arm", "units", "difference", "interval"]]
