@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from training.experiment.collect import Collected
 from training.experiment.metrics import Metric
 from training.experiment.mismatch import Mismatch, mismatch
-from training.experiment.sequential import ALPHA, Looks, critical, p_value
+from training.experiment.sequential import ALPHA, Looks, critical, judged
 from training.experiment.statistics import Difference, Moments, adjusted, benjamini_hochberg, difference
 
 MOST_SEGMENTS: Final = 12  # values of one dimension
@@ -40,6 +40,7 @@ class Question:
     alpha: float = ALPHA
     among: int = 0  # arms that the experiment compares with its control, where they are more than these
     off_at: datetime | None = None  # when the arm was switched off, which ended the comparison
+    about: tuple[str, ...] = ()  # sentences: what is asked, by whom, what each arm changes, since when
 
     @property
     def criterion_alpha(self) -> float:
@@ -122,6 +123,7 @@ class Answer:
             "criterion": self.question.criterion.name,
             "weights": dict(self.question.weights),
             "planned_days": self.question.planned_days,
+            "about": list(self.question.about),
             "alpha": self.question.alpha,
             "off_at": None if self.question.off_at is None else self.question.off_at.isoformat(),
         }
@@ -172,7 +174,7 @@ def _compared(question: Question, seen: Collected, metric: Metric, at: int) -> C
     fraction = tuple((number + 1) / question.planned_days for number, _, _ in looks)
     variance = tuple(np.maximum.accumulate([v for _, _, v in looks]).tolist())
     planned = Looks(fraction, variance, alpha)
-    bounds, p = critical(planned), p_value(looks[-1][1].z, planned)
+    bounds, p = judged(looks[-1][1].z, planned)
     for (number, found, _), bound in zip(looks, bounds.tolist(), strict=True):
         days.append((seen.days[number].date, found.relative.value, *found.relative.interval(bound)))
     last = looks[-1][1]

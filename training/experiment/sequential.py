@@ -67,17 +67,22 @@ def boundaries(looks: Looks, alphas: Floats) -> Floats:
     return found
 
 
-def p_value(z: float, looks: Looks) -> float:
-    """The smallest α whose boundary the last look's z crosses: the last interval leaves out zero exactly
-    where this is below the looks' α. Valid at whichever look one stops; LEAST_P is told for less.
+def judged(z: float, looks: Looks) -> tuple[Floats, float]:
+    """`critical`, and the smallest α whose boundary the last look's z crosses.
 
-    Between boundaries of 48 α, and of the looks' own, its logarithm goes by the square of z, of which it is
-    all but linear.
+    The last interval leaves out zero exactly where that is below the looks' α. Valid at whichever look one
+    stops; LEAST_P is told for less. Between boundaries of 48 α, and of the looks' own, its logarithm goes by
+    the square of z, of which it is all but linear.
     """
-    ladder = np.geomspace(LEAST_P, 1.0, 48)
-    alphas = np.unique(np.append(ladder, looks.alpha))
-    squares = boundaries(looks, alphas)[::-1, -1] ** 2  # rising, for falling α
-    return float(np.exp(np.interp(z * z, squares, np.log(alphas[::-1]))))
+    alphas = np.unique(np.append(np.geomspace(LEAST_P, 1.0, 48), looks.alpha))
+    found = boundaries(looks, alphas)
+    squares = found[::-1, -1] ** 2  # rising, for falling α
+    p = float(np.exp(np.interp(z * z, squares, np.log(alphas[::-1]))))
+    return found[int(np.searchsorted(alphas, looks.alpha))], p
+
+
+def p_value(z: float, looks: Looks) -> float:
+    return judged(z, looks)[1]
 
 
 def spending(fraction: Sequence[float], variance: Sequence[float], alphas: Floats) -> Floats:
