@@ -38,6 +38,8 @@ experiments:
       experiments:
         - name: longer
           ramp: [{at: "2026-01-01T00:00:00Z", enrolled: 1}]
+          owner: feed team
+          question: Do longer feeds help?
           arms: [{name: control}, {name: more}]
           criterion: clicks
           guardrails: [{metric: dismissals, tolerance: 0.1}]
@@ -147,6 +149,8 @@ def test_the_answer_finds_what_was_put_in(seen: Any) -> None:
 
 def test_the_command_writes_a_report(home: Path, capsys: Any) -> None:
     plan = str(home / "plan.yaml")
+    told_apart = PLAN.replace("{name: more}", "{name: more, changes: {slots: {home.feed: {size: 3}}}}")
+    Path(plan).write_text(told_apart)
     assert main(["--home", str(home), "experiment", "report", "longer", "--plan", plan, "--json"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["question"]["planned_days"] == 14
@@ -155,7 +159,15 @@ def test_the_command_writes_a_report(home: Path, capsys: Any) -> None:
     assert {path.name for path in folder.iterdir()} == {
         "report.md", "report.html", "answer.json", "by_day.png", "novelty.png",
     }  # fmt: skip
-    assert "more is better" in (folder / "report.md").read_text()
+    page = (folder / "report.md").read_text()
+    assert (
+        "more is better" in page
+        and "- Question: Do longer feeds help?" in page
+        and "- Owner: feed team" in page
+    )
+    assert "Enrolled: 100% from 2026-01-01 00:00" in page and "2026-01-01 to no end" in page
+    assert '- Arm more, weight 1: {"slots": {"home.feed": {"size": 3}}}' in page
+    assert "- Arm control, weight 1: the plan as it stands" in page
     assert "data:image/png" in (folder / "report.html").read_text()
 
 

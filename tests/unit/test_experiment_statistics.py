@@ -12,13 +12,12 @@ from scipy import stats
 
 from training.experiment.mismatch import chi_square, mismatch
 from training.experiment.planning import days_needed, detectable, planned_days, units_needed
-from training.experiment.sequential import Looks, always_valid_p, critical, mixture
+from training.experiment.sequential import Looks, critical, mixture, p_value
 from training.experiment.statistics import (
     Moments,
     adjusted,
     benjamini_hochberg,
     difference,
-    holm,
     mean_of,
     ratio_of,
 )
@@ -95,8 +94,7 @@ def test_nothing_known_or_nothing_varying_adjusts_nothing():
     assert same.absolute.value == pytest.approx(plain.absolute.value) and same.reduction == pytest.approx(0)
 
 
-def test_corrections_are_those_of_their_papers():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+def test_the_correction_is_that_of_its_paper():
     assert benjamini_hochberg([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.0533333, 0.0533333, 0.5])
 
 
@@ -141,11 +139,25 @@ class TestLooks:
         )
         assert (np.abs(noise + drift) > critical(Looks(parts, parts))).any(axis=1).mean() > 0.85
 
-    def test_a_mixture_and_its_p_agree(self):
-        bound = mixture(1.0, 1.0, 0.05)
-        assert bound == pytest.approx(3.035, abs=0.01)
-        assert always_valid_p(bound, 1.0, 1.0) == pytest.approx(0.05, abs=0.005)
-        assert always_valid_p(0.0, 1.0, 1.0) == 1.0
+    def test_a_mixtures_boundary(self):
+        assert mixture(1.0, 1.0, 0.05) == pytest.approx(3.035, abs=0.01)
+
+    @pytest.mark.parametrize("days", [1, 5, 14, 20])
+    def test_p_is_the_alpha_whose_boundary_is_crossed(self, days):
+        """Found by halving; and below α exactly where the interval leaves out zero."""
+        v = tuple((np.arange(days) + 1.0).tolist())
+        fraction = tuple(one / 14 for one in v)
+        bound = critical(Looks(fraction, v))[-1]
+        assert (
+            p_value(bound * 1.0001, Looks(fraction, v)) < 0.05 < p_value(bound * 0.9999, Looks(fraction, v))
+        )
+        for z in (1.0, 2.5, 3.5, 4.5):
+            low, high = 1e-8, 1.0
+            for _ in range(40):
+                half = (low * high) ** 0.5
+                low, high = (low, half) if critical(Looks(fraction, v, half))[-1] < z else (half, high)
+            assert p_value(z, Looks(fraction, v)) == pytest.approx(high, rel=0.03)
+        assert p_value(0.0, Looks(fraction, v)) == 1.0
 
     def test_looks_go_forward(self):
         with pytest.raises(ValueError, match="order of time"):

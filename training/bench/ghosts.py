@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> Result:
         ("width_plain", "both without CUPED"),
         ("width_cuped", "both with CUPED"),
     ):
-        bar = ("<=", 1 / 3) if name == "width" else None
+        bar = ("<=", 1 / 3) if name == "width_plain" else None  # like against like, and nothing borrowed
         tally.put(name, float(np.median(widths[name])), "", note, bar)  # type: ignore[arg-type]
     tally.put("cuped", float(np.mean(gains)), "", "part of the variance that the time before took away")
     tally.put("intent_covers", intent_covered / campaigns, "", "of intent-to-treat, scaled up by the reach")

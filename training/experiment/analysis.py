@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from training.experiment.collect import Collected
 from training.experiment.metrics import Metric
 from training.experiment.mismatch import Mismatch, mismatch
-from training.experiment.sequential import ALPHA, Looks, always_valid_p, critical
-from training.experiment.statistics import Difference, Moments, adjusted, benjamini_hochberg, difference, holm
+from training.experiment.sequential import ALPHA, Looks, critical, judged
+from training.experiment.statistics import Difference, Moments, adjusted, benjamini_hochberg, difference
 
 MOST_SEGMENTS: Final = 12  # values of one dimension
 LEAST_IN_SEGMENT: Final = 100
@@ -40,6 +40,7 @@ class Question:
     alpha: float = ALPHA
     among: int = 0  # arms that the experiment compares with its control, where they are more than these
     off_at: datetime | None = None  # when the arm was switched off, which ended the comparison
+    about: tuple[str, ...] = ()  # sentences: what is asked, by whom, what each arm changes, since when
 
     @property
     def criterion_alpha(self) -> float:
@@ -62,8 +63,8 @@ class Compared:
     relative_low: float
     relative_high: float
     fixed_p: float  # of a single look: too small for whoever looks every day
-    p: float  # holds at every look
-    adjusted_p: float
+    p: float  # holds at every look: below α exactly where the interval leaves out zero
+    adjusted_p: float  # for the number of arms (criterion), of arms and metrics (others): makes the verdict
     reduction: float  # of the variance, by what was known before
     verdict: str  # better, worse, not decided
     by_day: tuple[tuple[str, float, float, float], ...]  # date, relative difference, low, high
@@ -122,6 +123,7 @@ class Answer:
             "criterion": self.question.criterion.name,
             "weights": dict(self.question.weights),
             "planned_days": self.question.planned_days,
+            "about": list(self.question.about),
             "alpha": self.question.alpha,
             "off_at": None if self.question.off_at is None else self.question.off_at.isoformat(),
         }
@@ -171,9 +173,8 @@ def _compared(question: Question, seen: Collected, metric: Metric, at: int) -> C
     alpha = question.criterion_alpha if metric == question.criterion else question.alpha
     fraction = tuple((number + 1) / question.planned_days for number, _, _ in looks)
     variance = tuple(np.maximum.accumulate([v for _, _, v in looks]).tolist())
-    bounds = critical(Looks(fraction, variance, alpha))
-    tuned = variance[-1] / min(1.0, fraction[-1])
-    p = min(always_valid_p(found.z, v, tuned) for (_, found, _), v in zip(looks, variance, strict=True))
+    planned = Looks(fraction, variance, alpha)
+    bounds, p = judged(looks[-1][1].z, planned)
     for (number, found, _), bound in zip(looks, bounds.tolist(), strict=True):
         days.append((seen.days[number].date, found.relative.value, *found.relative.interval(bound)))
     last = looks[-1][1]
@@ -192,7 +193,7 @@ def _compared(question: Question, seen: Collected, metric: Metric, at: int) -> C
         p,
         p,
         last.reduction,
-        _verdict(metric, low, high),
+        "not decided",  # until all are known: _corrected
         tuple(days),
     )
 
@@ -211,20 +212,21 @@ def _information(control: Moments, treatment: Moments, found: Difference) -> flo
     return n * n * found.absolute.variance
 
 
-def _verdict(metric: Metric, low: float, high: float) -> str:
-    if low <= 0 <= high:
-        return "not decided"
-    return "better" if (low > 0) == (metric.better == "higher") else "worse"
-
-
 def _corrected(question: Question, compared: list[Compared]) -> list[Compared]:
-    """The criterion's p over arms by Holm; all others together by Benjamini and Hochberg."""
-    main = [at for at, one in enumerate(compared) if one.metric == question.criterion.name]
-    rest = [at for at in range(len(compared)) if at not in main]
-    made = list(compared)
-    for places, correct in ((main, holm), (rest, benjamini_hochberg)):
-        for at, p in zip(places, correct([compared[at].p for at in places]), strict=True):
-            made[at] = replace(compared[at], adjusted_p=p)
+    """The criterion's p times the number of arms, as its interval has it (Bonferroni); all others together
+    by Benjamini and Hochberg. By these is the verdict.
+    """
+    rest = [at for at, one in enumerate(compared) if one.metric != question.criterion.name]
+    others = dict(zip(rest, benjamini_hochberg([compared[at].p for at in rest]), strict=True))
+    arms = question.alpha / question.criterion_alpha
+    better = {one.name: one.better for one in question.metrics}
+    made = []
+    for at, one in enumerate(compared):
+        p = others[at] if at in others else min(1.0, one.p * arms)
+        verdict = "not decided"
+        if p < question.alpha:
+            verdict = "better" if (one.absolute > 0) == (better[one.metric] == "higher") else "worse"
+        made.append(replace(one, adjusted_p=p, verdict=verdict))
     return made
 
 

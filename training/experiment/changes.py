@@ -1,4 +1,4 @@
-"""What an experiment's end makes of head office's frame: a winner made the plan.
+"""An experiment in words, and what its end makes of head office's frame: a winner made the plan.
 
 Pure, over the frame as JSON. Whoever proposes the result, somebody else approves and publishes it, as any
 change of the plan.
@@ -6,6 +6,7 @@ change of the plan.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from copy import deepcopy
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 from serving.arm_plans import rates_of
 from serving.arm_switch import find_arm
-from serving.experiment import Arm, Changes
+from serving.experiment import Arm, Changes, Experiment
 from serving.plan_text import SlotSpec
 from training.usage import UsageError
 
@@ -39,6 +40,23 @@ def promoted(frame: Mapping[str, Any], name: str, arm: str, *, owner: str, now: 
     _apply(made, changes, f"promoted from {name}/{arm}", owner, now)
     layer["experiments"] = [one for one in layer["experiments"] if one is not experiment]
     return made
+
+
+def told_of(one: Experiment) -> tuple[str, ...]:
+    """What a reader of its report needs to know: question, owner, dates, ramp, and what each arm changes."""
+    found = [f"Question: {one.question}"] if one.question else []
+    found += [f"Owner: {one.owner}"] if one.owner else []
+    until = "no end" if one.until is None else f"{one.until:%Y-%m-%d}"
+    found.append(f"From {one.ramp[0].at:%Y-%m-%d} to {until}; a unit is a {one.unit}")
+    steps = ", ".join(f"{step.enrolled:.0%} from {step.at:%Y-%m-%d %H:%M}" for step in one.ramp)
+    found.append(f"Enrolled: {steps}, of {one.range[0]:g} … {one.range[1]:g} of the layer")
+    if one.audience is not None:
+        found.append(f"Audience: {one.audience}")
+    for arm in one.arms:
+        said = arm.changes.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True)
+        what = json.dumps(said, ensure_ascii=False) if said else "the plan as it stands"
+        found.append(f"Arm {arm.name}, weight {arm.weight:g}{', off' if arm.state == 'off' else ''}: {what}")
+    return tuple(found)
 
 
 def _apply(made: Raw, changes: Changes, reason: str, owner: str, now: float) -> None:

@@ -29,7 +29,7 @@ from serving.settings import Settings
 from training.commands import lake_of, live_plan
 from training.desk import desk_of
 from training.experiment.analysis import Answer, Question, answer
-from training.experiment.changes import promoted
+from training.experiment.changes import promoted, told_of
 from training.experiment.collect import Files, collect, connect
 from training.experiment.metrics import named
 from training.experiment.pages import between, document, shown, write
@@ -99,7 +99,7 @@ def report(args: argparse.Namespace, settings: Settings) -> int:
         off_at = datetime.fromtimestamp(until, UTC) if isfinite(until) else None
         question = Question(
             one.name, weights, criterion, metrics, guardrails, planned,
-            among=len(one.arms) - 1, off_at=off_at,
+            among=len(one.arms) - 1, off_at=off_at, about=told_of(one),
         )  # fmt: skip
         found.append(answer(question, seen))
     page = write(found[0], args.out or settings.home / "experiments" / one.name, found[1:])

@@ -71,7 +71,8 @@ def _sections(answer: Answer, off: Sequence[Answer] = ()) -> list[tuple[str, lis
     metrics = [head] + [_row(one, one.metric == asked.criterion.name) for one in answer.compared]
     notes = [
         "The interval holds at all looks together: looking every day is safe. p is corrected for the number"
-        " of arms (criterion) or of metrics and arms (others).",
+        " of arms (criterion, and its interval) or of metrics and arms (others, whose intervals stand alone);"
+        " it makes the verdict.",
         *answer.breached,
     ]
     segments = [["segment", "value", "arm", "units", "difference", "interval"]]
@@ -119,6 +120,8 @@ def between(low: float, high: float) -> str:
 
 def markdown(answer: Answer, plots: list[str], off: Sequence[Answer] = ()) -> str:
     lines = [f"# Experiment {answer.question.experiment}", "", f"**{answer.summary}**", ""]
+    if answer.question.about:
+        lines += [*(f"- {line}" for line in answer.question.about), ""]
     for title, said, rows in _sections(answer, off):
         lines += [f"## {title}", "", *said, ""]
         lines += ["| " + " | ".join(row) + " |" for row in rows[:1]]
@@ -131,6 +134,9 @@ def html(answer: Answer, folder: Path, plots: list[str], off: Sequence[Answer] =
     """One file with the plots in it."""
     title, summary = escape(answer.question.experiment), escape(answer.summary)
     parts = [f"<h1>Experiment {title}</h1><p><b>{summary}</b></p>"]
+    if answer.question.about:
+        items = "".join(f"<li>{escape(line)}</li>" for line in answer.question.about)
+        parts.append(f"<ul>{items}</ul>")
     for title, said, rows in _sections(answer, off):
         parts.append(f"<h2>{title}</h2>" + "".join(f"<p>{escape(line)}</p>" for line in said))
         cells = [

@@ -25,6 +25,7 @@ Floats = NDArray[np.float64]
 ALPHA: Final = 0.05
 AFTER: Final = 0.1  # of α, for looks after the planned end
 POWER: Final = 2.0  # of the spending function: 1 early, 3 late
+LEAST_P: Final = 1e-8
 _GRID: Final = 401
 _REACH: Final = 6.0  # standard deviations
 
@@ -49,38 +50,62 @@ class Looks:
 
 def critical(looks: Looks) -> Floats:
     """(looks,) how many standard errors the estimate of each look has to be away from zero."""
-    inside = [at for at, part in enumerate(looks.fraction) if part <= 1 + 1e-9]
-    found = np.empty(len(looks.fraction))
-    spent = looks.alpha * (1 - AFTER)
-    if inside:
-        found[: len(inside)] = spending(
-            [looks.fraction[at] for at in inside], [looks.variance[at] for at in inside], spent
-        )
-    at_end = looks.variance[len(inside) - 1] if inside else looks.variance[0]
-    for at in range(len(inside), len(looks.fraction)):
-        found[at] = mixture(looks.variance[at], at_end, looks.alpha * AFTER)
+    found: Floats = boundaries(looks, np.array([looks.alpha]))[0]
     return found
 
 
-def spending(fraction: Sequence[float], variance: Sequence[float], alpha: float) -> Floats:
-    """Two-sided boundaries, in standard errors, by numerical integration (Armitage et al. 1969)."""
+def boundaries(looks: Looks, alphas: Floats) -> Floats:
+    """(alphas, looks) the same for each of several α in place of the looks' own."""
+    inside = sum(part <= 1 + 1e-9 for part in looks.fraction)
+    found = np.empty((len(alphas), len(looks.fraction)))
+    if inside:
+        spent = alphas * (1 - AFTER)
+        found[:, :inside] = spending(looks.fraction[:inside], looks.variance[:inside], spent)
+    at_end = looks.variance[max(inside - 1, 0)]
+    for at in range(inside, len(looks.fraction)):
+        found[:, at] = [mixture(looks.variance[at], at_end, alpha * AFTER) for alpha in alphas.tolist()]
+    return found
+
+
+def judged(z: float, looks: Looks) -> tuple[Floats, float]:
+    """`critical`, and the smallest α whose boundary the last look's z crosses.
+
+    The last interval leaves out zero exactly where that is below the looks' α. Valid at whichever look one
+    stops; LEAST_P is told for less. Between boundaries of 48 α, and of the looks' own, its logarithm goes by
+    the square of z, of which it is all but linear.
+    """
+    alphas = np.unique(np.append(np.geomspace(LEAST_P, 1.0, 48), looks.alpha))
+    found = boundaries(looks, alphas)
+    squares = found[::-1, -1] ** 2  # rising, for falling α
+    p = float(np.exp(np.interp(z * z, squares, np.log(alphas[::-1]))))
+    return found[int(np.searchsorted(alphas, looks.alpha))], p
+
+
+def p_value(z: float, looks: Looks) -> float:
+    return judged(z, looks)[1]
+
+
+def spending(fraction: Sequence[float], variance: Sequence[float], alphas: Floats) -> Floats:
+    """(alphas, looks) two-sided boundaries, in standard errors, by numerical integration (Armitage et al.
+    1969).
+    """
     v = _rising(variance)
-    budget = alpha * np.minimum(np.asarray(fraction, np.float64), 1.0) ** POWER
-    found = np.empty(len(v))
+    spent = np.minimum(np.asarray(fraction, np.float64), 1.0) ** POWER
+    found = np.empty((len(alphas), len(v)))
     grid = np.linspace(-_REACH, _REACH, _GRID) * sqrt(v[0])
-    density = np.exp(-0.5 * grid**2 / v[0]) / sqrt(2 * pi * v[0])
-    used = 0.0
+    density = np.tile(np.exp(-0.5 * grid**2 / v[0]) / sqrt(2 * pi * v[0]), (len(alphas), 1))
+    used = np.zeros(len(alphas))
     for look in range(len(v)):
         if look:
             fresh = np.linspace(-_REACH, _REACH, _GRID) * sqrt(v[look])
             step = sqrt(max(v[look] - v[look - 1], 0.0))
             density = _moved(density, grid, fresh, step)
             grid = fresh
-        allowed = max(budget[look] - used, 1e-12)
-        bound = _bound(density, grid, allowed)
+        allowed = np.maximum(alphas * spent[look] - used, 1e-12)
+        bound = np.array([_bound(one, grid, some) for one, some in zip(density, allowed, strict=True)])
         used += allowed
-        found[look] = bound / sqrt(v[look])
-        density = np.where(np.abs(grid) <= bound, density, 0.0)
+        found[:, look] = bound / sqrt(v[look])
+        density = np.where(np.abs(grid) <= bound[:, None], density, 0.0)
     return found
 
 
@@ -90,13 +115,6 @@ def mixture(variance: float, tuned_to: float, alpha: float) -> float:
     return sqrt((variance + rho) / variance * log((variance + rho) / (rho * alpha**2)))
 
 
-def always_valid_p(z: float, variance: float, tuned_to: float) -> float:
-    """The smallest α at which a mixture alone would reject: valid whenever one looks, a little large."""
-    rho = tuned_to / 8.9
-    exponent = -0.5 * z * z * variance / (variance + rho)
-    return float(min(1.0, sqrt((variance + rho) / rho) * np.exp(exponent)))
-
-
 def _rising(variance: Sequence[float]) -> Floats:
     v = np.maximum.accumulate(np.maximum(np.asarray(variance, np.float64), 1e-300))
     scaled: Floats = v / v[-1] + 1e-9 * np.arange(1, len(v) + 1)
@@ -104,12 +122,12 @@ def _rising(variance: Sequence[float]) -> Floats:
 
 
 def _moved(density: Floats, grid: Floats, fresh: Floats, step: float) -> Floats:
-    """The density after an increment of standard deviation `step`, on another grid."""
+    """(n, grid) densities after an increment of standard deviation `step`, on another grid."""
     width = grid[1] - grid[0]
     if step < 2 * width:  # a look that brings next to nothing: the kernel is narrower than the grid
-        return np.interp(fresh, grid, density, left=0.0, right=0.0)
-    away = (fresh[:, None] - grid[None, :]) / step
-    moved: Floats = np.exp(-0.5 * away * away) @ density * (width / (step * sqrt(2 * pi)))
+        return np.stack([np.interp(fresh, grid, one, left=0.0, right=0.0) for one in density])
+    away = (grid[:, None] - fresh[None, :]) / step
+    moved: Floats = density @ np.exp(-0.5 * away * away) * (width / (step * sqrt(2 * pi)))
     return moved
 
 

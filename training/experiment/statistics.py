@@ -144,16 +144,6 @@ def _compared(control: Estimate, treatment: Estimate) -> Difference:
     return Difference(control, treatment, absolute, Estimate(relative, spread))
 
 
-def holm(p: Sequence[float]) -> list[float]:
-    """Adjusted p-values that hold the chance of any false discovery (Holm 1979), in the order given."""
-    order = sorted(range(len(p)), key=lambda at: p[at])
-    found, worst = [1.0] * len(p), 0.0
-    for rank, at in enumerate(order):
-        worst = max(worst, min(1.0, p[at] * (len(p) - rank)))
-        found[at] = worst
-    return found
-
-
 def benjamini_hochberg(p: Sequence[float]) -> list[float]:
     """Adjusted p-values that hold the share of false discoveries (Benjamini and Hochberg 1995)."""
     order = sorted(range(len(p)), key=lambda at: -p[at])
