@@ -23,6 +23,7 @@ from training.ope.candidate import Views, candidate
 from training.ope.diagnostics import diagnose
 from training.ope.estimators import dr, ips, snips
 from training.ope.policies import as_logged, as_slates, replayed, rewards, rounds_of, told
+from training.ope.release import appraised
 from training.replay import ReplayError
 
 CUSTOMERS = 40
@@ -146,3 +147,5 @@ def test_what_was_lost_is_said(tmp_path: Path, lake: Lake) -> None:
         and not found.rounds
         and "neither the log nor the lake" in str(found.why)
     )
+    release = appraised(records, nowhere, {})
+    assert release is not None and release.stopped() == [] and "neither the log" in str(release.warnings)

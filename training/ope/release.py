@@ -129,7 +129,8 @@ def appraised(
 
     found = rounds_of(logged, candidate, earned, most=most, watch=watch)
     if not found.rounds:
-        return None
+        lost = tuple(f"{times:,} pages cannot be decided again: {why}" for why, times in found.why.items())
+        return Release(0, found.left_out, 0, 0.0, 0.0, None, lost, before, after) if lost else None
     seen = as_logged(found, np.random.default_rng(seed))
     diagnosis = diagnose(seen)
     paired = None if diagnosis.refused or not seen.reward.any() else _paired(seen)
