@@ -3,23 +3,25 @@ events.
 
 The table is of units × days: what customers of the synthetic bank clicked. It is divided into two arms anew,
 thousands of times: nothing differs, so whatever is found is false. Everybody looks every day and stops at
-the first finding, once by the intervals of `training.experiment.sequential`, once by t-tests.
+the first finding, once by what a report says (`experiments_product`), once by t-tests.
 """
 
 from __future__ import annotations
 
 import argparse
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from training.bench.harness import Result
+from training.bench.experiments_product import ARMS, AT_ONCE, MEAN, RATIO, Table, answers, found_at
+from training.bench.harness import Bar, Result
 from training.bench.report_load import report_figures
 from training.bench.tally import Tally
 from training.experiment.mismatch import ALPHA as MISMATCH_ALPHA
-from training.experiment.sequential import Looks, critical
+from training.experiment.mismatch import mismatch
 from training.progress import counting, wide_console
 from training.world.history import World
 from training.world.rows import CLICKED
@@ -47,10 +49,10 @@ def run(args: argparse.Namespace) -> Result:
     runs = args.runs or (600 if args.quick else 2_000)
     rng = np.random.default_rng(args.seed)
     with counting(console, f"days of {customers:,} customers") as tick:
-        before, daily, first = _table(customers, args.seed, tick)
-    _peeking(tally, rng, daily, first, runs)
-    _power(tally, rng, daily, first, runs)
-    _cuped(tally, rng, before, daily, runs)
+        table = _table(customers, args.seed, tick)
+    _peeking(tally, rng, table, runs)
+    _power(tally, rng, table, runs)
+    _cuped(tally, rng, table, runs)
     _mismatch(tally, rng)
     events = (2_000_000 if args.quick else 100_000_000) if args.events is None else args.events
     if events:
@@ -60,8 +62,8 @@ def run(args: argparse.Namespace) -> Result:
     return tally.result()
 
 
-def _table(customers: int, seed: int, tick: object) -> tuple[Floats, Floats, NDArray[np.int64]]:
-    """(n,) clicks in the two weeks before, (n, DAYS) by day, (n,) the first day seen; of who was seen."""
+def _table(customers: int, seed: int, tick: object) -> Table:
+    """Clicks and pages, of two weeks and of the two before, of who was seen."""
     world = World.create(seed, customers, 600)
     counts, pages = np.zeros((customers, 2 * DAYS)), np.zeros((customers, 2 * DAYS))
     for number, day in enumerate(world.history(2 * DAYS)):
@@ -72,85 +74,74 @@ def _table(customers: int, seed: int, tick: object) -> tuple[Floats, Floats, NDA
     met = pages[:, DAYS:] > 0
     seen = met.any(axis=1)
     first = met.argmax(axis=1)
-    daily = counts[:, DAYS:] * (np.arange(DAYS) >= first[:, None])
-    return counts[seen, :DAYS].sum(axis=1), daily[seen], first[seen]
+    since = np.arange(DAYS) >= first[:, None]
+    return Table(
+        (counts[:, DAYS:] * since)[seen],
+        (pages[:, DAYS:] * since)[seen],
+        counts[seen, :DAYS].sum(axis=1),
+        pages[seen, :DAYS].sum(axis=1),
+        first[seen],
+    )
 
 
-def _statistics(
-    treated: NDArray[np.float32], cumulated: Floats, met: Floats
-) -> tuple[Floats, Floats, Floats]:
-    """(runs, DAYS) z of the difference of means, its value, and V of the contrast. `treated` (runs, n)."""
+def _treated(rng: np.random.Generator, runs: int, n: int) -> Iterator[NDArray[np.float32]]:
+    """(some, n) which units are in the arm, `runs` of them in all."""
+    for done in range(0, runs, AT_ONCE):
+        yield (rng.random((min(AT_ONCE, runs - done), n), np.float32) < 0.5).astype(np.float32)
+
+
+def _naive(treated: NDArray[np.float32], cumulated: Floats, met: Floats) -> Floats:
+    """(runs, DAYS) z of the difference of means, as a t-test has it. `treated` (runs, n)."""
     held, total = treated.astype(np.float64), cumulated.sum(axis=0)
     squares = cumulated**2
     n1, s1, q1 = held @ met, held @ cumulated, held @ squares
     n0, s0, q0 = met.sum(axis=0) - n1, total - s1, squares.sum(axis=0) - q1
     with np.errstate(invalid="ignore", divide="ignore"):
         error = (q1 / n1 - (s1 / n1) ** 2) / n1 + (q0 / n0 - (s0 / n0) ** 2) / n0
-        gap = s1 / n1 - s0 / n0
-        z = np.nan_to_num(gap / np.sqrt(error))
-    information = n1 * n0 / (n1 + n0)
-    return z, gap, np.nan_to_num(information**2 * error)
+        z: Floats = np.nan_to_num((s1 / n1 - s0 / n0) / np.sqrt(error))
+    return z
 
 
-def _bounds(cumulated: Floats, met: Floats, days: int = DAYS) -> Floats:
-    """At the variances of the whole table: which arm a unit is in says nothing about them."""
-    n = met.sum(axis=0)
-    spread = (cumulated**2).sum(axis=0) / n - (cumulated.sum(axis=0) / n) ** 2
-    variance = np.maximum.accumulate(n * spread)
-    return critical(Looks(tuple((np.arange(days) + 1) / days), tuple(variance.tolist())))
-
-
-def _treated(rng: np.random.Generator, runs: int, n: int) -> NDArray[np.float32]:
-    return (rng.random((runs, n), np.float32) < 0.5).astype(np.float32)
-
-
-def _met(first: NDArray[np.int64]) -> Floats:
-    return (np.arange(DAYS) >= first[:, None]).astype(np.float64)
-
-
-def _peeking(
-    tally: Tally, rng: np.random.Generator, daily: Floats, first: NDArray[np.int64], runs: int
-) -> None:
-    cumulated, met = daily.cumsum(axis=1), _met(first)
-    bounds = _bounds(cumulated, met)
-    false = naive = at_end = 0
-    for done in range(0, runs, 100):
-        z, _, _ = _statistics(_treated(rng, min(100, runs - done), len(first)), cumulated, met)
-        false += int((np.abs(z) > bounds).any(axis=1).sum())
-        naive += int((np.abs(z) > SINGLE).any(axis=1).sum())
-        at_end += int((np.abs(z[:, -1]) > SINGLE).sum())
-    tally.put("aa_units", len(first), "", f"met in {DAYS} days, one look a day, {runs:,} re-randomisations")
-    tally.put("aa_false", false / runs, "", "ever found something, of all runs", ("<=", 0.05))
+def _peeking(tally: Tally, rng: np.random.Generator, table: Table, runs: int) -> None:
+    """By the product's answers, looked at daily: with the planned end where it is, and where half is over."""
+    n = len(table.first)
+    tally.put("aa_units", n, "", f"met in {DAYS} days, one look a day, {runs:,} re-randomisations")
+    for planned, some, name in ((DAYS, runs, ""), (DAYS // 2, runs // 2, "_longer")):
+        false = ratio = 0
+        with counting(wide_console(), f"A/A, planned for {planned} days") as tick:
+            for number, one in enumerate(answers(table, _treated(rng, some, n), planned=planned)):
+                false += found_at(one, MEAN) is not None
+                ratio += found_at(one, RATIO) is not None
+                tick(number + 1, some)
+        note = f"ever found, planned for {planned} days, looked at for {DAYS}, {some:,} runs"
+        tally.put(f"aa_false{name}", false / some, "", f"clicks with CUPED {note}", ("<=", 0.05))
+        tally.put(f"aa_ratio{name}", ratio / some, "", f"clicks per page {note}", ("<=", 0.05))
+    met = (np.arange(DAYS) >= table.first[:, None]).astype(np.float64)
+    cumulated, naive, at_end = table.clicks.cumsum(axis=1), 0, 0
+    for treated in _treated(rng, runs, n):
+        z = np.abs(_naive(treated, cumulated, met)) > SINGLE
+        naive += int(z.any(axis=1).sum())
+        at_end += int(z[:, -1].sum())
     tally.put("aa_naive", naive / runs, "", "the same by a t-test a day")
     tally.put("aa_single", at_end / runs, "", "a t-test on the last day alone")
 
 
-def _power(
-    tally: Tally, rng: np.random.Generator, daily: Floats, first: NDArray[np.int64], runs: int
-) -> None:
+def _power(tally: Tally, rng: np.random.Generator, table: Table, runs: int) -> None:
     """An effect that a single look finds with 80 % power in two thirds of the units, sought in all."""
-    cumulated, met = daily.cumsum(axis=1), _met(first)
-    bounds = _bounds(cumulated, met)
-    n = len(first)
-    deviation = float(cumulated[:, -1].std())
+    n, clicks = len(table.first), table.clicks.sum(axis=1)
     smaller = round(n / 1.5)
-    share = _detectable(deviation / float(cumulated[:, -1].mean()), smaller)
-    found = single = 0
-    fewer = np.arange(n) < smaller
-    days_to = []
-    for done in range(0, runs, 100):
-        size = min(100, runs - done)
-        treated = _treated(rng, size, n)
-        z = _shifted(treated, cumulated, met, share)
-        hit = np.abs(z) > bounds
-        found += int(hit.any(axis=1).sum())
-        days_to += (hit.argmax(axis=1) + 1)[hit.any(axis=1)].tolist()
-        order = rng.permutation(n)
-        at = order[fewer]
-        single += int((np.abs(_shifted(treated[:, at], cumulated[at], met[at], share)[:, -1]) > SINGLE).sum())
-    tally.put("power_effect", share, "", "relative, on clicks a unit")
+    share = _detectable(float(clicks.std() / clicks.mean()), smaller)
+    plain: dict[str, Any] = {"lift": share, "before": False, "metrics": (MEAN,)}
+    looks = [found_at(one, MEAN) for one in answers(table, _treated(rng, runs, n), planned=DAYS, **plain)]
+    days_to = [at + 1 for at in looks if at is not None]
+    single = 0
+    for treated in _treated(rng, runs, smaller):
+        fewer = table.some(rng.permutation(n)[:smaller])
+        for one in answers(fewer, iter((treated,)), planned=DAYS, last=True, **plain):
+            single += one.of(ARMS[1], MEAN.name).fixed_p < 0.05
+    tally.put("power_effect", share, "", "relative, on clicks a unit, without CUPED")
     tally.put("power_single", single / runs, "", f"of one look in {smaller:,} units; 0.8 by design")
-    tally.put("power_sequential", found / runs, "", f"looking every day, in {n:,} units", (">=", 0.8))
+    tally.put("power_sequential", len(days_to) / runs, "", f"looking every day, in {n:,} units", (">=", 0.8))
     tally.put(
         "power_days", float(np.mean(days_to)) if days_to else float("nan"), "days", "until it was found"
     )
@@ -165,26 +156,14 @@ def _detectable(variation: float, n: int) -> float:
     return share
 
 
-def _shifted(treated: NDArray[np.float32], cumulated: Floats, met: Floats, share: float) -> Floats:
-    """z when every treated unit's clicks are 1 + share times what they were."""
-    held, squares = treated.astype(np.float64), cumulated**2
-    n1, s1, q1 = held @ met, held @ cumulated * (1 + share), held @ squares * (1 + share) ** 2
-    n0 = met.sum(axis=0) - n1
-    s0, q0 = cumulated.sum(axis=0) - s1 / (1 + share), squares.sum(axis=0) - q1 / (1 + share) ** 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        error = (q1 / n1 - (s1 / n1) ** 2) / n1 + (q0 / n0 - (s0 / n0) ** 2) / n0
-        z: Floats = np.nan_to_num((s1 / n1 - s0 / n0) / np.sqrt(error))
-    return z
-
-
-def _cuped(tally: Tally, rng: np.random.Generator, before: Floats, daily: Floats, runs: int) -> None:
+def _cuped(tally: Tally, rng: np.random.Generator, table: Table, runs: int) -> None:
     """The spread of the difference over re-randomisations, with and without, against 1 − correlation²."""
-    y = daily.sum(axis=1)
+    before, y = table.clicks_before, table.clicks.sum(axis=1)
     correlation = float(np.corrcoef(before, y)[0, 1])
     theta = float(np.cov(before, y)[0, 1] / before.var(ddof=1))
     gaps = []
-    for done in range(0, runs, 100):
-        held = _treated(rng, min(100, runs - done), len(y)).astype(np.float64)
+    for treated in _treated(rng, runs, len(y)):
+        held = treated.astype(np.float64)
         n1 = held.sum(axis=1)
         gaps.append(
             [
@@ -201,12 +180,16 @@ def _cuped(tally: Tally, rng: np.random.Generator, before: Floats, daily: Floats
 
 
 def _mismatch(tally: Tally, rng: np.random.Generator, units: int = 830_000, runs: int = 1_000_000) -> None:
-    """`units` are met in all, of two equal arms of which one loses 1 % of its own."""
+    """`units` are met in all, of two equal arms of which one loses 1 % of its own; as a report tests it."""
     lost = rng.binomial(units, 0.99 / 1.99, runs)
     fair = rng.binomial(units, 0.5, runs)
-    limit = stats.chi2.isf(MISMATCH_ALPHA, 1)
+    weights = dict.fromkeys(ARMS, 1.0)
     for name, arm in (("found", lost), ("false", fair)):
-        value = float(((2 * arm - units) ** 2 / units > limit).mean())
+        sizes, times = np.unique(arm, return_counts=True)  # equal sizes are told alike
+        told = sum(
+            count * mismatch({ARMS[0]: units - one, ARMS[1]: one}, weights).found
+            for one, count in zip(sizes.tolist(), times.tolist(), strict=True)
+        )
         note = "one arm loses 1 %" if name == "found" else f"none does; α = {MISMATCH_ALPHA}"
-        bar: tuple[str, float] = (">=", 0.9) if name == "found" else ("<=", 0.0011)
-        tally.put(f"mismatch_{name}", value, "", f"{units:,} units, {note}", bar)  # type: ignore[arg-type]
+        bar: Bar = (">=", 0.9) if name == "found" else ("<=", 0.0011)
+        tally.put(f"mismatch_{name}", told / runs, "", f"{units:,} units, {note}", bar)
