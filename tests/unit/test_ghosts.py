@@ -117,6 +117,9 @@ def test_what_is_logged(held: Any) -> None:
     row = record(page, Blobs(*[None] * 6), RecommendAsk(user_id="u1"), live)
     assert row["ghosts"][0][0] == page.ghosts[0].key and page.ghosts[0].key not in row["decided"]
     assert set(row["decided"]) == {one.campaign_key for one in page.placements if one.campaign >= 0}
+    refused = pages(live, 1, profiling=False)[0]
+    asked = RecommendAsk(user_id="u1")
+    assert row["lifts"] and not record(refused, Blobs(*[None] * 6), asked, live)["lifts"]
     assert customer().unit == ""
 
 
