@@ -37,7 +37,7 @@ Floats = NDArray[np.float64]
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--customers", type=int, help="of the synthetic bank (20,000; quick 5,000)")
-    parser.add_argument("--runs", type=int, help="re-randomisations (2,000; quick 600)")
+    parser.add_argument("--runs", type=int, help="re-randomisations (2,000; quick 300)")
     parser.add_argument("--events", type=int, help="of the report (100,000,000; quick 2,000,000; 0 none)")
     parser.add_argument("--units", type=int, help="of the report (2,000,000; quick 100,000)")
     parser.add_argument("--seed", type=int, default=11)
@@ -46,7 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     tally, console = Tally(), wide_console()
     customers = args.customers or (5_000 if args.quick else 20_000)
-    runs = args.runs or (600 if args.quick else 2_000)
+    runs = args.runs or (300 if args.quick else 2_000)
     rng = np.random.default_rng(args.seed)
     with counting(console, f"days of {customers:,} customers") as tick:
         table = _table(customers, args.seed, tick)
