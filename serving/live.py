@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from serving.experiments import NO_EXPERIMENTS, CompiledExperiments, compile_exp
 from serving.filters import rules_of
 from serving.ghosts import NO_GHOSTS, Ghosts
 from serving.items import Entry, Items, content_digest, items_in_effect
+from serving.kills import Kills, Switch
 from serving.market import Stalls
 from serving.newcomers import Newcomers
 from serving.page_seating import ASK, NOTHING
@@ -34,15 +35,6 @@ from serving.texts import Texts
 from serving.worth import Worth, price_table
 
 OWN_TITLE: Final = -1  # instead of the index of a creative
-
-
-class Switch(Protocol):
-    """`serving.control.Kill`."""
-
-    @property
-    def scope(self) -> str: ...
-    @property
-    def id(self) -> str: ...
 
 
 # What lotteries look at of an item, side by side: one line of the processor's cache. `picks`: by layout.
@@ -67,34 +59,6 @@ class CreativeChoice(NamedTuple):
     creatives: tuple[int, ...]
     keys: tuple[int, ...]
     chances: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Kills:
-    """What is stopped, at once and everywhere: keys (32 bits) of creatives and slots, item ids."""
-
-    everything: bool = False
-    items: frozenset[str] = frozenset()
-    creatives: frozenset[int] = frozenset()
-    slots: frozenset[str] = frozenset()
-    campaigns: frozenset[str] = frozenset()
-
-    @classmethod
-    def of(cls, kills: Iterable[Switch]) -> Kills:
-        named: dict[str, set[str]] = {"item": set(), "creative": set(), "slot": set(), "campaign": set()}
-        everything = False
-        for kill in kills:
-            if kill.scope in named:
-                named[kill.scope].add(kill.id)
-            else:  # `everything`, or a scope of a later version: what is not understood stops the most
-                everything = True
-        return cls(
-            everything,
-            frozenset(named["item"]),
-            frozenset(key32(name) for name in named["creative"]),
-            frozenset(named["slot"]),
-            frozenset(named["campaign"]),
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

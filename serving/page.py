@@ -154,7 +154,6 @@ def no_offers() -> Offers:
     return Offers(none, none, np.zeros(0, np.uint64), values, values, flags, none, none, room, flags)
 
 
-NO_ROOM: Final[NDArray[np.int32]] = np.zeros(0, np.int32)
 NOTHING_HELD: Final[NDArray[np.int32]] = np.zeros((0, 3), np.int32)
 
 

@@ -28,7 +28,7 @@ from training.lake import Lake
 pc: Any = pyarrow.compute
 SHOWN_PER_GHOST: Final = 20.0
 MOST: Final = 100_000  # pages of a trial
-_READ: Final = ("subject", "at", "plan", "campaigns", "ghosts")
+_READ: Final = ("subject", "at", "plan", "campaigns", "ghosts", "lifts")
 
 
 class Draws(NamedTuple):
@@ -62,7 +62,7 @@ def draws_of(
     if not any(plans.values()):
         return None
     table: Any = lake.served(until=until, columns=_READ)
-    table = table.filter(pc.is_valid(table["ghosts"]))
+    table = table.filter(table["lifts"])  # who is shown everything whatever the hash says is in no trial
     user = _coded(table["subject"], users)
     plan, names = _numbered(table["plan"])
     at = table["at"].to_numpy()

@@ -5,7 +5,8 @@ import pytest
 from features.ids import key64, keys64
 from serving.control import Kill, OverlayEntry
 from serving.decide import decide
-from serving.live import Kills, build_live, describe
+from serving.kills import Kills
+from serving.live import build_live, describe
 from serving.plan import PlanError
 from serving.reasons import CLOSING, Drop
 from tests.worlds import (

@@ -37,7 +37,7 @@ def _table(schema: pa.Schema, rows: list[dict[str, Any]]) -> pa.Table:
     return pa.table({one.name: pa.array([row.get(one.name) for row in rows], one.type) for one in schema})
 
 
-def _lake(folder: Path, people: int, ghosts: float, seed: int = 1) -> tuple[Lake, Dataset]:
+def _lake(folder: Path, people: int, ghosts: float, seed: int = 1, refusers: int = 0) -> tuple[Lake, Dataset]:
     """Everybody reads something on day 0; on day 2 they meet one of three campaigns, or would have; newcomers
     are heard of by a click on the campaign alone."""
     rng = np.random.default_rng(seed)
@@ -72,8 +72,12 @@ def _lake(folder: Path, people: int, ghosts: float, seed: int = 1) -> tuple[Lake
         for at in (2 * DAY, 2.5 * DAY):  # the second page is not another draw
             page = {"id": f"d{who}-{at}", "subject": f"u:c{who}", "unit": f"u:c{who}", "plan": plan.version,
                     "surface": "home", "effort": "full", "arms": [], "record": b"", "at": START + at,
-                    "received_at": START + at}  # fmt: skip
+                    "received_at": START + at, "lifts": True}  # fmt: skip
             served.append(page | {"campaigns": [] if held else keys, "ghosts": keys if held else []})
+    for who in range(people, people + refusers):  # shown whatever the hash says
+        happened(who, "clicked", "read", 60.0)
+        served.append({**served[0], "id": f"d{who}", "subject": f"u:c{who}", "unit": f"u:c{who}",
+                       "campaigns": [key32("c0")], "ghosts": [], "lifts": False})  # fmt: skip
     happened(0, "clicked", "read", 20 * DAY)
     made = [item(n, "benefit", id=name) for n, name in enumerate((*BENEFITS, "other"))]
     made.append(item(9, "content", id="read"))
@@ -114,6 +118,14 @@ def test_ghosts_are_a_trial_of_the_first_page_with_a_campaign(told: tuple[Lake, 
     assert trial.bought[~shown, 0].mean() == pytest.approx(anyway, abs=0.07)
     assert trial.bought[shown, 0].mean() == pytest.approx(anyway + gain, abs=0.03)
     assert not (trial.used.any() or trial.fresh.any() or trial.quiet.any())
+
+
+def test_who_could_not_be_held_out_is_in_no_trial(tmp_path: Path) -> None:
+    plain, more = (
+        study_of(*_lake(tmp_path / str(n), 2_000, SHARE, refusers=n), OutcomeRules()) for n in (0, 1_500)
+    )
+    assert plain is not None and more is not None and plain.trial is not None and more.trial is not None
+    assert more.trial.item.tolist() == plain.trial.item.tolist()
 
 
 def test_a_true_lift_moves_what_is_learned_towards_it(told: tuple[Lake, Dataset]) -> None:
