@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from features.ids import key64
 from serving.bandit import HOUR_S, Learned, Table, cell_of, untold
 from serving.domain import ArmDraw, Lottery
 from serving.experiments import Assigned
-from serving.exploring import bits_of, signed
+from serving.exploring import Held, bits_of, signed
 from serving.live import CreativeAsked, CreativeChoice, Live
 from serving.seats import Seats
 from serving.splitting import part_of, salt_of
@@ -45,36 +45,17 @@ def _salts(places: int) -> NDArray[np.uint64]:
 _SALTS: Final = _salts(256)
 
 
-class Draws(Sequence[Lottery]):
-    """The lotteries of creatives on a page; objects when somebody looks at them, off the request's path."""
+class Draws(Held):
+    """Those of creatives on a page: place, keys, chances, which was drawn."""
 
-    __slots__ = ("_held", "_made")
+    __slots__ = ("_drawn",)
 
-    def __init__(self, held: list[tuple[int, tuple[int, ...], tuple[float, ...], int]]) -> None:
-        self._held = held
-        self._made: tuple[Lottery, ...] | None = None
+    def __init__(self, drawn: list[tuple[int, tuple[int, ...], tuple[float, ...], int]]) -> None:
+        super().__init__(len(drawn))
+        self._drawn = drawn
 
-    @property
-    def made(self) -> tuple[Lottery, ...]:
-        if self._made is None:
-            self._made = tuple([Lottery(*one) for one in self._held])
-        return self._made
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-    @overload
-    def __getitem__(self, at: int) -> Lottery: ...
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[Lottery]: ...
-    def __getitem__(self, at: int | slice) -> Lottery | Sequence[Lottery]:
-        return self.made[at]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and self.made == tuple(other)
-
-    def __hash__(self) -> int:
-        return hash(self.made)
+    def _make(self) -> tuple[Lottery, ...]:
+        return tuple([Lottery(*one) for one in self._drawn])
 
 
 def drawn_creatives(

@@ -13,6 +13,7 @@ in a new one's place, is shown as often as it may be the better one. All chances
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import Final, overload
@@ -43,7 +44,7 @@ from serving.page import RULE
 from serving.seats import ROW, Grid, Seats
 from serving.splitting import salt_of
 
-__all__ = ["RUNNERS", "Lotteries", "bits_of", "explored", "signed"]
+__all__ = ["RUNNERS", "Held", "Lotteries", "bits_of", "explored", "signed"]
 
 _SALTS: Final = np.array([salt_of("place", str(place)) for place in range(1_000)], np.uint64)
 _RULE: Final = RULE["exploration"]
@@ -57,51 +58,24 @@ _NO_BANS: Final = np.empty((0, 0), np.bool_)
 _UNKNOWN: Final = np.empty((0, 0))  # told from what is known by being this very array
 
 
-class Lotteries(Sequence[Lottery]):
-    """The lotteries of a page as arrays; objects when somebody looks at them, off the request's path."""
+class Held(Sequence[Lottery]):
+    """Lotteries that become objects when somebody looks at them, off the request's path."""
 
-    __slots__ = ("_held", "_keys", "_made", "_rows", "_told", "_whole", "bits")
+    __slots__ = ("_held", "_made")
 
-    def __init__(
-        self,
-        held: int,
-        told: NDArray[np.float64],
-        whole: NDArray[np.int64],
-        rows: NDArray[np.int32],
-        keys: NDArray[np.uint64],
-        bits: int,
-    ) -> None:
-        """How many; `told` by place as `hold` fills it; `whole`: of serving.seats.Grid, the page without
-        lotteries; `rows` are the candidates', `keys` the catalogue's; `bits` of the decision.
-        """
-        self.bits = bits
-        self._held, self._told, self._whole, self._rows, self._keys = held, told, whole, rows, keys
+    def __init__(self, held: int) -> None:
+        """How many."""
+        self._held = held
         self._made: tuple[Lottery, ...] | None = None
 
-    @property
-    def propensity(self) -> list[float]:
-        """By place the chance of what stands there."""
-        chances: list[float] = self._told[PROPENSITY].tolist()
-        return chances
+    @abstractmethod
+    def _make(self) -> tuple[Lottery, ...]: ...
 
     @property
     def made(self) -> tuple[Lottery, ...]:
         if self._made is None:
-            self._made = tuple(map(self._of, self._told[CHANCE].nonzero()[0].tolist()))
+            self._made = self._make()
         return self._made
-
-    def _of(self, place: int) -> Lottery:
-        first, second, turn, each, other = self._told[[FIRST, SECOND, TURN, CHANCE, OTHER], place].tolist()
-        runners = [int(one) for one in (first, second) if one >= 0]
-        chances = (each, other)[: len(runners)]
-        every = each * len(runners) if each == chances[-1] else each + other
-        rows = [self._whole[ROW, place], *(self._rows[one] for one in runners)]
-        return Lottery(
-            place,
-            tuple([int(self._keys[row]) for row in rows]),
-            (1.0 - every, *chances),
-            int(turn),
-        )
 
     def __len__(self) -> int:
         return self._held
@@ -121,6 +95,50 @@ class Lotteries(Sequence[Lottery]):
 
     def __hash__(self) -> int:
         return hash(self.made)
+
+
+class Lotteries(Held):
+    """Those of items on a page, as arrays."""
+
+    __slots__ = ("_keys", "_rows", "_told", "_whole", "bits")
+
+    def __init__(
+        self,
+        held: int,
+        told: NDArray[np.float64],
+        whole: NDArray[np.int64],
+        rows: NDArray[np.int32],
+        keys: NDArray[np.uint64],
+        bits: int,
+    ) -> None:
+        """How many; `told` by place as `hold` fills it; `whole`: of serving.seats.Grid, the page without
+        lotteries; `rows` are the candidates', `keys` the catalogue's; `bits` of the decision.
+        """
+        self.bits = bits
+        super().__init__(held)
+        self._told, self._whole, self._rows, self._keys = told, whole, rows, keys
+
+    @property
+    def propensity(self) -> list[float]:
+        """By place the chance of what stands there."""
+        chances: list[float] = self._told[PROPENSITY].tolist()
+        return chances
+
+    def _make(self) -> tuple[Lottery, ...]:
+        return tuple(map(self._of, self._told[CHANCE].nonzero()[0].tolist()))
+
+    def _of(self, place: int) -> Lottery:
+        first, second, turn, each, other = self._told[[FIRST, SECOND, TURN, CHANCE, OTHER], place].tolist()
+        runners = [int(one) for one in (first, second) if one >= 0]
+        chances = (each, other)[: len(runners)]
+        every = each * len(runners) if each == chances[-1] else each + other
+        rows = [self._whole[ROW, place], *(self._rows[one] for one in runners)]
+        return Lottery(
+            place,
+            tuple([int(self._keys[row]) for row in rows]),
+            (1.0 - every, *chances),
+            int(turn),
+        )
 
 
 def explored(
