@@ -98,8 +98,11 @@ class Harvest:
                     continue
                 watched = self._watched(row) if self._watching < MOST_WATCHED else None
                 if watched is not None or row.get("draws") or row.get("arm_draws"):
-                    self._pages[_key(row["subject"], row["id"])] = _page_of(row, watched)
+                    name = _key(row["subject"], row["id"])
+                    before = self._pages.get(name)  # the log may hold a page twice
+                    self._pages[name] = _page_of(row, watched)
                     self._watching += watched is not None
+                    self._watching -= before is not None and before.watched is not None
             elif kind in ("displayed", "clicked") and row.get("decision_id"):
                 page = self._pages.get(_key(row["subject"], row["decision_id"]))
                 if page is not None and "places" in row:

@@ -157,6 +157,15 @@ class TestCounts:
         assert found == {5: (1.25, 3.0), 9: (3.0, 1.0)}
         assert harvest.ripe(NOW, {}, found, {})[1] == found
 
+    def test_a_page_that_is_logged_twice_waits_once(self, monkeypatch) -> None:
+        monkeypatch.setattr("serving.bandit_lead.MOST_WATCHED", 2)
+        watched, _, _ = page((5, "f:0", 0.25, True), shown=set(), clicked=set())
+        harvest = Harvest(0.0, lambda row: watched)
+        for number in (1, 1, 2):
+            harvest.take([msgpack.packb(served(number, live_of(), [5], [0.25]))])
+        harvest.take(msgpack.packb(met("displayed", number, [5])) for number in (1, 2))
+        assert harvest.ripe(NOW, {}, {}, {})[1] == {5: (0.5, 0.0)}
+
     def test_new_items_are_held_to_what_known_ones_got_there(self) -> None:
         """A model that says too much, places that draw less, clicks that come too late: none is to blame."""
         rng, pages = np.random.default_rng(4), []
