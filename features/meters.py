@@ -46,6 +46,19 @@ class Count(NamedTuple):
         return int(self.at // HOUR_S)
 
 
+class Sum(NamedTuple):
+    """`amount` units that one process counted until `at`: of many placements, so without their members."""
+
+    meter: str
+    unit: str
+    amount: float
+    at: float
+
+    @property
+    def hour(self) -> int:
+        return int(self.at // HOUR_S)
+
+
 class Reading(NamedTuple):
     """Units of one meter. `hours`: hour since 1970 -> units; `in_flight`: still expected of recent pages."""
 
@@ -82,6 +95,10 @@ class Meters(Protocol):
 
     async def count(self, counts: Sequence[Count]) -> None:
         """Count each (meter, unit, member) once, however often it is told. One script a tick of the loop."""
+        ...
+
+    async def add(self, member: str, sums: Sequence[Sum]) -> None:
+        """Add all sums of this member once, however often it tells them: the same ones in the same order."""
         ...
 
     def expect(self, meter: str, unit: str, decided_at: float, amount: float) -> None:
@@ -178,6 +195,7 @@ class MemoryMeters(Meters):
         self._clock = clock
         self._sums = _Sums()
         self._members: set[tuple[str, str, int, bytes]] = set()
+        self._added: set[str] = set()
         self._flights = Flights()
 
     async def count(self, counts: Sequence[Count]) -> None:
@@ -188,11 +206,21 @@ class MemoryMeters(Meters):
                 continue
             self._members.add(who)
             name = (one.meter, one.unit)
-            sums.totals[name] = sums.totals.get(name, 0.0) + one.amount
-            hours = sums.hours.setdefault(name, {})
-            hours[one.hour] = hours.get(one.hour, 0.0) + one.amount
+            self._sum(one)
             at = (int(one.decided_at // FLIGHT_SLICE_S), *name)
             sums.arrived[at] = sums.arrived.get(at, 0.0) + one.amount
+
+    async def add(self, member: str, sums: Sequence[Sum]) -> None:
+        if member not in self._added:
+            self._added.add(member)
+            for one in sums:
+                self._sum(one)
+
+    def _sum(self, one: Count | Sum) -> None:
+        name = (one.meter, one.unit)
+        self._sums.totals[name] = self._sums.totals.get(name, 0.0) + one.amount
+        hours = self._sums.hours.setdefault(name, {})
+        hours[one.hour] = hours.get(one.hour, 0.0) + one.amount
 
     def expect(self, meter: str, unit: str, decided_at: float, amount: float) -> None:
         self._flights.add(meter, unit, decided_at, amount)

@@ -3,6 +3,7 @@
 lg:m:{lg}:<meter>                  unit -> total
 lg:mh:{lg}:<meter>:<UTC day>       unit@hour -> units, for 40 days
 lg:mm:{lg}:<meter>:<unit>:<slice>  who was counted, for an hour
+lg:mt:{lg}:<member>:<part>           told: a part of what a process counted, for an hour
 lg:fl:{lg}:<minute>                meter, unit -> expected of (e) and arrived from (a) pages of that minute
 """
 
@@ -25,6 +26,7 @@ from features.meters import (
     Flights,
     Meters,
     Reading,
+    Sum,
     flying,
 )
 from features.redis_address import parse_address
@@ -57,6 +59,19 @@ for _, sum in ipairs(order) do
   redis.call('HINCRBYFLOAT', KEYS[sum[1]], sum[2], string.format('%.17g', sum[3]))
 end
 for i, ttl in ipairs(lives) do redis.call('EXPIRE', KEYS[i], ttl) end
+""")
+
+# KEYS[1]: told before, or not; ARGV: for each sum [total's key, hours' key, hour's field, unit, amount]; for
+# each key its time to live.
+_ADD: Final = Script("""
+local lives = cmsgpack.unpack(ARGV[2])
+if not redis.call('SET', KEYS[1], '', 'NX', 'EX', lives[1]) then return end
+for _, one in ipairs(cmsgpack.unpack(ARGV[1])) do
+  local amount = string.format('%.17g', one[5])
+  redis.call('HINCRBYFLOAT', KEYS[one[1]], one[4], amount)
+  redis.call('HINCRBYFLOAT', KEYS[one[2]], one[3], amount)
+end
+for i = 2, #KEYS do redis.call('EXPIRE', KEYS[i], lives[i]) end
 """)
 
 # ARGV: for each [key, field, amount]; then a time to live.
@@ -135,6 +150,29 @@ class RedisMeters(Meters):
         ]
         lives = [ttl_s for _, ttl_s in keys.values()]
         await _COUNT.run(self._link, tuple(keys), _packed(told), _packed(lives))
+
+    async def add(self, member: str, sums: Sequence[Sum]) -> None:
+        for part, at in enumerate(range(0, len(sums), MOST)):
+            await self._add(f"lg:mt:{{lg}}:{member}:{part}", sums[at : at + MOST])
+
+    async def _add(self, told: str, sums: Sequence[Sum]) -> None:
+        keys = {told: (1, MEMBERS_S)}
+
+        def index(key: str, ttl_s: int) -> int:
+            return keys.setdefault(key, (len(keys) + 1, ttl_s))[0]
+
+        rows = [
+            (
+                index(_total(one.meter), pool_ttl_s(one.meter)),
+                index(_hours(one.meter, one.hour // 24), HOURS_KEPT_S),
+                f"{one.unit}@{one.hour}",
+                one.unit,
+                one.amount,
+            )
+            for one in sums
+        ]
+        lives = [ttl_s for _, ttl_s in keys.values()]
+        await _ADD.run(self._link, tuple(key.encode() for key in keys), _packed(rows), _packed(lives))
 
     def expect(self, meter: str, unit: str, decided_at: float, amount: float) -> None:
         self._flights.add(meter, unit, decided_at, amount)

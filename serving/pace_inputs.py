@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.ids import key32
-from features.meters import Count, Meters, ShareMeter, share_meter
+from features.meters import Meters, ShareMeter, Sum, share_meter
 from serving.campaigns import Campaigns, GoalSpec
 from serving.tag_sums import DrainedTags
-from serving.tallies import ROWS, Drained, What
+from serving.tallies import ROWS, What
 
 OLD_EVERY_S: Final = 60.0  # hours that may still change are read again so often
 CHANGING_DAYS: Final = 3  # conversions of a day and a half ago have an hour that still changes
@@ -92,37 +92,32 @@ _EXPECTED: Final = {
 }  # fmt: skip
 
 
-def tally_counts(drained: Drained, now: float) -> list[Count]:
-    """What a replica counted, for the meters; told again under the same member it counts once."""
+def tally_sums(amounts: Mapping[str, Floats], now: float) -> list[Sum]:
+    """What a replica counted of campaigns (`CampaignTally.drain`), for the meters."""
     found = []
-    for campaign, rows in drained.amounts.items():
+    for campaign, rows in amounts.items():
         for row in np.flatnonzero(rows).tolist():
             unit = _EXPECTED.get(row)
             meter = pages_meter(campaign, row) if unit is None else expected_meter(campaign, unit)
-            found.append(_count(meter, float(rows[row]), drained.member, now))
+            found.append(Sum(*meter, float(rows[row]), now))
     return found
 
 
-def view_counts(views: Mapping[tuple[str, str], int], member: str, now: float) -> list[Count]:
+def view_sums(views: Mapping[tuple[str, str], int], now: float) -> list[Sum]:
     """Page views by (surface, org of the customer)."""
-    return [_count(views_meter(*stream), float(n), member, now) for stream, n in views.items()]
+    return [Sum(*views_meter(*stream), float(n), now) for stream, n in views.items()]
 
 
-def tag_counts(drained: DrainedTags, now: float) -> list[Count]:
+def tag_sums(drained: DrainedTags, now: float) -> list[Sum]:
     """Price tags, CNY, per rule × campaign × org; a slot's inner value and the displays it is of."""
-    member = drained.member
     found = [
-        _count((f"t:{key.rule}|{key.campaign}|{key.org}", "cny"), one.cny, member, now)
+        Sum(f"t:{key.rule}|{key.campaign}|{key.org}", "cny", one.cny, now)
         for key, one in drained.tags.items()
     ]
     for slot, price in drained.slots.items():
-        found.append(_count((f"w:{slot}", "cny"), price.cny, member, now))
-        found.append(_count((f"w:{slot}", COUNTED), price.displays, member, now))
+        found.append(Sum(f"w:{slot}", "cny", price.cny, now))
+        found.append(Sum(f"w:{slot}", COUNTED, price.displays, now))
     return found
-
-
-def _count(meter: Meter, amount: float, member: str, now: float) -> Count:
-    return Count(*meter, amount, member.encode(), now, now, 0.0)  # not in the sums of what is in flight
 
 
 class Book:

@@ -58,7 +58,6 @@ class SlotPrice(NamedTuple):
 
 
 class DrainedTags(NamedTuple):
-    member: str
     tags: Mapping[TagKey, TagSum]
     slots: Mapping[str, SlotPrice]
 
@@ -66,8 +65,7 @@ class DrainedTags(NamedTuple):
 class TagSums:
     """Of this process: totals for metrics, and what is new for the meters."""
 
-    def __init__(self, replica: str) -> None:
-        self._replica, self._sequence = replica, 0
+    def __init__(self) -> None:
         self._tags: dict[TagKey, TagSum] = {}
         self._slots: dict[str, SlotPrice] = {}
         self._fresh_tags: dict[TagKey, TagSum] = {}
@@ -108,8 +106,7 @@ class TagSums:
 
     def drain(self) -> DrainedTags:
         """What is new, each amount once. The caller keeps it until the meters have it."""
-        self._sequence += 1
-        drained = DrainedTags(f"{self._replica}:t{self._sequence}", self._fresh_tags, self._fresh_slots)
+        drained = DrainedTags(self._fresh_tags, self._fresh_slots)
         self._fresh_tags, self._fresh_slots = {}, {}
         return drained
 

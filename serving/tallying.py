@@ -1,4 +1,5 @@
-"""What this replica counted of its pages, sent to the meters about once a second.
+"""What this replica counted of its pages, sent to the meters: what pacing needs every second, the rest of the
+funnel and price tags every ten.
 
 A drained batch has one member id and is sent until the meters took it, so that it counts once.
 """
@@ -11,23 +12,24 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Callable
+from itertools import count
 from typing import Final
 from zlib import crc32
 
-from features.meters import Count, Meters
+from features.meters import Meters, Sum
 from features.store import StoreUnavailable
-from serving.counting import counts_of_pages, tagged_of
+from serving.counting import Counting, tagged_of
 from serving.domain import Decision
 from serving.live import Live
 from serving.observe import Metrics
-from serving.pace_inputs import tag_counts, tally_counts, view_counts
+from serving.pace_inputs import tag_sums, tally_sums, view_sums
 from serving.tag_sums import Tagged, TagSums
-from serving.tallies import CampaignTally
+from serving.tallies import FAST, CampaignTally
 
 LOG: Final = logging.getLogger("fenliu.tallying")
 EVERY_S: Final = 1.0
 TAG_EVERY: Final = 32  # tags of a page with 60 offers cost 1 ms: sums need no more than a sample
-TOGETHER: Final = 64  # pages counted at once
+WHOLE_EVERY: Final = 10  # turns: the pacer looks for causes as often
 MOST_WAITING: Final = 600  # batches kept while the store is away: ten minutes
 
 
@@ -45,13 +47,11 @@ class Tallying:
 
     def __init__(self, meters: Meters, metrics: Metrics, *, clock: Callable[[], float]) -> None:
         self._meters, self._metrics, self._clock = meters, metrics, clock
-        replica = secrets.token_hex(6)
-        self.campaigns, self.tags = CampaignTally(replica), TagSums(replica)
-        self._replica, self._views, self._batch = replica, dict[tuple[str, str], int](), 0
-        self._waiting: deque[list[Count]] = deque(maxlen=MOST_WAITING)
+        self.campaigns, self.tags, self._counting = CampaignTally(), TagSums(), Counting()
+        self._replica, self._views, self._batch = secrets.token_hex(6), dict[tuple[str, str], int](), 0
+        self._waiting: deque[tuple[str, list[Sum]]] = deque(maxlen=MOST_WAITING)
+        self._sending = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
-        self._pages: list[Decision] = []  # not counted yet, all of one plan
-        self._live: Live | None = None
 
     def add(self, decision: Decision, live: Live) -> None:
         """One page, after it was answered."""
@@ -59,20 +59,9 @@ class Tallying:
         org = live.orgs.get(int(query.customer.get("org")), "")
         stream = (live.plan.called(query.surface)[-1], org)
         self._views[stream] = self._views.get(stream, 0) + 1
-        if self._live is None or live.plan is not self._live.plan:
-            self.fold()
-            self._live = live
-        self._pages.append(decision)
-        if len(self._pages) >= TOGETHER:
-            self.fold()
+        self._counting.add(self.campaigns.of(live.plan.campaigns), decision, live)
         if tells_tags(query.decision_id):
             self.tags.add([_weighted(one) for one in tagged_of(decision, live)])
-
-    def fold(self) -> None:
-        """What pages did to campaigns, of many pages at once: alone each would cost ten times as much."""
-        pages, self._pages = self._pages, []
-        if pages and self._live is not None:
-            self.campaigns.add(self._live.plan.campaigns, counts_of_pages(pages, self._live))
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="fenliu-tallying")
@@ -87,31 +76,31 @@ class Tallying:
             async with asyncio.timeout(1.0):
                 await self.flush()
 
-    async def flush(self) -> None:
-        """Send everything counted until now. Raises StoreUnavailable; nothing is lost then."""
-        counts = self._drained()
-        if counts:
-            self._waiting.append(counts)
-        while self._waiting:
-            await self._meters.count(self._waiting[0])
-            self._waiting.popleft()
+    async def flush(self, *, whole: bool = True) -> None:
+        """Send what was counted until now; `whole`: also what is not for pacing. Raises StoreUnavailable;
+        nothing is lost then.
+        """
+        async with self._sending:
+            if sums := self._drained(whole):
+                self._batch += 1
+                self._waiting.append((f"{self._replica}:{self._batch}", sums))
+            while self._waiting:
+                await self._meters.add(*self._waiting[0])
+                self._waiting.popleft()
 
-    def _drained(self) -> list[Count]:
-        self.fold()
+    def _drained(self, whole: bool) -> list[Sum]:
         now = self._clock()
         views, self._views = self._views, {}
-        self._batch += 1
-        return [
-            *tally_counts(self.campaigns.drain(), now),
-            *tag_counts(self.tags.drain(), now),
-            *view_counts(views, f"{self._replica}:v{self._batch}", now),
-        ]
+        found = view_sums(views, now)
+        if not whole:
+            return found + tally_sums(self.campaigns.drain(FAST), now)
+        return found + tally_sums(self.campaigns.drain(), now) + tag_sums(self.tags.drain(), now)
 
     async def _run(self) -> None:
-        while True:
+        for turn in count(1):
             await asyncio.sleep(EVERY_S)
             try:
-                await self.flush()
+                await self.flush(whole=turn % WHOLE_EVERY == 0)
             except StoreUnavailable:
                 self._metrics.store_error("tallies")
             except Exception:  # counting must go on

@@ -2,11 +2,56 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from serving.domain import Decision
 from serving.live import Live
-from serving.tallies import PageCounts
+from serving.reasons import Drop
+from serving.tallies import FIRST_DROP, ROWS, Sums, What
+
+NONE = np.empty(0, np.int32)
+
+
+class PageCounts(NamedTuple):
+    """One page or some, by indices of campaigns; a campaign stands once a page in each but `placed`."""
+
+    eligible: np.ndarray = NONE
+    potential: np.ndarray = NONE  # of `eligible`: expected displays at its best place
+    dropped: np.ndarray = NONE
+    masks: np.ndarray = NONE  # of `dropped`: the rules that dropped its items, together
+    refused_cap: np.ndarray = NONE
+    refused_quota: np.ndarray = NONE
+    offered: np.ndarray = NONE
+    lost_price: np.ndarray = NONE
+    placed: np.ndarray = NONE
+    units: np.ndarray = np.empty((0, 3), np.float32)  # of `placed`: expected displays, clicks, conversions
+
+    def added(self, sums: Sums) -> None:
+        for row, which, weights in (
+            (What.ELIGIBLE, self.eligible, 1.0),
+            (What.POTENTIAL, self.eligible, self.potential),
+            (What.DROPPED, self.dropped, 1.0),
+            (What.REFUSED_CAP, self.refused_cap, 1.0),
+            (What.REFUSED_QUOTA, self.refused_quota, 1.0),
+            (What.OFFERED, self.offered, 1.0),
+            (What.LOST_PRICE, self.lost_price, 1.0),
+            (What.PLACED, self.placed, 1.0),
+            (What.DISPLAYED, self.placed, self.units[:, 0]),
+            (What.CLICKED, self.placed, self.units[:, 1]),
+            (What.CONVERTED, self.placed, self.units[:, 2]),
+        ):
+            np.add.at(sums[row], which, weights)
+        for drop in Drop:
+            np.add.at(sums[FIRST_DROP + drop], self.dropped, (self.masks & drop.bit) != 0)
+
+
+def plain_sums(pages: list[Decision], live: Live) -> Sums:
+    sums = np.zeros((ROWS, len(live.plan.campaigns.ids)))
+    for page in pages:
+        plain_counts(page, live).added(sums)
+    return sums
 
 
 def plain_counts(decision: Decision, live: Live) -> PageCounts:

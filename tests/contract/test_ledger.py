@@ -20,7 +20,7 @@ from features.ledger import (
     quota_on,
 )
 from features.live_store import live_keys
-from features.meters import Count
+from features.meters import Count, Sum
 from tests.ledgers import HOME, NOW, LedgerSuite, OnMemory, OnRedis, OnServer, OnValkey, cap, wish
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")
@@ -143,6 +143,22 @@ class LedgerContract(LedgerSuite):
         assert found["c1"]["displayed"].hours == {int(now // 3600): 2.0}
         assert found["c1"]["displayed"].in_flight == pytest.approx(0.5)
 
+    def test_what_a_process_counted_is_added_once_however_often_it_is_told(self):
+        async def steps(it):
+            now = await it.ledger.now()
+            many = [Sum(f"e:{n}", "displayed", 0.5, now) for n in range(900)]
+            sums = [*many, Sum("e:1", "displayed", 0.25, now), Sum("e:1", "clicked", 2.0, now - 3600)]
+            for who in ("r1:1", "r1:1", "r1:2"):
+                await it.meters.add(who, sums)
+            return int(now // 3600), await it.meters.read(["e:0", "e:1", "e:899"], days=2)
+
+        hour, found = self.run(steps)
+        totals = {name: {unit: one.total for unit, one in units.items()} for name, units in found.items()}
+        assert totals["e:0"] == totals["e:899"] == {"displayed": 1.0}
+        assert totals["e:1"] == {"displayed": 1.5, "clicked": 4.0}
+        assert found["e:1"]["displayed"].hours == {hour: 1.5} and found["e:1"]["displayed"].in_flight == 0
+        assert found["e:1"]["clicked"].hours == {hour - 1: 4.0}
+
 
 class ServerLedgerContract(OnServer, LedgerContract):
     def test_another_connection_must_see_the_epoch_first(self):
@@ -177,11 +193,12 @@ class ServerLedgerContract(OnServer, LedgerContract):
             await it.ledger.confirm([Shown("q@20260101", bucket, (b"1" * 16,))])
             now = await it.ledger.now()
             await it.meters.count([Count("c1", "displayed", 1.0, b"a" * 16, now, now, now)])
+            await it.meters.add("r1:1", [Sum("c1", "displayed", 1.0, now)])
             with opened(self.url) as store:
                 return {key: store.ttl(key) for key in store.keys("*")}
 
         left = self.run(steps)
-        assert len(left) == 8 and left.pop(b"lg:epoch") == -1
+        assert len(left) == 9 and left.pop(b"lg:epoch") == -1
         assert min(left.values()) > 0
         assert 600 < left[live_keys("u:1").reserved] <= 662
 

@@ -14,10 +14,11 @@ from features.redis_address import parse_address
 from features.redis_meters import RedisMeters
 from features.redis_resp import RespLink
 from serving.control import PACER
-from serving.pace_inputs import Book, delivered_meter, expected_meter, tally_counts, view_counts, views_meter
+from serving.pace_inputs import Book, delivered_meter, expected_meter, tally_sums, view_sums, views_meter
 from serving.prices import Prices, decode_prices, version_of
 from serving.redis_control import RedisControl
-from serving.tallies import CampaignTally, PageCounts
+from serving.tallies import CampaignTally
+from tests.plain_counts import PageCounts
 
 
 class Plan:
@@ -31,13 +32,14 @@ def test_what_replicas_count_is_what_the_pacer_reads(valkey_url):
         meters = RedisMeters(link)
         try:
             now = time.time()
-            tally = CampaignTally("r1")
+            tally = CampaignTally()
             units = np.array([[0.8, 0.1, 0.0]] * 3, np.float32)
-            tally.add(Plan(), PageCounts(placed=np.array([0, 0, 1], np.int32), units=units))
-            counts = tally_counts(tally.drain(), now) + view_counts({("home", "bj"): 7}, "r1:v1", now)
-            counts.append(Count("c1", "displayed", 1.0, key32("x").to_bytes(4, "little"), now, now, now))
-            await meters.count(counts)
-            await meters.count(counts)  # told again
+            PageCounts(placed=np.array([0, 0, 1], np.int32), units=units).added(tally.of(Plan()))
+            sums = tally_sums(tally.drain(), now) + view_sums({("home", "bj"): 7}, now)
+            shown = Count("c1", "displayed", 1.0, key32("x").to_bytes(4, "little"), now, now, now)
+            for _ in range(2):  # told again
+                await meters.add("r1:1", sums)
+                await meters.count([shown])
             book = Book(meters)
             names = [delivered_meter("c1", "displayed"), expected_meter("c1", "displayed")]
             names += [expected_meter("活动", "clicked"), views_meter("home", "bj")]

@@ -19,7 +19,7 @@ def exported() -> dict[str, set[str]]:
     """Labels by sample name, of everything that a process may export."""
     metrics = Metrics()
     SpoolMetrics(metrics.registry, None, 1, lambda: 0.0)
-    metrics.registry.register(CampaignCollector(CampaignTally("r"), TagSums("r"), Held()))
+    metrics.registry.register(CampaignCollector(CampaignTally(), TagSums(), Held()))
     found: dict[str, set[str]] = {}
     for collector, names in metrics.registry._collector_to_names.items():
         if hasattr(collector, "_labelnames"):  # the library's own; else one of ours

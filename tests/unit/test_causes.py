@@ -16,7 +16,8 @@ from serving.observe import Metrics
 from serving.prices import Prices
 from serving.reasons import Drop
 from serving.tag_sums import MOST_KEYS, OTHER, Tagged, TagKey, TagSums
-from serving.tallies import FAST, FIRST_DROP, FOLD, CampaignTally, PageCounts, What
+from serving.tallies import FAST, FIRST_DROP, CampaignTally, What
+from tests.plain_counts import PageCounts
 
 LATE = GoalFacts(
     at_least=1000.0,
@@ -102,11 +103,12 @@ def page() -> PageCounts:
 
 
 def test_pages_add_up_in_columns():
-    tally = CampaignTally("r")
-    for _ in range(FOLD + 10):
-        tally.add(PLAN, page())
+    tally = CampaignTally()
+    n = 3
+    for _ in range(n):
+        page().added(tally.of(PLAN))
+        tally.drain(FAST)
     ids, sums = tally.totals()
-    n = FOLD + 10
     assert ids == PLAN.ids
     assert sums[What.ELIGIBLE].tolist() == [n, n, n]
     assert sums[What.OFFERED].tolist() == [n, n, 0]
@@ -120,44 +122,42 @@ def test_pages_add_up_in_columns():
 
 
 def test_what_is_drained_is_drained_once_and_totals_stay():
-    tally = CampaignTally("r")
-    tally.add(PLAN, page())
+    tally = CampaignTally()
+    page().added(tally.of(PLAN))
     fast = tally.drain(FAST)
     slow = tally.drain()
     none = tally.drain()
-    assert fast.amounts["a"][What.PLACED] == 2
-    assert fast.amounts["a"][What.ELIGIBLE] == 0
-    assert "b" not in fast.amounts
-    assert slow.amounts["a"][What.PLACED] == 0
-    assert slow.amounts["b"][What.LOST_PRICE] == 1
-    assert none.amounts == {}
-    assert len({fast.member, slow.member, none.member}) == 3
+    assert fast["a"][What.PLACED] == 2
+    assert fast["a"][What.ELIGIBLE] == 0
+    assert "b" not in fast
+    assert slow["a"][What.PLACED] == 0
+    assert slow["b"][What.LOST_PRICE] == 1
+    assert none == {}
     assert tally.totals()[1][What.PLACED].tolist() == [2, 0, 0]
 
 
 def test_another_plan_keeps_who_stays_and_drains_who_left():
-    tally = CampaignTally("r")
-    tally.add(PLAN, page())
-    tally.add(
-        SimpleNamespace(ids=("c", "new", "a")), PageCounts(placed=which(1), units=np.ones((1, 3), np.float32))
-    )
+    tally = CampaignTally()
+    page().added(tally.of(PLAN))
+    another = SimpleNamespace(ids=("c", "new", "a"))
+    PageCounts(placed=which(1), units=np.ones((1, 3), np.float32)).added(tally.of(another))
     ids, sums = tally.totals()
     assert ids == ("c", "new", "a")
     assert sums[What.PLACED].tolist() == [0, 1, 2]
-    drained = tally.drain().amounts
+    drained = tally.drain()
     assert drained["b"][What.LOST_PRICE] == 1
     assert drained["c"][What.ELIGIBLE] == 1
-    assert tally.drain().amounts == {}
+    assert tally.drain() == {}
 
 
 def test_an_empty_page_and_no_campaigns_are_no_failure():
-    tally = CampaignTally("r")
-    tally.add(SimpleNamespace(ids=()), PageCounts())
-    assert tally.drain().amounts == {}
+    tally = CampaignTally()
+    PageCounts().added(tally.of(SimpleNamespace(ids=())))
+    assert tally.drain() == {}
 
 
 def test_tags_add_up_by_rule_campaign_and_org():
-    tags = TagSums("r")
+    tags = TagSums()
     tags.add(
         [
             Tagged("pin", "a", "bj", "home.banner", 0.5, 0.8, 2.0),
@@ -181,17 +181,18 @@ def test_tags_add_up_by_rule_campaign_and_org():
 
 
 def test_tags_are_bounded():
-    tags = TagSums("r")
+    tags = TagSums()
     tags.add([Tagged("pin", f"c{i}", "o", "s", 1.0, 1.0) for i in range(MOST_KEYS + 5)])
     assert len(tags.totals) == MOST_KEYS + 1
     assert tags.totals[TagKey("pin", OTHER, OTHER)].cny == 5.0
 
 
 def test_metrics_are_bounded_and_whole():
-    tally, tags, metrics = CampaignTally("r"), TagSums("r"), Metrics()
+    tally, tags, metrics = CampaignTally(), TagSums(), Metrics()
     many = SimpleNamespace(ids=tuple(f"c{i}" for i in range(MOST_CAMPAIGNS + 20)))
     n = len(many.ids)
-    tally.add(many, PageCounts(eligible=np.arange(n, dtype=np.int32), potential=np.ones(n, np.float32)))
+    everyone = PageCounts(eligible=np.arange(n, dtype=np.int32), potential=np.ones(n, np.float32))
+    everyone.added(tally.of(many))
     tags.add([Tagged("pin", "c1", "bj", "home.banner", 0.5, 0.5, 2.0)])
     held = SimpleNamespace(prices=Prices(per_display={"c1": 0.5}, causes={"g": "capped"}), prices_age_s=3.0)
     metrics.registry.register(CampaignCollector(tally, tags, held))

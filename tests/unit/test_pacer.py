@@ -23,14 +23,15 @@ from serving.pace_inputs import (
     delivered_meter,
     share_of_day,
     slot_share,
-    tally_counts,
-    view_counts,
+    tally_sums,
+    view_sums,
 )
 from serving.pace_lead import Memory
 from serving.pace_plan import Pacing, Prior, Territory, day_of, pace_plan, stretch
 from serving.pacer import Pacer
 from serving.prices import Prices, decode_prices
-from serving.tallies import CampaignTally, PageCounts
+from serving.tallies import CampaignTally
+from tests.plain_counts import PageCounts
 
 HOUR = 3600.0
 START = 1_764_547_200.0  # 2025-12-01 00:00 UTC
@@ -109,7 +110,7 @@ class World:
         self.meters = MemoryMeters(lambda: self.now)
         self.control = MemoryControl(lambda: self.now)
         self.pools, self.counted = NoPools(), Counted()
-        self.tally = CampaignTally("r1")
+        self.tally = CampaignTally()
         self.price: Prices | None = None
         self.shown = 0.0
         self.steps = 0
@@ -147,13 +148,13 @@ class World:
         page = PageCounts(
             eligible=one, potential=np.array([0.4 * views], np.float32), placed=one, units=units
         )
-        self.tally.add(self.plan.campaigns, page)
-        counts = tally_counts(self.tally.drain(), at)
-        counts += view_counts({("home", "bj"): int(views)}, f"v{self.steps}", at)
+        page.added(self.tally.of(self.plan.campaigns))
+        sums = tally_sums(self.tally.drain(), at)
+        sums += view_sums({("home", "bj"): int(views)}, at)
         self.shown += views * rate
         meter = delivered_meter("c1", "displayed")
-        counts.append(Count(*meter, views * rate, f"d{self.steps}".encode(), at, at, at))
-        await self.meters.count(counts)
+        await self.meters.add(f"r1:{self.steps}", sums)
+        await self.meters.count([Count(*meter, views * rate, f"d{self.steps}".encode(), at, at, at)])
 
 
 def one_goal(at_least: float, **more):

@@ -28,11 +28,11 @@ class Meters(MemoryMeters):
     away = lost = False
     batches = 0
 
-    async def count(self, counts):
+    async def add(self, member, sums):
         if self.away:
             raise StoreUnavailable("cut on purpose")
         self.batches += 1
-        await super().count(counts)
+        await super().add(member, sums)
         if self.lost:
             raise StoreUnavailable("the answer was lost")
 
@@ -90,6 +90,24 @@ def test_what_could_not_be_sent_waits_and_what_was_taken_counts_once():
 
     views, batches = asyncio.run(story())
     assert views == 2 and batches == 3
+
+
+def test_every_second_what_paces_and_with_the_whole_the_rest():
+    async def story():
+        meters, tallying = made()
+        tallying.add(page(), LIVE)
+        told = []
+        for whole in (False, True):
+            await tallying.flush(whole=whole)
+            wanted = (
+                views_meter("home", "bj"),
+                pages_meter("c1", What.PLACED),
+                pages_meter("c1", What.ELIGIBLE),
+            )
+            told.append([await total(meters, one) for one in wanted])
+        return told
+
+    assert asyncio.run(story()) == [[1, 1, 0], [1, 1, 1]]
 
 
 def test_nothing_is_sent_when_nothing_was_counted():

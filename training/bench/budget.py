@@ -132,7 +132,6 @@ async def _burst(app: Front, asks: Sequence[Any], together: int, clock: Callable
     began = clock()
     await asked(app, asks, together)
     await app.service.publisher.flush()
-    app.service.tallying.fold()
     return (clock() - began) / len(asks) * 1e6
 
 
@@ -173,7 +172,7 @@ def stages() -> dict[str, list[Target]]:
         "bytes": [(recommender.Recommender, "_body")],
         "note": [(recommender.Recommender, "_note"), (observe.Metrics, "request")],
         "served record": [(publisher.Publisher, "flush")],
-        "tallying": [(tallying.Tallying, "add"), (tallying.Tallying, "fold")],
+        "tallying": [(tallying.Tallying, "add"), (tallying.Tallying, "_drained")],
         "pacing": [(pacer.Pacer, "step"), (leases.Leases, "renew"), (reload.Reloader, "poll")],
     }  # fmt: skip
 
