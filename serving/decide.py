@@ -42,6 +42,7 @@ from serving.pipeline import Page, Trace
 from serving.placed import Columns, Later, Placements
 from serving.reasons import Drop
 from serving.seats import CAMPAIGN_KEY, CONVERTS, KEY, REASON, SHOWN, Seats
+from serving.stepping import Steps, whole
 from serving.surfaces import BIT
 from serving.why import reason_of
 
@@ -49,7 +50,7 @@ NO_UNITS: Final = (0.0, 0.0, 0.0)
 _NONE: Final[NDArray[np.int32]] = np.zeros(0, np.int32)
 SPARE: Final = 8  # candidates of a kind beyond twice its places
 
-__all__ = ["Decision", "Query", "decide", "page_of"]
+__all__ = ["Decision", "Query", "decide", "deciding", "page_of"]
 
 
 def decide(
@@ -65,12 +66,24 @@ def decide(
     stage timings where it has a timer; the decision does not depend on it. Rows of the decision, and of the
     query in it, are those of `live.of(decision)`: an arm may be served from another bundle.
     """
+    return whole(deciding(query, live, effort, cached, trace))
+
+
+def deciding(
+    query: Query,
+    live: Live,
+    effort: Effort = "full",
+    cached: Rows | None = None,
+    trace: Trace | None = None,
+) -> Steps[Decision]:
+    """`decide`, stage by stage, for `serving.stepping.side_by_side`: the same page, whoever is beside it."""
     trace = trace if trace is not None else Trace()
     query, mine, arms, arm_draws = _under_arms(query, live)
     if mine is not live:
         cached, live = _moved(cached, live, mine), mine
+    yield
     page = page_of(query, live, effort, cached)
-    ranked, found, drops = live.pipelines[effort].run(page, trace)
+    ranked, found, drops = yield from live.pipelines[effort].steps(page, trace)
     if live.newcomers.mean is not None and effort in PREDICTS:
         better = np.empty_like(ranked.score)
         correct(ranked.rows, ranked.score, live.newcomers.mean, better)
@@ -78,20 +91,26 @@ def decide(
     start = trace.start()
     market = live.stalls.of(page, ranked, effort)
     trace.note("market", len(ranked), start)
+    yield
     start = trace.start()
     chosen = Allocation(page, live, ranked, effort, market).fill()
+    yield
     held, ghosts = unseen(page, live, chosen)
     if held is not None:
         ranked = without(page, live, ranked, held, 1 << BIT["campaign"])
         market = live.stalls.of(page, ranked, effort)
         chosen = Allocation(page, live, ranked, effort, market).fill()
     trace.note("allocate", len(ranked), start)
+    yield
     lost = tuple(trace.failed) + (("killed",) if live.kills.everything else ())
     start = trace.start()
     drawn = explored(query, live, ranked, market, chosen) if effort == "full" and query.profiling else None
+    yield
     bits = drawn.bits if drawn is not None else None
     draws = drawn_creatives(query, live, effort, chosen, page.segment, bits)
+    yield
     placements, spares = _placements(page, live, chosen, drawn)
+    yield
     decision = Decision(
         query=query,
         bundle=live.bundle.version,

@@ -23,8 +23,8 @@ from features.stores import MEMORY, Stores, StoreUrls
 from serving.asked import Surface, surface_of
 from serving.batching import one_of
 from serving.control import MemoryControl
-from serving.decide import decide
-from serving.domain import Query
+from serving.decide import deciding
+from serving.domain import Decision, Query
 from serving.holder import Holder
 from serving.live import Live
 from serving.metered import Metered
@@ -32,6 +32,8 @@ from serving.observe import Metrics
 from serving.redis_control import RedisControl
 from serving.reload import Bundles, FromRegistry, Reloader
 from serving.settings import Settings
+from serving.stepping import side_by_side
+from serving.together import MOST
 from serving.wire import BatchAsk, context_of
 from serving.writing import page_bytes
 
@@ -65,7 +67,10 @@ class Offline:
         for at in range(0, len(ask.user_ids), AT_ONCE):
             some = ask.user_ids[at : at + AT_ONCE]
             queries = await asyncio.gather(*(self._query(ask, surface, user, now) for user in some))
-            made += map(self._line, some, queries)
+            for first in range(0, len(some), MOST):
+                asked = queries[first : first + MOST]
+                decided = side_by_side([deciding(query, self.live) for query in asked])
+                made += map(self._line, some[first : first + MOST], decided)
         return b"".join(made)
 
     async def _query(self, ask: BatchAsk, surface: Surface, user: str, now: float) -> Query:
@@ -92,8 +97,9 @@ class Offline:
             reserved=found.reserved or b"", spent=self.spent, owner=owner, tagged=False,
         )  # fmt: skip
 
-    def _line(self, user: str, query: Query) -> bytes:
-        decision = decide(query, self.live)
+    def _line(self, user: str, decision: Decision | Exception) -> bytes:
+        if isinstance(decision, Exception):
+            raise decision
         page = page_bytes(
             decision,
             self.live.of(decision).texts,

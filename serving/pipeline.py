@@ -32,6 +32,7 @@ from serving.domain import (
     Scores,
 )
 from serving.reasons import Drop
+from serving.stepping import Steps, whole
 from serving.taste import Taste
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
+Ranked = tuple[Candidates, Candidates, Drops]
 Demand = tuple[tuple[int, int], ...]  # (item kind, how many of it may be placed), by kind
 
 
@@ -184,24 +186,36 @@ class Pipeline:
     hydrators: tuple[Hydrator, ...]
     scorers: tuple[Scorer, ...]
 
-    def run(self, page: Page, trace: Trace) -> tuple[Candidates, Candidates, Drops]:
+    def run(self, page: Page, trace: Trace) -> Ranked:
         """(permitted and scored, everything proposed, what dropped each of the latter)."""
+        return whole(self.steps(page, trace))
+
+    def steps(self, page: Page, trace: Trace) -> Steps[Ranked]:
+        """`run`, stage by stage. What a stage leaves for the next is the page's own: others come between."""
         for u in self.understanding:
             _attempt(trace, u, u.understand, None, page, 0, page)
-        proposals = [(bit, _attempt(trace, s, s.propose, NOTHING, page, 0, page)) for bit, s in self.sources]
+            yield
+        proposals: list[tuple[int, Proposal]] = []
+        for bit, s in self.sources:
+            proposals.append((bit, _attempt(trace, s, s.propose, NOTHING, page, 0, page)))
+            yield
         start = trace.start()
         found = self.merge(proposals)
         trace.note("merge", len(found), start)
+        yield
         start = trace.start()
         drops = self.permit(page, found.rows)
         kept = self._kept(found, drops)
         trace.note("permit", len(found), start)
+        yield
         columns: dict[str, Column] = {}
         for h in self.hydrators:
             columns |= _attempt(trace, h, h.columns, _NO_COLUMNS, page, len(kept), page, kept)
+            yield
         kept = kept.widened(columns)
-        for s in self.scorers:
-            kept = kept.scored(_attempt(trace, s, s.score, kept.score, page, len(kept), page, kept))
+        for sc in self.scorers:
+            kept = kept.scored(_attempt(trace, sc, sc.score, kept.score, page, len(kept), page, kept))
+            yield
         return kept, found, drops
 
     def merge(self, proposals: Sequence[tuple[int, Proposal]]) -> Candidates:

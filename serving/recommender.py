@@ -26,7 +26,7 @@ from features.token import TokenSigner
 from serving import remembered, wire
 from serving.asked import Asked, PageKind, identity_of, surface_of
 from serving.breaker import Breakers
-from serving.decide import decide
+from serving.decide import deciding
 from serving.domain import Decision, Effort, Query
 from serving.errors import Problem
 from serving.granting import Granting
@@ -45,7 +45,9 @@ from serving.served import served_entry
 from serving.settings import Settings
 from serving.stage_times import DECIDE, DECODE, EVENTS, REMEMBER, RESERVE, STORE_READ, UNTIMED, WRITE
 from serving.standing import categories_of, may_stand
+from serving.stepping import Steps
 from serving.tallying import Tallying, tells_tags
+from serving.together import Together
 from serving.wire import RecommendAsk
 from serving.writing import page_bytes
 
@@ -56,7 +58,11 @@ LEAST_S: Final = 0.002
 MORE_S: Final = 0.01  # for remembering, even when the deadline has passed: a retry must find the page
 MOST_AGAIN: Final = 3
 
-Decide = Callable[..., Decision]
+Deciding = Callable[..., Steps[Decision]]
+
+
+class _NoRung(Exception):
+    """The ladder's last rung has failed."""
 
 
 class Recommender:
@@ -76,15 +82,15 @@ class Recommender:
         *,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
-        decide: Decide = decide,
+        deciding: Deciding = deciding,
         breakers: Breakers | None = None,
     ) -> None:
         self._breakers = breakers or Breakers(monotonic, metrics.breaker)
         self._granting, self._tallying = granting, tallying
         self._holder, self._stores, self._intake, self._publisher = holder, stores, intake, publisher
         self._signer, self._metrics, self._settings = signer, metrics, settings
-        self._clock, self._monotonic, self._decide = clock, monotonic, decide
-        self._ladder = Ladder()
+        self._clock, self._monotonic, self._deciding = clock, monotonic, deciding
+        self._ladder, self._together = Ladder(), Together(monotonic)
         self._in_flight = self._waiting = 0  # being answered; of these, not decided yet
         metrics.in_flight.set_function(lambda: self._in_flight)
         self._running: dict[tuple[str, str], tuple[Asked, asyncio.Task[bytes]]] = {}
@@ -194,7 +200,7 @@ class Recommender:
             if (body := self._replayed(asked, query, stands)) is not None:
                 return body
             again = 1
-        decision = self._decided(asked, query)
+        decision = await self._decided(asked, query)
         asked.marks.ended(DECIDE)
         return decision, taken, blobs, again
 
@@ -296,8 +302,8 @@ class Recommender:
             options.explain or tells_tags(asked.who.decision_id),
         )
 
-    def _decided(self, asked: Asked, query: Query) -> Decision:
-        decision = self._down_the_ladder(asked, query)
+    async def _decided(self, asked: Asked, query: Query) -> Decision:
+        decision = await self._down_the_ladder(asked, query)
         lost = decision.degraded
         if asked.ask.context.anchor_item is not None and query.anchor_row is None:
             lost = (*lost, "anchor_item")
@@ -309,37 +315,44 @@ class Recommender:
             lost = (*lost, "prices")
         return decision if lost == decision.degraded else replace(decision, degraded=lost)
 
-    def _down_the_ladder(self, asked: Asked, query: Query) -> Decision:
+    async def _down_the_ladder(self, asked: Asked, query: Query) -> Decision:
         """The best rung that the time allows; a rung that fails is left for the one below it."""
         # Keys of the customer's last page, which was made of what they did: not without profiling.
         last = self._last.get((asked.who.subject, asked.surface)) if query.profiling else None
-        left_s = asked.due - self._monotonic() - ANSWER_S
-        effort: Effort | None = self._ladder.choose(
-            left_s, self.load, cached=last is not None, waiting=self._waiting
-        )
-        failed: tuple[str, ...] = ()
-        while effort is not None:
-            started = self._monotonic()
+        tried: list[Effort] = []
+
+        def begin(before: int) -> Steps[Decision]:
+            """Of the rung whose turn it is, chosen when the page's turn comes."""
+            effort = below(tried[-1], cached=last is not None) if tried else self._rung(asked, last, before)
+            if effort is None:
+                raise _NoRung
+            tried.append(effort)
+            cached = last if effort == "cached" else None
+            rows = None if cached is None else asked.live.items.rows_of_keys(np.frombuffer(cached, np.uint64))
+            return self._deciding(query, asked.live, effort, rows)
+
+        while True:
             try:
-                cached = last if effort == "cached" else None
-                rows = (
-                    None
-                    if cached is None
-                    else asked.live.items.rows_of_keys(np.frombuffer(cached, np.uint64))
-                )
-                decision = self._decide(query, asked.live, effort, rows)
+                made = await self._together.decided(begin, alone=self._waiting <= 1)
+            except _NoRung:
+                raise Problem(
+                    "not_ready",
+                    "no rung of the degradation ladder could make a page; the service's log says why",
+                ) from None
             except Exception:
                 # Whatever is wrong on this rung, the customer gets the next one, and it is counted.
-                LOG.exception("the rung %s failed", effort)
-                self._metrics.failures.labels(f"rung_{effort}").inc()
-                failed = (*failed, effort)
-                effort = below(effort, cached=last is not None)
+                LOG.exception("the rung %s failed", tried[-1])
+                self._metrics.failures.labels(f"rung_{tried[-1]}").inc()
                 continue
-            self._ladder.took(effort, self._monotonic() - started)
+            self._ladder.took(tried[-1], made.seconds)
+            failed, decision = tuple(tried[:-1]), made.decision
             return replace(decision, degraded=(*decision.degraded, *failed)) if failed else decision
-        raise Problem(
-            "not_ready", "no rung of the degradation ladder could make a page; the service's log says why"
-        )
+
+    def _rung(self, asked: Asked, last: bytes | None, before: int) -> Effort:
+        """`before`: pages that are decided beside this one, and come first."""
+        left_s = asked.due - self._monotonic() - ANSWER_S
+        waiting = max(1, self._waiting - before)
+        return self._ladder.choose(left_s, self.load, cached=last is not None, waiting=waiting)
 
     async def _granted(self, asked: Asked, decision: Decision, attempt: int) -> Decision:
         """The page as quotas and caps allow it. A decision and attempt reserve once, however often tried."""

@@ -19,7 +19,7 @@ from serving.breaker import Breakers
 from serving.campaign_metrics import CampaignCollector
 from serving.changes import Changes
 from serving.control import Control, MemoryControl
-from serving.decide import decide
+from serving.decide import deciding
 from serving.delivered import Delivered
 from serving.durable import Durable, spool_of
 from serving.errors import Problem
@@ -36,7 +36,7 @@ from serving.pacer import Pacer
 from serving.plan import Plan
 from serving.priors import Priors
 from serving.publisher import Publisher
-from serving.recommender import Decide, Recommender
+from serving.recommender import Deciding, Recommender
 from serving.redis_control import RedisControl
 from serving.reload import Bundles, FromRegistry, Reloader
 from serving.security import token_keys
@@ -88,7 +88,7 @@ class Service:
         control: Control | None = None,
         bundles: Bundles | None = None,
         clock: Callable[[], float] = time.time,
-        decide: Decide = decide,
+        deciding: Deciding = deciding,
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
@@ -96,7 +96,7 @@ class Service:
         self.signer = TokenSigner(token_keys(settings))
         self._given = stores, control
         self._bundles = bundles or FromRegistry(settings)
-        self._clock, self._decide = clock, decide
+        self._clock, self._deciding = clock, deciding
         self._parts: _Parts | None = None
         self._spool_said: SpoolMetrics | None = None
         self.limits: Limits | None = None
@@ -175,7 +175,7 @@ class Service:
         tallying = Tallying(stores.meters, metrics, clock=self._clock)
         recommender = self._recommender_class()(
             self.holder, stores, intake, publisher, self.signer, metrics, settings, granting, tallying,
-            clock=self._clock, decide=self._decide, breakers=breakers,
+            clock=self._clock, deciding=self._deciding, breakers=breakers,
         )  # fmt: skip
         pacing = Pacing(lambda: self.holder.current, Priors(settings.registry_url))
         pacer = Pacer(

@@ -153,9 +153,9 @@ class TracedRecommender(Recommender):
         with stage(STORE_READ):
             return await super()._read(asked, taken)
 
-    def _decided(self, asked: Asked, query: Query) -> Decision:
+    async def _decided(self, asked: Asked, query: Query) -> Decision:
         with stage(DECIDE) as span:
-            decision = super()._decided(asked, query)
+            decision = await super()._decided(asked, query)
             if span is not None:
                 span.set_attribute("fenliu.effort", decision.effort)
                 span.set_attribute("fenliu.degraded", list(decision.degraded))

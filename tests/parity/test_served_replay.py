@@ -20,6 +20,7 @@ from serving.control import Kill, MemoryControl, OverlayEntry
 from serving.decide import decide
 from serving.domain import Decision, Effort, Query, Rows
 from serving.live import Live, build_live
+from serving.stepping import at_once
 from tests.shell import SPACE, Shell, run, running
 from tests.worlds import membership_blob, tiny_bundle, tiny_items, tiny_plan
 from training.ingest import ingest
@@ -244,7 +245,7 @@ def test_the_cached_rung_is_decided_again_from_the_page_before(tmp_path: Path) -
 
     async def story() -> tuple[Any, Any]:
         nonlocal tiring
-        async with running(bundle(), decide=failing) as shell:
+        async with running(bundle(), deciding=at_once(failing)) as shell:
             await customers_known(shell)
             await shell.page("u1")
             tiring = True

@@ -23,6 +23,7 @@ from serving.offline import Offline
 from serving.plan import Plan
 from serving.previewing import Previewing
 from serving.reload import Blank, check
+from serving.stepping import at_once
 from serving.wire import BatchAsk, parse
 from tests.arm_bundles import ARM, BUNDLES, NEW, armed, other_bundle, plan_of
 from tests.shell import CONTEXT, Shell, ids, run, running, without_ids
@@ -178,7 +179,7 @@ class TestServed:
 
         async def story() -> tuple[EventLog, float]:
             nonlocal tiring
-            async with running(plan=plan_of(), start=False, decide=failing) as shell:
+            async with running(plan=plan_of(), start=False, deciding=at_once(failing)) as shell:
                 shell.bundles.held["b2"] = BUNDLES["b2"]
                 await shell.app.startup()
                 before = await shell.page("u1")

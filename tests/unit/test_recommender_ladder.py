@@ -12,6 +12,7 @@ from features.store import StoreUnavailable
 from serving.decide import decide
 from serving.domain import EFFORTS, Decision, Effort
 from serving.ladder import HOPELESS, Ladder, below
+from serving.stepping import at_once
 from tests.shell import CONTEXT, Shell, ids, run, running
 from tests.shell_looks import effort_of, flushed, odd
 from tests.worlds import item, tiny_bundle
@@ -115,7 +116,7 @@ def test_each_rung_is_taken_when_those_above_fail(
     failing = Failing()
 
     async def story() -> None:
-        async with running(decide=failing) as shell:
+        async with running(deciding=at_once(failing)) as shell:
             if seen_before:
                 await shell.page("u1")
             failing.efforts = set(broken)

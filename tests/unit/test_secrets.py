@@ -17,6 +17,7 @@ from serving.front import Front
 from serving.json_log import redacted, secrets_in, set_up
 from serving.service import Service
 from serving.settings import Settings, SettingsError
+from serving.stepping import at_once
 from tests.shell import CONTEXT, run, running
 from training.doctor import examined
 
@@ -94,7 +95,7 @@ def test_what_is_raised_with_a_secret_in_it_is_neither_logged_nor_answered(
             "app_key_before": keys.app_key_before,
             "token_keys": keys.token_keys,
         }
-        async with running(app=Front, settings=given, decide=broken) as shell:
+        async with running(app=Front, settings=given, deciding=at_once(broken)) as shell:
             body, answers = {"user_id": "u1", "context": CONTEXT}, []
             for name in ("jwt", "api key", "password"):
                 answers.append(await shell.post("/v1/recommend", body, x_api_key=SECRETS[name]))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from serving.domain import Decision, Query
     from serving.front import Front
     from serving.live import Live
+    from serving.stepping import Steps
     from training.bench.serve_world import Served
     from training.bench.stopwatch import Target
 
@@ -85,7 +86,7 @@ async def measured(served: Served, together: int, pages: int, turns: int, consol
     from training.bench.stopwatch import Stopwatch
 
     canned = Canned()
-    app = Front(served.settings, Service(served.settings, decide=canned))
+    app = Front(served.settings, Service(served.settings, deciding=canned))
     await app.startup()
     try:
         asks = served.requests_asgi(pages)
@@ -136,25 +137,25 @@ async def _burst(app: Front, asks: Sequence[Any], together: int, clock: Callable
 
 
 class Canned:
-    """decide(), and its decisions given `again`: the next request of the same customer is the same page."""
+    """deciding(), and its decisions given `again`: the next request of the same customer is the same page."""
 
     def __init__(self) -> None:
         self.again = False
         self._made: dict[str, Decision] = {}
 
-    def __call__(self, query: Query, live: Live, *rest: Any) -> Decision:
-        from serving.decide import decide
+    def __call__(self, query: Query, live: Live, *rest: Any) -> Steps[Decision]:
+        from serving.decide import deciding
 
         if self.again and (made := self._made.get(query.subject)) is not None:
             return replace(made, query=query)
-        made = self._made[query.subject] = decide(query, live, *rest)
+        made = self._made[query.subject] = yield from deciding(query, live, *rest)
         return made
 
 
 def stages() -> dict[str, list[Target]]:
     """What is charged to which stage."""
     from features import leases, redis_resp, redis_store
-    from serving import observe, pacer, publisher, recommender, reload, tallying, web, wire
+    from serving import observe, pacer, publisher, recommender, reload, tallying, together, web, wire
 
     return {
         "parse + auth": [
@@ -166,7 +167,7 @@ def stages() -> dict[str, list[Target]]:
             (redis_resp._Protocol, "data_received"), (redis_resp.RespLink, "flush"),
         ],
         "query": [(recommender.Recommender, "_query")],
-        "decide": [(recommender.Recommender, "_down_the_ladder")],
+        "decide": [(together.Together, "_turn")],
         "reserve": [(recommender.Recommender, "_granted")],
         "token": [(recommender.Recommender, "_token")],
         "bytes": [(recommender.Recommender, "_body")],

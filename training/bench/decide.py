@@ -70,14 +70,20 @@ def run(args: argparse.Namespace) -> Result:
         key = (size.items, size.campaigns, size.slots)
         kept.setdefault(key, live_of(*key, seed=args.seed))
         worlds.append((size, kept[key], queries(kept[key], args.pages, size.history, args.seed)))
-    best, steps = _measured(worlds, console)
-    _show(console, sizes, best, steps)
+    best, steps, beside = _measured(worlds, console)
+    _show(console, sizes, best, steps, beside)
     figures = {f"us_{size.label or 'home'}": best[size] for size in sizes}
     figures |= {f"us_home_{stage}": cost for stage, cost in steps[HOME].items()}
+    figures["us_home_together"] = beside[HOME]
+    figures["us_light_together"] = beside[Size(effort="light")]
     figures["campaigns_2000_over_20"] = best[Size(campaigns=2_000)] / best[Size(campaigns=20)]
     market = {n: _from_campaigns(steps[Size(campaigns=n)]) for n in (20, 2_000)}
     figures["campaign_stages_2000_over_20"] = market[2_000] / market[20]
-    bars: dict[str, Bar] = {"us_home": ("<=", 400), "campaigns_2000_over_20": ("<=", 1.3)}
+    bars: dict[str, Bar] = {
+        "us_home": ("<=", 400),
+        "us_home_together": ("<=", 150),
+        "campaigns_2000_over_20": ("<=", 1.3),
+    }
     if Size(items=100_000) in best:
         figures["items_100000_over_3000"] = best[Size(items=100_000)] / best[HOME]
         bars["items_100000_over_3000"] = ("<=", 2.5)
@@ -87,6 +93,7 @@ def run(args: argparse.Namespace) -> Result:
         {name: "µs" for name in figures if name.startswith("us_")},
         {
             "us_home": "6 slots, 40 places, 3,000 items, 200 campaigns, 32 live events, one at a time",
+            "us_home_together": "as a replica takes those that wait at once: side by side, eight at a time",
             "campaigns_2000_over_20": "the whole decision",
             "campaign_stages_2000_over_20": "who runs, market and allocation alone",
         },
@@ -99,12 +106,17 @@ def _from_campaigns(steps: dict[str, float]) -> float:
 
 def _measured(
     worlds: list[tuple[Size, Live, list[Query]]], console: Console
-) -> tuple[dict[Size, float], dict[Size, dict[str, float]]]:
-    """(µs of processor a page; wall µs a page by stage), each the best of ROUNDS turns."""
-    from serving.decide import decide
+) -> tuple[dict[Size, float], dict[Size, dict[str, float]], dict[Size, float]]:
+    """(µs of processor a page; wall µs a page by stage; as the first, side by side), each the best of ROUNDS
+    turns.
+    """
+    from serving.decide import decide, deciding
     from serving.pipeline import Trace
+    from serving.stepping import side_by_side
+    from serving.together import MOST
 
     best = {size: float("inf") for size, *_ in worlds}
+    beside = {size: float("inf") for size, *_ in worlds}
     steps: dict[Size, dict[str, float]] = {size: {} for size, *_ in worlds}
     for _ in track(range(ROUNDS), "deciding", console=console):
         for size, live, asked in worlds:
@@ -112,6 +124,10 @@ def _measured(
             for query in asked:
                 decide(query, live, size.effort)
             best[size] = min(best[size], (process_time() - began) / len(asked) * 1e6)
+            began = process_time()
+            for at in range(0, len(asked), MOST):  # as a replica takes those that wait
+                side_by_side([deciding(query, live, size.effort) for query in asked[at : at + MOST]])
+            beside[size] = min(beside[size], (process_time() - began) / len(asked) * 1e6)
             turn: dict[str, float] = {}
             for query in asked:
                 trace = Trace(perf_counter)
@@ -120,18 +136,20 @@ def _measured(
                     turn[stage] = turn.get(stage, 0.0) + seconds / len(asked) * 1e6
             for stage, cost in turn.items():
                 steps[size][stage] = min(steps[size].get(stage, float("inf")), cost)
-    return best, steps
+    return best, steps, beside
 
 
 def _show(
-    console: Console, sizes: tuple[Size, ...], best: dict[Size, float], steps: dict[Size, dict[str, float]]
-) -> None:
+    console: Console, sizes: tuple[Size, ...], best: dict[Size, float],
+    steps: dict[Size, dict[str, float]], beside: dict[Size, float],
+) -> None:  # fmt: skip
     stages = list(dict.fromkeys(stage for size in sizes for stage in steps[size]))
     table = Table(title="µs a page: processor, and by stage (wall)")
     table.add_column("")
     for size in sizes:
         table.add_column(size.label.replace("_", " ") or "home", justify="right")
     table.add_row("all", *(f"{best[size]:.0f}" for size in sizes), style="bold")
+    table.add_row("side by side", *(f"{beside[size]:.0f}" for size in sizes))
     table.add_row("× home", *(f"{best[size] / best[HOME]:.2f}" for size in sizes), end_section=True)
     for stage in stages:
         table.add_row(stage, *(f"{steps[size].get(stage, 0):.0f}" for size in sizes))
