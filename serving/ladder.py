@@ -15,7 +15,9 @@ MARGIN: Final = 2.0  # a rung is taken when the time left is this many times wha
 PATIENCE: Final = 0.5  # of a deadline to be waited in this queue: as much may be waited before, unread
 HOPELESS: Final = 5.0  # deadlines that a page has waited before it was read, after which it is refused
 LAST_S: Final = 0.002  # the last rung looks up what is ready: if it took longer, it was disturbed
-AROUND: Final = 2.5  # a page's whole cost beside its decision, of what follows the decision
+MOST_S: Final = 0.004  # a page that took more of the processor was charged with what others did
+LATELY: Final = 0.05  # weight of the last page in what pages take lately
+FORGIVE: Final = 0.98
 _START_S: Final[dict[Effort, float]] = {
     "full": 0.003,
     "light": 0.002,
@@ -37,7 +39,12 @@ class Ladder:
 
     def __init__(self) -> None:
         self._cost = dict(_START_S)
-        self._around = 0.0
+        self._whole = self._decision = 0.0  # what a page takes lately; its decision's part in it
+
+    @property
+    def _around(self) -> float:
+        """What a page takes beside its decision."""
+        return max(self._whole - self._decision, 0.0)
 
     def choose(self, left_s: float, load: float, *, cached: bool, waiting: int = 1) -> Effort:
         """`left_s`: time until the deadline, less what the answer still needs; `load`: share of places
@@ -67,20 +74,20 @@ class Ladder:
             return False
         if waiting * (self._cost["fallback"] + self._around) <= PATIENCE * deadline_s:
             return True
-        self._cost["fallback"] *= 0.9
-        self._around *= 0.9
+        self._cost["fallback"] *= FORGIVE
+        self._whole = self._decision + FORGIVE * self._around
         return False
 
     def took(self, effort: Effort, seconds: float) -> None:
         most = LAST_S if effort == "fallback" else 0.25
         self._cost[effort] += 0.1 * (min(seconds, most) - self._cost[effort])
+        self._decision += LATELY * (min(seconds, MOST_S) - self._decision)
 
     def answered(self, seconds: float) -> None:
-        """How long token and bytes of a page took after its decision: about the same for all, so that a long
-        one was disturbed (the first of all, say) and counts little.
+        """A page was; `seconds` of the processor have passed since the one before: for all that a page needs,
+        and what else the process does meanwhile.
         """
-        cost = AROUND * min(seconds, LAST_S)
-        self._around += (0.3 if cost < self._around else 0.02) * (cost - self._around)
+        self._whole += LATELY * (min(seconds, MOST_S) - self._whole)
 
 
 def below(effort: Effort, *, cached: bool) -> Effort | None:

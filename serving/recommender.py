@@ -84,7 +84,10 @@ class Recommender:
         monotonic: Callable[[], float] = time.monotonic,
         deciding: Deciding = deciding,
         breakers: Breakers | None = None,
+        processor: Callable[[], float] = time.thread_time,
     ) -> None:
+        """`clock` POSIX; `monotonic`; `processor`: what the event loop's thread has taken; all in seconds."""
+        self._processor, self._spent = processor, processor()
         self._breakers = breakers or Breakers(monotonic, metrics.breaker)
         self._granting, self._tallying = granting, tallying
         self._holder, self._stores, self._intake, self._publisher = holder, stores, intake, publisher
@@ -168,10 +171,11 @@ class Recommender:
         if not asked.dry:
             decision = await self._granted(asked, decision, again)
         asked.marks.ended(RESERVE)
-        began = self._monotonic()
         columns = Columns.of(decision.placements)
         body = self._body(asked, decision, columns, taken)
-        self._ladder.answered(self._monotonic() - began)
+        spent = self._processor()
+        self._ladder.answered(spent - self._spent)
+        self._spent = spent
         asked.marks.ended(WRITE)
         if asked.dry:
             return body
@@ -321,7 +325,7 @@ class Recommender:
         last = self._last.get((asked.who.subject, asked.surface)) if query.profiling else None
         tried: list[Effort] = []
 
-        def begin(before: int) -> Steps[Decision]:
+        def begin(before: int) -> tuple[Effort, Steps[Decision]]:
             """Of the rung whose turn it is, chosen when the page's turn comes."""
             effort = below(tried[-1], cached=last is not None) if tried else self._rung(asked, last, before)
             if effort is None:
@@ -329,7 +333,7 @@ class Recommender:
             tried.append(effort)
             cached = last if effort == "cached" else None
             rows = None if cached is None else asked.live.items.rows_of_keys(np.frombuffer(cached, np.uint64))
-            return self._deciding(query, asked.live, effort, rows)
+            return effort, self._deciding(query, asked.live, effort, rows)
 
         while True:
             try:

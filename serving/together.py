@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from serving.domain import Decision
+from serving.domain import Decision, Effort
 from serving.stepping import Steps, side_by_side, whole
 
 MOST: Final = 8  # at once: twice as many save nothing more, and each waits for all
@@ -22,8 +22,9 @@ class Decided(NamedTuple):
     seconds: float  # that it took, a fair share where others were beside it
 
 
-Begin = Callable[[int], Steps[Decision]]
+Begin = Callable[[int], tuple[Effort, Steps[Decision]]]
 """Called when the page's turn comes, with how many before it in this turn; chooses the rung."""
+Begun = list[tuple[Steps[Decision], asyncio.Future[Decided]]]
 
 
 class Together:
@@ -37,7 +38,7 @@ class Together:
         """Raises what the page's stages raise. `alone`: there is nobody whom it could be decided beside."""
         if alone:
             began = self._monotonic()
-            decision = whole(begin(0))
+            decision = whole(begin(0)[1])
             return Decided(decision, self._monotonic() - began)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Decided] = loop.create_future()
@@ -47,26 +48,29 @@ class Together:
         return await future
 
     def _turn(self) -> None:
-        began, begun = self._monotonic(), self._begun()
-        results = side_by_side([steps for steps, _ in begun])
-        each = (self._monotonic() - began) / max(1, len(begun))
-        for (_, future), result in zip(begun, results, strict=True):
-            if isinstance(result, Exception):
-                future.set_exception(result)
-            else:
-                future.set_result(Decided(result, each))
+        for begun in self._begun().values():  # by rung: what one costs is not charged to another
+            began = self._monotonic()
+            results = side_by_side([steps for steps, _ in begun])
+            each = (self._monotonic() - began) / len(begun)
+            for (_, future), result in zip(begun, results, strict=True):
+                if isinstance(result, Exception):
+                    future.set_exception(result)
+                else:
+                    future.set_result(Decided(result, each))
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._turn)
 
-    def _begun(self) -> list[tuple[Steps[Decision], asyncio.Future[Decided]]]:
-        """The next ones that somebody still waits for."""
-        begun: list[tuple[Steps[Decision], asyncio.Future[Decided]]] = []
-        for _ in range(min(MOST, len(self._waiting))):
+    def _begun(self) -> dict[Effort, Begun]:
+        """The next ones that somebody still waits for, by rung."""
+        begun: dict[Effort, Begun] = {}
+        for before in range(min(MOST, len(self._waiting))):
             begin, future = self._waiting.popleft()
             if future.done():
                 continue
             try:
-                begun.append((begin(len(begun)), future))
+                effort, steps = begin(before)
             except Exception as problem:
                 future.set_exception(problem)
+            else:
+                begun.setdefault(effort, []).append((steps, future))
         return begun

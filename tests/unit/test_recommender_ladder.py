@@ -60,7 +60,7 @@ def test_who_cannot_be_answered_in_time_on_any_rung_is_refused_at_once() -> None
     assert ladder.admits(60, 0.08)  # one page that was disturbed says nothing of the others
     for _ in range(300):
         ladder.took("fallback", 0.0001)
-        ladder.answered(0.0002)
+        ladder.answered(0.0006)
     assert ladder.admits(60, 0.08) and not ladder.admits(100, 0.08) and ladder.admits(100, 0.2)
     assert not ladder.admits(1, -0.01) and ladder.admits(
         0, -0.01
@@ -68,11 +68,24 @@ def test_who_cannot_be_answered_in_time_on_any_rung_is_refused_at_once() -> None
     stood = HOPELESS * 0.08  # seconds that a page has stood in line, unread
     assert ladder.admits(1, 0.08, stood) and not ladder.admits(1, 0.08, stood + 0.001)
     assert ladder.admits(1, 0.2, stood + 0.001) and ladder.admits(0, 0.08, 10 * stood)
-    refused = [ladder.admits(1_000, 0.08) for _ in range(60)]
+    refused = [ladder.admits(1_000, 0.08) for _ in range(200)]
     assert not refused[0] and refused[-1]  # wrong costs do not stay for ever
     for _ in range(300):
-        ladder.answered(0.0002)
+        ladder.answered(0.0006)
     assert ladder.choose(0.08, 0.1, cached=True, waiting=12) == "light"  # what is around a page counts too
+
+
+def test_a_page_costs_what_the_processor_took_from_answer_to_answer() -> None:
+    spent = iter(n * 0.001 for n in range(1_000))
+
+    async def story() -> float:
+        async with running() as shell:
+            shell.service.recommender._processor = lambda: next(spent)
+            for n in range(200):
+                await shell.page(f"u{n % 3}")
+            return shell.service.recommender._ladder._whole
+
+    assert run(story) == pytest.approx(0.001, rel=0.01)
 
 
 def test_below_skips_the_cached_rung_where_there_is_no_page() -> None:
@@ -180,7 +193,7 @@ def test_a_queue_that_cannot_be_answered_in_time_is_shed_before_it_is_full() -> 
         gate = asyncio.Event()
         async with running(settings={"read_timeout_s": 1.0, "max_in_flight": 50}) as shell:
             await hold_reads(shell, gate)
-            shell.service.recommender._ladder._around = 0.3  # of two seconds' deadline
+            shell.service.recommender._ladder._whole = 0.3  # of two seconds' deadline
             waiting = [
                 asyncio.create_task(shell.post("/v1/recommend", {"user_id": f"u{n}"})) for n in range(3)
             ]

@@ -69,7 +69,7 @@ def test_what_waits_in_one_turn_is_decided_together_at_most_so_many_at_once():
     def begin(one):
         def turn(before):
             told.append(before)
-            return deciding(one, live)
+            return "full", deciding(one, live)
 
         return turn
 
@@ -89,7 +89,10 @@ def test_who_went_away_is_not_decided_and_who_fails_fails_alone():
 
     def good(before):
         begun.append(before)
-        return deciding(asked[0], live)
+        return "full", deciding(asked[0], live)
+
+    def broken(before):
+        return "full", at_once(lambda: 1 / 0)()
 
     def late(before):
         raise RuntimeError("it did not begin")
@@ -97,8 +100,7 @@ def test_who_went_away_is_not_decided_and_who_fails_fails_alone():
     async def story():
         together = Together(lambda: NOW)
         tasks = [
-            asyncio.create_task(together.decided(one, alone=False))
-            for one in (good, at_once(lambda before: 1 / 0), good, late)
+            asyncio.create_task(together.decided(one, alone=False)) for one in (good, broken, good, late)
         ]
         await asyncio.sleep(0)
         tasks[2].cancel()
@@ -110,13 +112,32 @@ def test_who_went_away_is_not_decided_and_who_fails_fails_alone():
     assert isinstance(fourth, RuntimeError)
 
 
+def test_what_a_rung_costs_is_not_charged_to_another():
+    live, asked = pages()
+    now = [0.0]
+
+    def made(effort, seconds):
+        def decided():
+            now[0] += seconds
+            return decide(asked[0], live, effort)
+
+        return lambda before: (effort, at_once(decided)())
+
+    async def story():
+        together = Together(lambda: now[0])
+        some = [made("full", 3.0), made("popular", 0.5), made("full", 1.0)]
+        return await asyncio.gather(*(together.decided(one, alone=False) for one in some))
+
+    assert [one.seconds for one in asyncio.run(story())] == [2.0, 0.5, 2.0]
+
+
 def test_a_page_that_nobody_is_beside_is_decided_where_it_stands():
     live, asked = pages()
 
     async def story():
         clock = iter((1.0, 1.5))
         together = Together(lambda: next(clock))
-        return await together.decided(lambda before: deciding(asked[before], live), alone=True)
+        return await together.decided(lambda before: ("full", deciding(asked[before], live)), alone=True)
 
     made = asyncio.run(story())
     assert made.seconds == 0.5 and made.decision.placements == decide(asked[0], live).placements
