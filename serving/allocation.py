@@ -17,7 +17,7 @@ from features.reservations import RESERVED
 from serving.backfill import BackFill
 from serving.domain import Candidates, Effort, SlotRequest
 from serving.filling import Chosen, Filling, Making, seated
-from serving.live import OWN_TITLE, Live
+from serving.live import Live
 from serving.market import Market
 from serving.page import NOTHING_HELD, RULE
 from serving.page_seating import (
@@ -45,7 +45,7 @@ from serving.page_state import (
     O_VALUE,
 )
 from serving.pipeline import Page
-from serving.seats import NOTHING_TO_SHOW, PINNED_AT, TAG, Grid, Seats, StandIns
+from serving.seats import CREATIVE, NOTHING_TO_SHOW, OWN_TITLE, PINNED_AT, TAG, Grid, Seats, StandIns
 from serving.stability import held_places
 from serving.standins import Rules, Stand, agreeing
 from serving.surfaces import RECIPES
@@ -183,7 +183,7 @@ class Allocation:
             for at, creative in enumerate(creatives):
                 if creative < OWN_TITLE:
                     asked = self.shown(slots[at], rows[at], named[at])
-                    creatives[at] = NOTHING_TO_SHOW if asked is None else asked
+                    creatives[at] = whole[CREATIVE, at] = NOTHING_TO_SHOW if asked is None else asked
                     if asked is None:
                         bare.append((slots[at], int(found[F_CANDIDATE, at])))
         if query.tagged:

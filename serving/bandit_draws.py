@@ -10,81 +10,27 @@ reservation keep their creative, because a cap may count it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from features.ids import key64
 from serving.bandit import HOUR_S, Learned, Table, cell_of, untold
-from serving.domain import ArmDraw, Lottery
+from serving.creative_choices import CreativeAsked, CreativeChoice
+from serving.domain import ArmDraw
 from serving.experiments import Assigned
-from serving.exploring import Held, bits_of, signed
-from serving.live import CreativeAsked, CreativeChoice, Live
-from serving.seats import Seats
+from serving.live import Live
 from serving.splitting import part_of, salt_of
-from serving.splitting_kernel import split
 
 if TYPE_CHECKING:
-    from serving.domain import Effort, Query
-
+    from serving.domain import Query
+    from serving.plan import CompiledSlot
 
 SETTLE_S: Final = 300.0  # after the hour; a version is written and taken up each minute
 _NOT_ADAPTIVE: Final[tuple[tuple[Assigned, ...], tuple[str, ...]]] = (), ()
 MOST_KEPT: Final = 20_000
-NO_PARTS: Final[list[float]] = []
 T = TypeVar("T")
-
-
-def _salts(places: int) -> NDArray[np.uint64]:
-    return np.array([salt_of("creative", str(place)) for place in range(places)], np.uint64)
-
-
-_SALTS: Final = _salts(256)
-
-
-class Draws(Held):
-    """Those of creatives on a page: place, keys, chances, which was drawn."""
-
-    __slots__ = ("_drawn",)
-
-    def __init__(self, drawn: list[tuple[int, tuple[int, ...], tuple[float, ...], int]]) -> None:
-        super().__init__(len(drawn))
-        self._drawn = drawn
-
-    def _make(self) -> tuple[Lottery, ...]:
-        return tuple([Lottery(*one) for one in self._drawn])
-
-
-def drawn_creatives(
-    query: Query, live: Live, effort: Effort, seats: Seats, segment: int, bits: int | None = None
-) -> Sequence[Lottery]:
-    """Draws creatives for `seats`, and gives the lotteries: `keys` are key32s, the page's own first.
-
-    Nothing where the customer is not to be profiled, and on lower rungs. `bits`: of the decision, where they
-    are known.
-    """
-    creatives = seats.creative
-    if effort != "full" or not query.profiling:
-        return ()
-    held: list[tuple[int, tuple[int, ...], tuple[float, ...], int]] = []
-    cell, parts = cell_of(segment), NO_PARTS
-    for at in [at for at, own in enumerate(creatives) if own >= 0]:  # the others have titles of their own
-        spec = query.slots[seats.slot[at]].spec
-        if not spec.explore or seats.capped[at]:
-            continue
-        row, own, campaign = seats.row[at], creatives[at], seats.campaign[at]
-        asked = row, own, campaign, spec.layout_code, cell, spec.explore_budget
-        found = live.draws.get(asked) or _choice(query, live, asked)
-        if len(found.keys) < 2:
-            continue
-        parts = parts or _parts(bits_of(query) if bits is None else bits, len(creatives))
-        drawn = pick(found.chances, parts[at])
-        held.append((at, found.keys, found.chances, drawn))
-        creatives[at] = found.creatives[drawn]
-    return Draws(held) if held else ()
 
 
 def drawn_arms(
@@ -129,15 +75,6 @@ def group_of(experiment: str) -> int:
     return key64(f"experiment:{experiment}")
 
 
-def _parts(bits: int, places: int) -> list[float]:
-    """By place, a number in [0, 1) of the decision."""
-    salts = _SALTS if places <= len(_SALTS) else _salts(places)
-    told = np.empty(places)
-    split(signed(bits), salts[:places], told)
-    parts: list[float] = told.tolist()
-    return parts
-
-
 def kept(memo: dict[Any, T], name: Any, value: T) -> T:
     """The value, remembered."""
     if len(memo) >= MOST_KEPT:
@@ -146,26 +83,29 @@ def kept(memo: dict[Any, T], name: Any, value: T) -> T:
     return value
 
 
-def _choice(query: Query, live: Live, asked: CreativeAsked) -> CreativeChoice:
-    """What may stand at a place, and its chances; remembered where that is the same at any time."""
-    row, shown, campaign, layout, cell, budget = asked
-    text = live.texts[row]
-    choices = _choices(query, live, row, shown, campaign, layout)
-    keys = tuple([text.creatives[choice].key for choice in choices])
-    chances = chances_of(live.learned, int(live.keys[row]), cell, keys, budget) if len(keys) > 1 else ()
-    found = CreativeChoice(choices, keys, chances)
-    return kept(live.draws, asked, found) if text.timeless else found
+def choice_of(query: Query, live: Live, asked: CreativeAsked, spec: CompiledSlot) -> CreativeChoice:
+    """What may stand at a place of a slot, and its chances; remembered where that is the same at any time."""
+    text = live.texts[asked.row]
+    some = _choices(query, live, asked, spec.layout_code)
+    keys = tuple([text.creatives[choice].key for choice in some])
+    chances: tuple[float, ...] = ()
+    if len(keys) > 1:
+        chances = chances_of(live.learned, int(live.keys[asked.row]), asked.cell, keys, spec.explore_budget)
+    found = CreativeChoice(some, keys, chances)
+    if text.timeless:
+        live.choices.keep(asked, found)
+    return found
 
 
-def _choices(query: Query, live: Live, row: int, shown: int, campaign: int, layout: int) -> tuple[int, ...]:
+def _choices(query: Query, live: Live, asked: CreativeAsked, layout: int) -> tuple[int, ...]:
     """Indices of the creatives that may stand there, the page's own first."""
-    text = live.texts[row]
+    text, shown = live.texts[asked.row], asked.creative
     creatives = text.creatives
     if len(creatives) < 2:
         return ()
     named = None
-    if campaign >= 0:
-        named = live.plan.campaigns.specs[campaign].creatives.get(text.id)
+    if asked.campaign >= 0:
+        named = live.plan.campaigns.specs[asked.campaign].creatives.get(text.id)
     own = creatives[shown]
     return (
         shown,

@@ -6,7 +6,7 @@ customer's records) stands in the query; which rung to run is the shell's choice
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Final
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.allocation import Allocation
-from serving.bandit_draws import drawn_arms, drawn_creatives
+from serving.bandit_draws import drawn_arms
 from serving.domain import (
     EXPLORING,
     ArmDraw,
@@ -24,6 +24,7 @@ from serving.domain import (
     Drops,
     Effort,
     Explained,
+    Lottery,
     Met,
     Placement,
     Query,
@@ -104,10 +105,10 @@ def deciding(
     yield
     lost = tuple(trace.failed) + (("killed",) if live.kills.everything else ())
     start = trace.start()
-    drawn = explored(query, live, ranked, market, chosen) if effort == "full" and query.profiling else None
-    yield
-    bits = drawn.bits if drawn is not None else None
-    draws = drawn_creatives(query, live, effort, chosen, page.segment, bits)
+    drawn: Lotteries | None = None
+    draws: Sequence[Lottery] = ()
+    if effort == "full" and query.profiling:
+        drawn, draws = explored(query, live, ranked, market, chosen, page.segment)
     yield
     placements, spares = _placements(page, live, chosen, drawn)
     yield

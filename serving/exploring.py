@@ -15,16 +15,23 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.bandit import cell_of
+from serving.bandit_draws import choice_of, pick
+from serving.creative_choices import CreativeAsked, CreativeChoice
+from serving.creatives_kernel import explore
 from serving.domain import EXPLORING, Candidates, Lottery, Query
 from serving.exploring_kernel import (
     ASK,
     CHANCE,
+    DRAW_CREATIVE,
+    DRAW_PLACE,
     FIRST,
     NOTHING,
     OTHER,
@@ -36,17 +43,26 @@ from serving.exploring_kernel import (
     SHOWN,
     TOLD,
     TURN,
-    hold,
 )
-from serving.live import OWN_TITLE, Live
+from serving.live import Live
 from serving.market import Market
 from serving.page import RULE
-from serving.seats import ROW, Grid, Seats
-from serving.splitting import salt_of
+from serving.seats import OWN_TITLE, ROW, Grid, Seats
+from serving.splitting import part_of, salt_of
 
-__all__ = ["RUNNERS", "Held", "Lotteries", "bits_of", "explored", "signed"]
+__all__ = ["RUNNERS", "Held", "Lotteries", "bits_of", "explored"]
 
-_SALTS: Final = np.array([salt_of("place", str(place)) for place in range(1_000)], np.uint64)
+
+@lru_cache(maxsize=8)
+def _salts(places: int) -> NDArray[np.uint64]:
+    """(2, places): of the lotteries of items and of creatives."""
+    return np.array(
+        [[salt_of(of, str(at)) for at in range(places)] for of in ("place", "creative")], np.uint64
+    )
+
+
+_SALTED: Final = 256
+_SALTS: Final = _salts(_SALTED)
 _RULE: Final = RULE["exploration"]
 _MOST: Final = 32_000  # of creatives, in 16 bits
 _SHAPES: Final = 256  # sets of slots remembered
@@ -100,7 +116,7 @@ class Held(Sequence[Lottery]):
 class Lotteries(Held):
     """Those of items on a page, as arrays."""
 
-    __slots__ = ("_keys", "_rows", "_told", "_whole", "bits")
+    __slots__ = ("_keys", "_rows", "_told", "_whole")
 
     def __init__(
         self,
@@ -109,12 +125,10 @@ class Lotteries(Held):
         whole: NDArray[np.int64],
         rows: NDArray[np.int32],
         keys: NDArray[np.uint64],
-        bits: int,
     ) -> None:
         """How many; `told` by place as `hold` fills it; `whole`: of serving.seats.Grid, the page without
-        lotteries; `rows` are the candidates', `keys` the catalogue's; `bits` of the decision.
+        lotteries; `rows` are the candidates', `keys` the catalogue's.
         """
-        self.bits = bits
         super().__init__(held)
         self._told, self._whole, self._rows, self._keys = told, whole, rows, keys
 
@@ -141,31 +155,54 @@ class Lotteries(Held):
         )
 
 
+class Draws(Held):
+    """Those of creatives on a page, as arrays."""
+
+    __slots__ = ("_choices", "_told")
+
+    def __init__(self, told: NDArray[np.float64], choices: Sequence[CreativeChoice]) -> None:
+        """`told` (4, n) by DRAW_PLACE …; `choices` by their number."""
+        super().__init__(told.shape[1])
+        self._told, self._choices = told, choices
+
+    def _make(self) -> tuple[Lottery, ...]:
+        made = self._told.T.astype(int).tolist()
+        return tuple([self._of(place, self._choices[choice], drawn) for place, _, choice, drawn in made])
+
+    @staticmethod
+    def _of(place: int, found: CreativeChoice, drawn: int) -> Lottery:
+        return Lottery(place, found.keys, found.chances, drawn)
+
+
 def explored(
-    query: Query, live: Live, candidates: Candidates, market: Market, seats: Seats
-) -> Lotteries | None:
-    """Holds the page's lotteries: the drawn runners-up take their places in `seats`. None: none is held."""
+    query: Query, live: Live, candidates: Candidates, market: Market, seats: Seats, segment: int
+) -> tuple[Lotteries | None, Sequence[Lottery]]:
+    """Holds the page's lotteries, of items and then of creatives: what is drawn takes its place in `seats`.
+
+    None: of items none is held. `segment`: the customer's. The keys of creatives are key32s, the page's own
+    first.
+    """
     slots = _slots(query, live, market)
     if slots is None:
-        return None
+        return None, ()
     rows = candidates.rows
     grid = seats.grid or seats.as_grid(rows, market.value)
+    places = len(grid.slot)
     english = query.context.locale.startswith("en")
     items, banned = live.lottery_items(english), _bans(query, live, rows)
-    bits = int.from_bytes(_digest(query), "big", signed=True)
+    bits = bits_of(query)
     scratch = _kept if len(rows) <= _width else _wider(len(rows))
-    told = np.empty((TOLD, len(grid.slot)))
-    standing = _NO_SPARES
+    salts = _SALTS if places <= _SALTED else _salts(places)
+    told = np.empty((TOLD, places))
+    standing, cell, choices = _NO_SPARES, cell_of(segment), live.choices.kept
     if seats.spares:
         standing = np.array([spare.row for spare in seats.spares.values()], np.int32)
     while True:
-        held, turned = hold(
+        held, turned, drawn, unknown = explore(
             rows, market.value, market.options, candidates.score, candidates.origin, items,
-            *grid, standing, slots, banned, bits, _SALTS, scratch, told,
+            *grid, standing, slots, banned, bits, salts, scratch, told, cell, choices.names, choices.rows,
         )  # fmt: skip
-        if not held:
-            return None
-        if held > 0:
+        if held >= 0:
             break
         if not len(banned):
             banned = np.zeros((len(query.slots), len(rows)), np.bool_)
@@ -173,8 +210,46 @@ def explored(
             held = -held
             break
     if turned:
-        _turn(query, live, seats, told[PLACE:, :turned].T.tolist(), english)
-    return Lotteries(held, told, grid.whole, rows, live.keys, bits)
+        _turn(query, live, seats, told[PLACE:DRAW_PLACE, :turned].T.tolist(), english)
+    draws: Sequence[Lottery] = ()
+    if unknown:
+        draws = _drawn(query, live, seats, told[DRAW_PLACE:, :drawn], choices.made, cell, bits, salts[1])
+    elif drawn:
+        draws = Draws(told[DRAW_PLACE:, :drawn], choices.made)
+        at, creatives = told[DRAW_PLACE : DRAW_CREATIVE + 1, :drawn].tolist()
+        for place, creative in zip(at, creatives, strict=True):
+            seats.creative[int(place)] = int(creative)
+    return Lotteries(held, told, grid.whole, rows, live.keys) if held else None, draws
+
+
+def _drawn(
+    query: Query,
+    live: Live,
+    seats: Seats,
+    told: NDArray[np.float64],
+    choices: Sequence[CreativeChoice],
+    cell: int,
+    bits: int,
+    salts: NDArray[np.uint64],
+) -> tuple[Lottery, ...]:
+    """The creatives' lotteries of a page where something is not remembered: that is asked for."""
+    draws = []
+    for place, creative, number, drawn in told.T.astype(int).tolist():
+        if number >= 0:
+            found = choices[number]
+        else:
+            if seats.creative[place] < 0:
+                continue
+            spec = query.slots[seats.slot[place]].spec
+            own = seats.row[place], seats.creative[place], seats.campaign[place]
+            found = choice_of(query, live, CreativeAsked(*own, spec.bit.bit_length() - 1, cell), spec)
+            if len(found.keys) < 2:
+                continue
+            drawn = pick(found.chances, part_of(bits % 2**64, int(salts[place])))
+            creative = found.creatives[drawn]
+        seats.creative[place] = creative
+        draws.append(Lottery(place, found.keys, found.chances, drawn))
+    return tuple(draws)
 
 
 def _slots(query: Query, live: Live, market: Market) -> NDArray[np.float64] | None:
@@ -273,14 +348,6 @@ def _wider(candidates: int) -> NDArray[np.int32]:
 
 
 def bits_of(query: Query) -> int:
-    """The 64 random bits of a decision: the same in every replay."""
-    return int.from_bytes(_digest(query), "big")
-
-
-def signed(bits: int) -> int:
-    """The same 64 bits as loops take them; also of some that are signed already."""
-    return bits - (1 << 64) if bits >> 63 > 0 else bits
-
-
-def _digest(query: Query) -> bytes:
-    return blake2b(f"{query.subject}\0{query.decision_id}".encode(), digest_size=8).digest()
+    """The 64 random bits of a decision, signed: the same in every replay."""
+    digest = blake2b(f"{query.subject}\0{query.decision_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)

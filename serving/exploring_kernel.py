@@ -33,15 +33,18 @@ LEAST: Final = 1e-3  # a chance below this is not worth a lottery: its weight wo
 BIT, EXPLORE, NEW, BUDGET, LAYOUT, RESERVED_WHOLE, SHOWN = range(7)
 # Of a place: its runners-up among the candidates, −1 none; which was drawn; the chance of the first and of
 # the second, 0 without a lottery; that of what stands there. Then of the drawn places, one after another: the
-# place, and what now stands there.
+# place, and what now stands there. Then of places where a creative is drawn, one after another: the place,
+# the creative, its choice (serving.creatives_kernel; −1 unknown), and which of it.
 FIRST, SECOND, TURN, CHANCE, OTHER, PROPENSITY = range(6)
 PLACE, NOW_ROW, NOW_ORIGIN, NOW_CREATIVE, NOW_SCORE, NOW_VALUE, NOW_TAG = range(6, 13)
-TOLD: Final = 13
+DRAW_PLACE, DRAW_CREATIVE, DRAW_CHOICE, DRAW_TURN = range(13, 17)
+TOLD: Final = 17
 
-LISTS: Final = 257  # one for each kind, behind that of what may be nobody's runner-up
-_GONE: Final = 0
-# Rows of scratch: a candidate's list; of lists; from there on lists by value, then by hope.
-_LIST, _END, _HEAD, _HOPEFUL, _LISTED = range(5)
+LISTS: Final = 256  # one for each kind
+_UNASKED: Final = -1  # the end of a list that no place asks for
+# Rows of scratch: whether a candidate is nobody's runner-up; of lists; from there on lists by value, then by
+# hope.
+_GONE, _END, _HEAD, _HOPEFUL, _LISTED = range(5)
 SCRATCH: Final = _LISTED + 2 * LISTS
 
 
@@ -77,10 +80,11 @@ def hold(
 
     Fills `told` (TOLD, p) by FIRST …
     """
-    list_of, end, head, hopeful = scratch[_LIST], scratch[_END], scratch[_HEAD], scratch[_HOPEFUL]
+    gone, end, head, hopeful = scratch[_GONE], scratch[_END], scratch[_HEAD], scratch[_HOPEFUL]
     listed, hoped = scratch[_LISTED : _LISTED + LISTS], scratch[_LISTED + LISTS :]
-    lists = _free(rows, value, options, candidate, spares, list_of)
-    _by_kind(value, list_of, ranked, lists, listed, end)
+    lists = _asked_for(items, slot_of, whole, slots, end)
+    _place(rows, candidate, spares, gone)
+    _by_kind(value, options, ranked, gone, lists, listed, end)
     news = 0.0
     for slot in range(len(slots)):
         news += slots[slot, NEW]
@@ -96,31 +100,22 @@ def hold(
                 head[one] = hopeful[one] = 0
         told[FIRST, at] = told[SECOND, at] = -1
         told[TURN, at], told[CHANCE, at], told[OTHER, at], told[PROPENSITY, at] = 0, 0.0, 0.0, 1.0
+        if not _holds(slot, at, whole, slots):
+            continue
         explore, new, budget = slots[slot, EXPLORE], slots[slot, NEW], slots[slot, BUDGET]
-        behind = whole[CAPPED, at]
-        if explore + new <= 0 or whole[CAMPAIGN, at] >= 0 or behind & RULED:
-            continue
-        if behind & RESERVES and slots[slot, RESERVED_WHOLE] == 0:
-            continue
         bit, layout = np.uint64(slots[slot, BIT]), int(slots[slot, LAYOUT])
-        kind = 1 + int(items[whole[ROW, at]].kind)
-        if kind >= lists:
-            continue
-        one, after = _next(
-            listed[kind], head[kind], end[kind], kind, list_of, rows, items, bit, layout, banned, slot
-        )
+        kind = int(items[whole[ROW, at]].kind)
+        one, after = _next(listed[kind], head[kind], end[kind], gone, rows, items, bit, layout, banned, slot)
         if one < 0:
             continue
-        list_of[one] = _GONE
+        gone[one] = 1
         if new > 0:  # the second: what may be the best after all
             two, beyond = _next(
-                hoped[kind], hopeful[kind], end[kind], kind, list_of, rows, items, bit, layout, banned, slot
+                hoped[kind], hopeful[kind], end[kind], gone, rows, items, bit, layout, banned, slot
             )
         else:
-            two, beyond = _next(
-                listed[kind], after, end[kind], kind, list_of, rows, items, bit, layout, banned, slot
-            )
-        list_of[one] = kind
+            two, beyond = _next(listed[kind], after, end[kind], gone, rows, items, bit, layout, banned, slot)
+        gone[one] = 0
         best, second = one, two
         total, count = value[one], 1  # of 32 bits, as the values are: logged chances depend on it
         if two >= 0:
@@ -147,12 +142,12 @@ def hold(
                 one, two, each, other, count = two, -1, other, 0.0, 1
         if each < LEAST:  # no lottery: both are left for other places
             continue
-        list_of[one] = _GONE
+        gone[one] = 1
         if two >= 0:
-            list_of[two] = _GONE
-        if list_of[best] == _GONE:
+            gone[two] = 1
+        if gone[best]:
             head[kind] = after
-            if second < 0 or list_of[second] == _GONE:
+            if second < 0 or gone[second]:
                 if new > 0:
                     hopeful[kind] = beyond
                 else:
@@ -183,8 +178,7 @@ def _next(
     listed: NDArray[np.int32],
     begun: int,
     end: int,
-    kind: int,
-    list_of: NDArray[np.int32],
+    gone: NDArray[np.int32],
     rows: NDArray[np.int32],
     items: NDArray[Any],
     bit: np.uint64,
@@ -196,7 +190,7 @@ def _next(
     for j in range(begun, end):
         i = listed[j]
         item = items[rows[i]]
-        if list_of[i] != kind or (item.members >> bit) & np.uint64(1) == 0 or item.picks[layout] == NOTHING:
+        if gone[i] or (item.members >> bit) & np.uint64(1) == 0 or item.picks[layout] == NOTHING:
             continue
         if len(banned) and banned[slot, i]:
             continue
@@ -228,58 +222,84 @@ def afforded(own: float, one: float, two: float, each: float, other: float, budg
 
 
 @loops
-def _free(
+def _holds(slot: int, at: int, whole: NDArray[np.int64], slots: NDArray[np.float64]) -> bool:
+    """Whether a place may have a lottery: no campaign, rule or reservation of its own is behind it."""
+    behind = whole[CAPPED, at]
+    if slots[slot, EXPLORE] + slots[slot, NEW] <= 0 or whole[CAMPAIGN, at] >= 0 or behind & RULED:
+        return False
+    return bool(behind & RESERVES == 0 or slots[slot, RESERVED_WHOLE] != 0)
+
+
+@loops
+def _asked_for(
+    items: NDArray[Any],
+    slot_of: NDArray[np.int32],
+    whole: NDArray[np.int64],
+    slots: NDArray[np.float64],
+    end: NDArray[np.int32],
+) -> int:
+    """Begin the lists of kinds that places have lotteries over; how many lists there are, with the others."""
+    lists = 0
+    for at in range(len(slot_of)):
+        if not _holds(slot_of[at], at, whole, slots):
+            continue
+        kind = int(items[whole[ROW, at]].kind)
+        while lists <= kind:
+            end[lists] = _UNASKED
+            lists += 1
+        end[kind] = 0
+    return lists
+
+
+@loops
+def _place(
     rows: NDArray[np.int32],
-    value: NDArray[np.float32],
-    options: NDArray[np.int64],
     candidate: NDArray[np.int32],
     spares: NDArray[np.int32],
-    list_of: NDArray[np.int32],
-) -> int:
-    """Fill `list_of` with the candidates' lists: 1 more than the kind; _GONE: what a limit counts, is worth
-    nothing, is on the page or stands by. How many lists there are."""
-    n, lists = len(rows), 1
-    for i in range(n):
-        free = (options[i, I_CAPPED] == 0) & (value[i] > 0) & (options[i, I_ROOM] < 0)
-        free &= options[i, I_ROOM + 1] < 0
-        list_of[i] = options[i, I_KIND] + 1 if free else _GONE
-        lists = max(lists, list_of[i] + 1)
+    gone: NDArray[np.int32],
+) -> None:
+    """Mark in `gone` the candidates that are on the page or stand by."""
+    n = len(rows)
+    gone[:n] = 0
     for at in range(len(candidate)):
         if candidate[at] >= 0:
-            list_of[candidate[at]] = _GONE
+            gone[candidate[at]] = 1
     for row in spares:
         i = np.searchsorted(rows, row)
         if i < n and rows[i] == row:
-            list_of[i] = _GONE
-    return lists
+            gone[i] = 1
 
 
 @loops
 def _by_kind(
     value: NDArray[np.float32],
-    list_of: NDArray[np.int32],
+    options: NDArray[np.int64],
     ranked: NDArray[np.int32],
+    gone: NDArray[np.int32],
     lists: int,
     listed: NDArray[np.int32],
     end: NDArray[np.int32],
 ) -> None:
-    """The candidates of each list into `listed[list, :end]`, by descending value, then by row.
+    """The candidates of each kind asked for into `listed[kind, :end]`, by descending value, then by row: but
+    what a limit counts, is worth nothing or is `gone`.
 
     `ranked` is in that order but for what a campaign makes worth more than its value: few places to go back.
     """
-    for one in range(lists):
-        end[one] = 0
     for i in ranked:
-        one = list_of[i]
-        q = end[one]
-        end[one] += 1
+        kind = options[i, I_KIND]
+        if kind >= lists or end[kind] == _UNASKED or gone[i] or not value[i] > 0:
+            continue
+        if options[i, I_CAPPED] != 0 or options[i, I_ROOM] >= 0 or options[i, I_ROOM + 1] >= 0:
+            continue
+        q = end[kind]
+        end[kind] += 1
         while q > 0 and (
-            value[listed[one, q - 1]] < value[i]
-            or (value[listed[one, q - 1]] == value[i] and listed[one, q - 1] > i)
+            value[listed[kind, q - 1]] < value[i]
+            or (value[listed[kind, q - 1]] == value[i] and listed[kind, q - 1] > i)
         ):
-            listed[one, q] = listed[one, q - 1]
+            listed[kind, q] = listed[kind, q - 1]
             q -= 1
-        listed[one, q] = i
+        listed[kind, q] = i
 
 
 @loops
@@ -293,7 +313,7 @@ def _by_hope(
     hoped: NDArray[np.int32],
 ) -> None:
     """The same lists by what each may be worth after all; what is equal stays in its order."""
-    for one in range(1, lists):
+    for one in range(lists):
         for j in range(end[one]):
             i, q = listed[one, j], j
             hope = value[i] * (1 + HOPE * items[rows[i]].unsure)

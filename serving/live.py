@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from serving.arm_plans import AS_PLANNED, Tuning, combined
 from serving.audience_facts import lookups_of
 from serving.bandit import NOTHING_LEARNED, Learned
 from serving.bundle import Bundle
+from serving.creative_choices import CreativeChoices
 from serving.domain import Decision, Drops, Effort, Rows
 from serving.experiments import NO_EXPERIMENTS, CompiledExperiments, compile_experiments
 from serving.filters import rules_of
@@ -34,9 +35,6 @@ from serving.surfaces import pipelines
 from serving.texts import Texts
 from serving.worth import Worth, price_table
 
-OWN_TITLE: Final = -1  # instead of the index of a creative
-
-
 # What lotteries look at of an item, side by side: one line of the processor's cache. `picks`: by layout.
 LOTTERY_ITEM: Final = np.dtype(
     [
@@ -47,18 +45,6 @@ LOTTERY_ITEM: Final = np.dtype(
     ],
     align=True,
 )
-
-
-# Row, creative, campaign (−1 none), layout code, the bandit's cell, and the slot's budget for exploring.
-CreativeAsked = tuple[int, int, int, int, int, float]
-
-
-class CreativeChoice(NamedTuple):
-    """Indices of an item's creatives that may stand at a place, their key32s and chances."""
-
-    creatives: tuple[int, ...]
-    keys: tuple[int, ...]
-    chances: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,7 +90,7 @@ class Live:
     _lottery_items: dict[bool, NDArray[np.void]] = field(default_factory=dict, repr=False)
     _bare: set[bool] = field(default_factory=set, repr=False)
     # By `learned`: creatives at a place, and arms of adaptive experiments by group, cell and names.
-    draws: dict[CreativeAsked, CreativeChoice] = field(default_factory=dict, repr=False)
+    choices: CreativeChoices = field(default_factory=CreativeChoices, repr=False)
     chances: dict[tuple[int, int, tuple[str, ...]], tuple[float, ...]] = field(
         default_factory=dict, repr=False
     )
@@ -131,7 +117,7 @@ class Live:
             newcomers=newcomers,
             variants=variants,
             _lottery_items=items,
-            draws={},
+            choices=CreativeChoices(),
             chances={},
         )
 

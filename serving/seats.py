@@ -7,7 +7,7 @@ only one that has to be filled from behind is taken apart into `Chosen` and put 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from features.reservations import RESERVED
 from serving.filling import Chosen
 from serving.placed import Later
 
-NOTHING_TO_SHOW: Final = -2  # instead of a creative
+OWN_TITLE, NOTHING_TO_SHOW = -1, -2  # instead of the index of a creative
 RESERVES, RULED = 1, 2  # in Grid.whole[CAPPED]: shown only if reserved; there by more than its value
 
 
@@ -40,7 +40,7 @@ class Grid(NamedTuple):
 
     slot: NDArray[np.int32]  # (p,) index in the query's slots
     candidate: NDArray[np.int32]  # (p,) index among the page's candidates, −1 not one of them
-    whole: NDArray[np.int64]  # (at least 5, p) by ROW …; NAMED: place in the offer table, −1 none
+    whole: NDArray[np.int64]  # (at least 8, p) by ROW …; NAMED: place in the offer table, −1 none
     parts: NDArray[np.float64]  # (at least 3, p) by SCORE …
     ranked: NDArray[np.int32]  # (n,) the page's candidates, by about what they are worth
 
@@ -93,8 +93,9 @@ class Seats(NamedTuple):
 
     def as_grid(self, rows: NDArray[np.int32], worth: NDArray[np.float32]) -> Grid:
         """`grid` of a page that had to be filled from behind. `rows`, `worth`: the candidates'."""
-        whole, parts = np.zeros((5, len(self.row)), np.int64), np.empty((3, len(self.row)))
+        whole, parts = np.zeros((CREATIVE + 1, len(self.row)), np.int64), np.empty((3, len(self.row)))
         whole[ROW], whole[ORIGIN], whole[CAMPAIGN], whole[NAMED] = self.row, self.origin, self.campaign, -1
+        whole[SLOT], whole[POSITION], whole[CREATIVE] = self.slot, self.position, self.creative
         flags = np.array(self.flags, np.int64)
         whole[CAPPED] = np.where(np.array(self.capped, np.bool_) | (flags & RESERVED != 0), RESERVES, 0)
         whole[CAPPED] |= np.where(flags & ~RESERVED != 0, RULED, 0)
@@ -106,7 +107,7 @@ class Seats(NamedTuple):
         return Grid(np.array(self.slot, np.int32), candidate, whole, parts, ranked)
 
 
-# Rows of `Grid.whole` and `Grid.parts`. A grid that was made of lists has the first five and the first three.
+# Rows of `Grid.whole` and `Grid.parts`. A grid made of lists has the first eight and the first three.
 ROW, ORIGIN, CAMPAIGN, NAMED, CAPPED, SLOT, POSITION, CREATIVE, FLAGS, RULE, BY, PINNED_AT = range(12)
 REASON, KEY, CAMPAIGN_KEY, WHOLE = range(12, 16)
 SCORE, VALUE, BASE, TAG, SHOWN, DISPLAYS, CLICKS, CONVERTS, PARTS = range(9)

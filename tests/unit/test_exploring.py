@@ -15,6 +15,7 @@ from serving.domain import EXPLORING
 from serving.exploring import RUNNERS, bits_of
 from serving.exploring_kernel import (
     CHANCE,
+    DRAW_PLACE,
     FIRST,
     LISTS,
     OTHER,
@@ -28,7 +29,7 @@ from serving.exploring_kernel import (
 )
 from serving.page import RULE
 from serving.reserving import settle
-from serving.seats import CAMPAIGN, CAPPED, RESERVES, ROW, Seats
+from serving.seats import CAMPAIGN, CAPPED, CREATIVE, POSITION, RESERVES, ROW, SLOT, Seats
 from tests.plain_lotteries import plain_hold, random_page
 from tests.worlds import SLOTS, customer, market_live, query, sold, stranger
 
@@ -105,7 +106,7 @@ def test_the_loop_is_the_plain_one():
         for row, same in ((CHANCE, plain.chances), (OTHER, plain.others), (PROPENSITY, plain.propensity)):
             np.testing.assert_allclose(told[row], same, rtol=1e-12)
         assert lotteries == sum(one > 0 for one in plain.chances)
-        drawn_ones = list(map(tuple, told[PLACE:, :turned].T.tolist()))
+        drawn_ones = list(map(tuple, told[PLACE:DRAW_PLACE, :turned].T.tolist()))
         assert drawn_ones == plain.drawn and turned == sum(one > 0 for one in plain.turns)
         drawn_of_all += plain.turns
     assert {0, 1, 2} == set(drawn_of_all)
@@ -116,8 +117,7 @@ def test_draws_follow_the_chances():
     given = random_page(rng)
     counts = np.zeros((len(given["slot_of"]), 3))
     for number in range(4_000):
-        bits = bits_of(replace(query(LIVE), decision_id=f"d{number}"))
-        given["bits"] = bits - (1 << 64) if bits >> 63 else bits
+        given["bits"] = bits_of(replace(query(LIVE), decision_id=f"d{number}"))
         _, _, told = held(given)
         counts[np.arange(len(counts)), told[TURN].astype(int)] += 1
     for at in np.flatnonzero(told[CHANCE]):
@@ -131,10 +131,10 @@ def test_places_filled_from_behind_hold_the_same_lotteries():
     for number in range(6):
         seen = []
 
-        def noted(asked, live, ranked, market, seats, seen=seen):
+        def noted(asked, live, ranked, market, seats, segment, seen=seen):
             before = Seats._make(one[:] if isinstance(one, list) else one for one in seats)
             seen.append((ranked.rows, market, before))
-            return exploring(asked, live, ranked, market, seats)
+            return exploring(asked, live, ranked, market, seats, segment)
 
         exploring = decide_module.explored
         with pytest.MonkeyPatch.context() as patch:
@@ -146,7 +146,7 @@ def test_places_filled_from_behind_hold_the_same_lotteries():
         p = len(made.slot)
         assert made.slot.tolist() == seats.grid.slot.tolist()
         assert made.candidate.tolist() == seats.grid.candidate.tolist()
-        same = [ROW, CAMPAIGN]
+        same = [ROW, CAMPAIGN, SLOT, POSITION, CREATIVE]
         assert made.whole[same].tolist() == seats.grid.whole[same, :p].tolist()
         assert made.parts.tolist() == seats.grid.parts[: len(made.parts), :p].tolist()
         capped = [market.slot_capped[slot] for slot in seats.slot]
@@ -163,7 +163,7 @@ def test_a_page_that_the_market_alone_could_not_fill_explores_too(monkeypatch):
     seen = []
 
     def noted(*given):
-        seen.append(given[-1])
+        seen.append(given[4])
         return exploring(*given)
 
     exploring = decide_module.explored

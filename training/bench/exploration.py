@@ -21,11 +21,10 @@ from unittest.mock import patch
 import numpy as np
 from scipy import stats
 
-from serving.bandit_draws import drawn_creatives
 from serving.decide import decide
 from serving.domain import Lottery, Query
 from serving.experiments import compile_experiments
-from serving.exploring import Lotteries, explored
+from serving.exploring import explored
 from serving.live import Live, build_live
 from training.bench.assignment import cost, plan_of
 from training.bench.decide_world import live_of, queries
@@ -172,35 +171,33 @@ def _cost(tally: Tally, plain: Live, seed: int, pages: int = 128) -> None:
         ("feed", feed, "the feed on 2 %, as in `fenliu demo`"),
     ):
         asked = queries(view, pages, 16, seed)
-        own = _alone(view, asked, "explored")
-        tally.put(f"{name}_us", own * 1e6, "µs", f"lotteries of items alone, page by page: {said}")
-        creatives = _alone(view, asked, "drawn_creatives")
         held = sum(len(decide(query, view).draws) for query in asked) / pages
-        tally.put(f"{name}_creatives_us", creatives * 1e6, "µs", f"and {held:.1f} of creatives a page")
+        own = _alone(view, asked)
+        said = f"{said}, and {held:.1f} of creatives a page" if held else said
+        tally.put(f"{name}_us", own * 1e6, "µs", f"the stage alone, page by page: {said}")
     assigned = cost(compile_experiments(plan_of(), {"home": 1}))
     tally.put("assign_us", assigned * 1e6, "µs", "assignment of a page in three layers, two holdouts")
-    together = (own + creatives + assigned) * 1e6
+    together = (own + assigned) * 1e6
     tally.put("together_us", together, "µs", "assignment, and all lotteries of the feed", ("<=", 10.0))
 
 
-def _alone(live: Live, asked: Sequence[Query], stage: str) -> float:
-    """Processor seconds of a page's call of a stage, with what `decide()` gives it."""
+def _alone(live: Live, asked: Sequence[Query]) -> float:
+    """Processor seconds of a page's lotteries, with what `decide()` gives them."""
     given: list[Any] = []
-    call: Callable[..., Any] = explored if stage == "explored" else drawn_creatives
 
     def noted(*arguments: Any) -> Any:
         given.append(arguments)
-        return call(*arguments)
+        return explored(*arguments)
 
-    with patch(f"serving.decide.{stage}", noted):
+    with patch("serving.decide.explored", noted):
         for query in asked:
             decide(query, live)
     best = inf
     for _ in range(20):
         start = process_time()
         for arguments in given:
-            held = call(*arguments)
-            if isinstance(held, Lotteries):
+            held, _ = explored(*arguments)
+            if held is not None:
                 held.propensity  # noqa: B018 - a page asks for it
         best = min(best, (process_time() - start) / len(given))
     return best
