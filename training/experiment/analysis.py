@@ -21,7 +21,8 @@ from training.experiment.collect import Collected
 from training.experiment.metrics import Metric
 from training.experiment.mismatch import Mismatch, mismatch
 from training.experiment.sequential import ALPHA, Looks, critical, judged
-from training.experiment.statistics import Difference, Moments, adjusted, benjamini_hochberg, difference
+from training.experiment.statistics import Moments, adjusted, benjamini_hochberg, difference
+from training.experiment.wording import between
 
 MOST_SEGMENTS: Final = 12  # values of one dimension
 LEAST_IN_SEGMENT: Final = 100
@@ -104,10 +105,8 @@ class Answer:
         if better:
             best = max(better, key=lambda one: one.absolute)
             caution = f" But {'; '.join(self.breached)}." if self.breached else ""
-            return (
-                f"{best.arm} is better: {best.relative:+.2%} {best.metric} ({best.relative_low:+.2%} to"
-                f" {best.relative_high:+.2%}).{caution}"
-            )
+            within = between(best.relative_low, best.relative_high, "to")
+            return f"{best.arm} is better: {best.relative:+.2%} {best.metric} ({within}).{caution}"
         if worse:
             return f"Worse than the control: {', '.join(worse)}."
         left = self.question.planned_days - len(self.days)
@@ -164,19 +163,19 @@ def _compared(question: Question, seen: Collected, metric: Metric, at: int) -> C
             continue
         found = adjusted(control, treatment, ratio=metric.bottom is not None)
         if found.absolute.variance > 0 and isfinite(found.absolute.value):
-            looks.append((number, found, _information(control, treatment, found)))
+            looks.append((number, found))
     arm = seen.arms[at]
     if not looks:
         return _untested(
             arm, metric, seen.days[-1].moments[metric.name][0], seen.days[-1].moments[metric.name][at]
         )
     alpha = question.criterion_alpha if metric == question.criterion else question.alpha
-    fraction = tuple((number + 1) / question.planned_days for number, _, _ in looks)
-    variance = tuple(np.maximum.accumulate([v for _, _, v in looks]).tolist())
+    fraction = tuple((number + 1) / question.planned_days for number, _ in looks)
+    variance = tuple(np.maximum.accumulate([found.information for _, found in looks]).tolist())
     planned = Looks(fraction, variance, alpha)
     bounds, p = judged(looks[-1][1].z, planned)
-    for (number, found, _), bound in zip(looks, bounds.tolist(), strict=True):
-        days.append((seen.days[number].date, found.relative.value, *found.relative.interval(bound)))
+    for (number, found), bound in zip(looks, bounds.tolist(), strict=True):
+        days.append((seen.days[number].date, found.relative, *found.relative_interval(bound)))
     last = looks[-1][1]
     low, high = last.absolute.interval(float(bounds[-1]))
     return Compared(
@@ -187,8 +186,8 @@ def _compared(question: Question, seen: Collected, metric: Metric, at: int) -> C
         last.absolute.value,
         low,
         high,
-        last.relative.value,
-        *last.relative.interval(float(bounds[-1])),
+        last.relative,
+        *last.relative_interval(float(bounds[-1])),
         last.p,
         p,
         p,
@@ -202,14 +201,8 @@ def _untested(arm: str, metric: Metric, control: Moments, treatment: Moments) ->
     """What there is where nothing varies, or nobody was met: the means."""
     found = difference(control, treatment, ratio=metric.bottom is not None)
     gap = found.absolute.value
-    means = (found.control.value, found.treatment.value, gap, nan, nan, found.relative.value, nan, nan)
+    means = (found.control.value, found.treatment.value, gap, nan, nan, found.relative, nan, nan)
     return Compared(arm, metric.name, *means, 1.0, 1.0, 1.0, 0.0, "not decided", ())
-
-
-def _information(control: Moments, treatment: Moments, found: Difference) -> float:
-    """V of the summed contrast: the variance of the difference × the effective number of units, squared."""
-    n = control.n * treatment.n / (control.n + treatment.n)
-    return n * n * found.absolute.variance
 
 
 def _corrected(question: Question, compared: list[Compared]) -> list[Compared]:
@@ -300,9 +293,7 @@ def _segment(
                 continue
             gap = adjusted(moments[0], moments[at], ratio=question.criterion.bottom is not None)
             units = moments[0].n + moments[at].n
-            found.append(
-                (seen.arms[at], str(value), units, gap.relative.value, *gap.relative.interval(bound))
-            )
+            found.append((seen.arms[at], str(value), units, gap.relative, *gap.relative_interval(bound)))
     return tuple(found)
 
 

@@ -32,9 +32,10 @@ from training.experiment.analysis import Answer, Question, answer
 from training.experiment.changes import promoted, told_of
 from training.experiment.collect import Files, collect, connect
 from training.experiment.metrics import named
-from training.experiment.pages import between, document, shown, write
+from training.experiment.pages import document, write
 from training.experiment.planning import OF_LIFT, days_needed, detectable, planned_days, units_needed
 from training.experiment.units import Asked, last_met
+from training.experiment.wording import between, shown
 from training.lake import Lake
 from training.progress import counting, wide_console
 from training.usage import UsageError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from html import escape
-from math import isfinite
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import matplotlib
 import orjson
 
 from training.experiment.analysis import Answer, Compared
+from training.experiment.wording import between, shown
 
 matplotlib.use("Agg")
 
@@ -109,15 +110,6 @@ def _row(one: Compared, main: bool) -> list[str]:
     ]
 
 
-def shown(value: float, form: str) -> str:
-    """A number as `form` has it; none where there is nothing to divide by."""
-    return format(value, form) if isfinite(value) else "none"
-
-
-def between(low: float, high: float) -> str:
-    return f"{low:+.2%} … {high:+.2%}" if isfinite(low) and isfinite(high) else "none"
-
-
 def markdown(answer: Answer, plots: list[str], off: Sequence[Answer] = ()) -> str:
     lines = [f"# Experiment {answer.question.experiment}", "", f"**{answer.summary}**", ""]
     if answer.question.about:
@@ -175,9 +167,8 @@ def _plots(answer: Answer, folder: Path) -> list[str]:
 
 def _band(axis: Any, x: list[int], rows: list[Any], name: str) -> None:
     (line,) = axis.plot(x, [row[0] for row in rows], marker="o", label=name)
-    axis.fill_between(
-        x, [row[1] for row in rows], [row[2] for row in rows], alpha=0.2, color=line.get_color()
-    )
+    low, high = ([nan if abs(row[at]) == inf else row[at] for row in rows] for at in (1, 2))
+    axis.fill_between(x, low, high, alpha=0.2, color=line.get_color())
 
 
 def _saved(figure: Any, axis: Any, path: Path, *, relative: bool) -> str:
