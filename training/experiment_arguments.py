@@ -105,6 +105,10 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
 def _add_report(one: argparse.ArgumentParser) -> None:
     one.add_argument("name", metavar="NAME", help="of an experiment in the plan")
     one.add_argument("--segments", type=_names, metavar="A,B", help="columns of the customers, such as city")
+    one.add_argument(
+        "--mature", type=int, default=7, metavar="DAYS",
+        help="after its end, for what comes of the last pages: conversions, value, complaints (7)",
+    )  # fmt: skip
     _add_reading(one)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from statistics import NormalDist, mean, variance
 
@@ -281,6 +281,8 @@ class TestPlanning:
     def test_the_planned_length_is_asked_for_or_the_plans_or_usual(self):
         start, until = datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 8, tzinfo=UTC)
         assert planned_days(start, until, None) == 7 and planned_days(start, until, 3) == 3
+        hours = timedelta(hours=8)  # the dates that it touches: their looks are within the plan
+        assert planned_days(start + hours, until + hours, None) == 8
         assert planned_days(start, None, None) == 14 and planned_days(None, None, None, 28) == 28
 
     def test_days(self):

@@ -110,7 +110,9 @@ def _answer(
     sizes = [0, *(int(arm[-1, 0, 0]) for arm in arms)]
     starts = tuple(np.cumsum(sizes).tolist())
     nothing = Novelty(*(np.zeros((len(arms), len(days))) for _ in range(3)))
-    seen = Collected(ARMS, tuple(days), nothing, starts, np.zeros(starts[-1], np.int16), {}, {}, 0, {})
+    seen = Collected(
+        ARMS, tuple(days), nothing, starts, np.zeros(starts[-1], np.int16), {}, {}, 0, {}, len(days)
+    )
     return answer(Question("bench", dict.fromkeys(ARMS, 1.0), metrics[0], metrics, {}, planned), seen)
 
 

@@ -39,9 +39,14 @@ class Question:
     guardrails: Mapping[str, float]  # metric -> the relative change for the worse that is tolerated
     planned_days: int
     alpha: float = ALPHA
+    matures: int = 0  # days after the last page until everything is told that came of it
     among: int = 0  # arms that the experiment compares with its control, where they are more than these
     off_at: datetime | None = None  # when the arm was switched off, which ended the comparison
     about: tuple[str, ...] = ()  # sentences: what is asked, by whom, what each arm changes, since when
+
+    def planned(self, metric: Metric) -> int:
+        """Days until the metric's last look: what matures is looked at for longer."""
+        return self.planned_days + (self.matures if metric.matures else 0)
 
     @property
     def criterion_alpha(self) -> float:
@@ -109,9 +114,10 @@ class Answer:
             return f"{best.arm} is better: {best.relative:+.2%} {best.metric} ({within}).{caution}"
         if worse:
             return f"Worse than the control: {', '.join(worse)}."
-        left = self.question.planned_days - len(self.days)
+        planned = self.question.planned(self.question.criterion)
+        left = planned - len(self.days)
         going = left > 0 and self.question.off_at is None
-        wait = f" {left} of {self.question.planned_days} planned days are left." if going else ""
+        wait = f" {left} of {planned} planned days are left." if going else ""
         return f"Not decided: no arm's {self.question.criterion.name} differs from the control's.{wait}"
 
     def document(self) -> dict[str, Any]:
@@ -122,6 +128,7 @@ class Answer:
             "criterion": self.question.criterion.name,
             "weights": dict(self.question.weights),
             "planned_days": self.question.planned_days,
+            "matures_days": self.question.matures,
             "about": list(self.question.about),
             "alpha": self.question.alpha,
             "off_at": None if self.question.off_at is None else self.question.off_at.isoformat(),
@@ -157,7 +164,8 @@ def answer(question: Question, seen: Collected) -> Answer:
 def _compared(question: Question, seen: Collected, metric: Metric, at: int) -> Compared:
     """Differences day by day; the running intersection is not taken, for effects may change."""
     looks, days = [], []
-    for number, day in enumerate(seen.days):
+    watched = seen.days if metric.matures else seen.days[: seen.exposed]
+    for number, day in enumerate(watched):
         control, treatment = day.moments[metric.name][0], day.moments[metric.name][at]
         if min(control.n, treatment.n) < 2:
             continue
@@ -170,7 +178,7 @@ def _compared(question: Question, seen: Collected, metric: Metric, at: int) -> C
             arm, metric, seen.days[-1].moments[metric.name][0], seen.days[-1].moments[metric.name][at]
         )
     alpha = question.criterion_alpha if metric == question.criterion else question.alpha
-    fraction = tuple((number + 1) / question.planned_days for number, _ in looks)
+    fraction = tuple((number + 1) / question.planned(metric) for number, _ in looks)
     variance = tuple(np.maximum.accumulate([found.information for _, found in looks]).tolist())
     planned = Looks(fraction, variance, alpha)
     bounds, p = judged(looks[-1][1].z, planned)
@@ -281,7 +289,8 @@ def _segment(
         for value, count in sorted(zip(known, counts, strict=True), key=lambda pair: -pair[1])[:MOST_SEGMENTS]
         if count >= LEAST_IN_SEGMENT
     ]
-    fraction = min(1.0, len(seen.days) / question.planned_days)
+    days = len(seen.days) if question.criterion.matures else seen.exposed
+    fraction = min(1.0, days / question.planned(question.criterion))
     bound = float(
         critical(Looks((fraction,), (1.0,), question.alpha / max(1, len(chosen) * (len(seen.arms) - 1))))[0]
     )

@@ -6,7 +6,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from training.commands import lake_of, live_plan
 from training.desk import desk_of
 from training.experiment.analysis import Answer, Question, answer
 from training.experiment.changes import promoted, told_of
-from training.experiment.collect import Files, collect, connect
+from training.experiment.collect import DAY_S, Files, collect, connect
 from training.experiment.metrics import named
 from training.experiment.pages import document, write
 from training.experiment.planning import OF_LIFT, days_needed, detectable, planned_days, units_needed
@@ -87,20 +87,27 @@ def report(args: argparse.Namespace, settings: Settings) -> int:
     criterion = named([one.criterion])[0]
     metrics = named([one.criterion, *guardrails, *(args.metrics or DEFAULT_METRICS)])
     planned = planned_days(one.ramp[0].at, one.until, args.days)
+    if args.mature < 0:
+        raise UsageError("--mature is a number of days, 0 or more")
+    ends = 0 if one.until is None else args.mature
     base, files = connect(args.memory), files_of(lake_of(settings))
     found = []
     for arms, until in _looks(base, files, one):
         weights = {arm.name: arm.weight for arm in arms}
+        matures = 0 if isfinite(until) else ends  # an arm that goes off is told until then
         with counting(console, f"days of {args.name}") as tick:
-            asked = Asked(one.name, tuple(weights), by_device=one.unit == "device", until=until)
+            asked = Asked(
+                one.name, tuple(weights), by_device=one.unit == "device",
+                until=min(until, _end(one)), matures=matures * DAY_S,
+            )  # fmt: skip
             seen = collect(
                 base, files, asked, metrics,
                 criterion=criterion.name, pre_days=args.pre_days, segments=args.segments or (), progress=tick,
             )  # fmt: skip
         off_at = datetime.fromtimestamp(until, UTC) if isfinite(until) else None
         question = Question(
-            one.name, weights, criterion, metrics, guardrails, planned,
-            among=len(one.arms) - 1, off_at=off_at, about=told_of(one),
+            one.name, weights, criterion, metrics, guardrails, planned, matures=matures,
+            among=len(one.arms) - 1, off_at=off_at, about=(*told_of(one), *_closing(one, ends)),
         )  # fmt: skip
         found.append(answer(question, seen))
     page = write(found[0], args.out or settings.home / "experiments" / one.name, found[1:])
@@ -111,6 +118,19 @@ def report(args: argparse.Namespace, settings: Settings) -> int:
             _told(console, each)
         _where(console, page)
     return 1 if any(each.mismatch.found or each.breached for each in found) else 0
+
+
+def _end(one: Experiment) -> float:
+    return inf if one.until is None else one.until.timestamp()
+
+
+def _closing(one: Experiment, matures: int) -> tuple[str, ...]:
+    """What a report counts of an experiment that has an end."""
+    if one.until is None:
+        return ()
+    later = one.until + timedelta(days=matures)
+    said = "Counted: pages, displays, clicks and dismissals until the end; conversions, value, complaints and"
+    return (f"{said} NPS until {later:%Y-%m-%d %H:%M}, {matures} days later, of whom it had met by the end",)
 
 
 def _looks(

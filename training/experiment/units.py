@@ -41,7 +41,8 @@ class Asked:
 
     With `campaign` (key32) the units are those that it was shown to, or would have been: `arms` are of the
     ghosts and of the others, and `experiment` is its name. `by_device`: units are devices. `until`: POSIX
-    seconds; what happened later is as if it had not.
+    seconds; what happened later is as if it had not, but for what comes of it within `matures` seconds:
+    conversions, outcomes and complaints of whom it had met.
     """
 
     experiment: str
@@ -49,6 +50,12 @@ class Asked:
     campaign: int | None = None
     by_device: bool = False
     until: float = inf
+    matures: float = 0.0
+
+    @property
+    def ends(self) -> float:
+        """When the last of what counts happened."""
+        return self.until + self.matures
 
     @property
     def of_page(self) -> str:
