@@ -33,7 +33,7 @@ from training.experiment.changes import promoted, told_of
 from training.experiment.collect import DAY_S, Files, collect, connect
 from training.experiment.metrics import named
 from training.experiment.pages import document, write
-from training.experiment.planning import OF_LIFT, days_needed, detectable, planned_days, units_needed
+from training.experiment.planning import OF_LIFT, planned_days
 from training.experiment.units import Asked, last_met
 from training.experiment.wording import between, shown
 from training.lake import Lake
@@ -47,7 +47,7 @@ DEFAULT_METRICS = ("clicks", "conversions", "ctr", "dismissals", "lower_rungs")
 
 
 def listed(args: argparse.Namespace, settings: Settings) -> int:
-    plan = _plan(args, settings)
+    plan = plan_of(args, settings)
     table = Table(title=f"experiments of plan {plan.version}")
     for column in ("layer", "experiment", "range", "enrolled now", "arms", "criterion", "state"):
         table.add_column(column)
@@ -68,7 +68,7 @@ def listed(args: argparse.Namespace, settings: Settings) -> int:
 
 def who(args: argparse.Namespace, settings: Settings) -> int:
     """The arms of ids, by their own hash, without a profile."""
-    plan = _plan(args, settings)
+    plan = plan_of(args, settings)
     made = compile_experiments(plan, {slot.name: 1 << at for at, slot in enumerate(plan.slots)})
     subject = visitor_subject if args.visitor else user_subject
     now = time.time()
@@ -79,8 +79,8 @@ def who(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def report(args: argparse.Namespace, settings: Settings) -> int:
-    plan, console = _plan(args, settings), wide_console()
-    _, one = _named(plan, args.name)
+    plan, console = plan_of(args, settings), wide_console()
+    _, one = experiment_of(plan, args.name)
     if one.adaptive:
         raise UsageError(f"{one.name} adapts, so its units go from arm to arm: see fenliu bandit status")
     guardrails = {each.metric: each.tolerance for each in guards_of(one.guardrails)}
@@ -154,7 +154,7 @@ def _looks(
 
 def lift(args: argparse.Namespace, settings: Settings) -> int:
     """Of a campaign: those that it was shown to against those that it would have been."""
-    plan, console = _plan(args, settings), wide_console()
+    plan, console = plan_of(args, settings), wide_console()
     one = next((each for each in plan.campaigns if each.id == args.campaign), None)
     if one is None:
         raise UsageError(f"the plan has no campaign {args.campaign!r}")
@@ -214,43 +214,6 @@ def _proposed(
     return 0
 
 
-def plan_ahead(args: argparse.Namespace, _settings: Settings) -> int:
-    """How many units, and days."""
-    if not 0 < args.effect < 10:
-        raise UsageError("--effect is a relative change above 0, such as 0.02 for 2 %")
-    saved = args.correlation**2
-    try:
-        need = units_needed(
-            args.mean, args.deviation, args.effect,
-            power=args.power, arms=args.arms, reduction=saved, looks=args.looks,
-        )  # fmt: skip
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    days = days_needed(need.units, args.daily, args.returning) if args.daily else None
-    told = {
-        "units": need.units,
-        "units_single_look": need.single_look,
-        "days": days,
-        "detectable_with": {
-            f"{n}": round(detectable(n, args.mean, args.deviation, reduction=saved, looks=args.looks), 5)
-            for n in (need.units // 4, need.units, 4 * need.units)
-        },
-    }
-    if args.json:
-        print(json.dumps(told))
-        return 0
-    console = wide_console()
-    console.print(
-        f"{need.units:,} units in {args.arms} arms find {args.effect:+.1%} with power {args.power:.0%},"
-        f" looking {args.looks} times ({need.single_look:,} with a single look)",
-        highlight=False,
-    )
-    if args.daily:
-        reached = f"after {days} days" if days is not None else "not within 60 days: ask for a larger effect"
-        console.print(f"reached {reached}", highlight=False)
-    return 0
-
-
 def files_of(lake: Lake) -> Files:
     """The lake's Parquet by date. UsageError for a lake that is not on this machine's disk."""
     if not lake.local:
@@ -275,7 +238,7 @@ def _with_arms(paths: list[str]) -> list[str]:
     return [path for path in paths if "arms" in pq.read_schema(path).names]
 
 
-def _plan(args: argparse.Namespace, settings: Settings) -> Plan:
+def plan_of(args: argparse.Namespace, settings: Settings) -> Plan:
     if args.plan:
         return load_plan(args.plan)
     with backed(settings) as complete:
@@ -285,7 +248,7 @@ def _plan(args: argparse.Namespace, settings: Settings) -> Plan:
     return plan
 
 
-def _named(plan: Plan, name: str) -> tuple[Layer, Experiment]:
+def experiment_of(plan: Plan, name: str) -> tuple[Layer, Experiment]:
     layers = plan.experiments.layers if plan.experiments else ()
     every = [(layer, one) for layer in layers for one in layer.experiments]
     for layer, one in every:
