@@ -21,7 +21,7 @@ from training.experiment.collect import Collected
 from training.experiment.metrics import Metric
 from training.experiment.mismatch import Mismatch, mismatch
 from training.experiment.sequential import ALPHA, Looks, critical, judged
-from training.experiment.statistics import Moments, adjusted, benjamini_hochberg, difference
+from training.experiment.statistics import Difference, adjusted, benjamini_hochberg, difference
 from training.experiment.wording import between
 
 MOST_SEGMENTS: Final = 12  # values of one dimension
@@ -40,6 +40,7 @@ class Question:
     planned_days: int
     alpha: float = ALPHA
     matures: int = 0  # days after the last page until everything is told that came of it
+    units: str = "units"  # what is counted, in words
     among: int = 0  # arms that the experiment compares with its control, where they are more than these
     off_at: datetime | None = None  # when the arm was switched off, which ended the comparison
     about: tuple[str, ...] = ()  # sentences: what is asked, by whom, what each arm changes, since when
@@ -144,7 +145,7 @@ def answer(question: Question, seen: Collected) -> Answer:
     compared: list[Compared] = []
     for at in range(1, len(arms)):
         compared += [_compared(question, seen, metric, at) for metric in question.metrics]
-    compared = _corrected(question, compared)
+    compared = corrected(question, compared)
     units = {arm: seen.starts[at + 1] - seen.starts[at] for at, arm in enumerate(arms)}
     return Answer(
         question,
@@ -154,7 +155,7 @@ def answer(question: Question, seen: Collected) -> Answer:
             units, question.weights, segments=_sizes(seen), crossed=seen.crossed, degraded=seen.degraded
         ),
         tuple(compared),
-        tuple(_breaches(question, compared)),
+        tuple(breaches(question, compared)),
         _novelty(seen),
         {name: _segment(question, seen, values) for name, values in seen.segments.items()},
         seen.crossed,
@@ -162,8 +163,7 @@ def answer(question: Question, seen: Collected) -> Answer:
 
 
 def _compared(question: Question, seen: Collected, metric: Metric, at: int) -> Compared:
-    """Differences day by day; the running intersection is not taken, for effects may change."""
-    looks, days = [], []
+    looks = []
     watched = seen.days if metric.matures else seen.days[: seen.exposed]
     for number, day in enumerate(watched):
         control, treatment = day.moments[metric.name][0], day.moments[metric.name][at]
@@ -172,18 +172,34 @@ def _compared(question: Question, seen: Collected, metric: Metric, at: int) -> C
         found = adjusted(control, treatment, ratio=metric.bottom is not None)
         if found.absolute.variance > 0 and isfinite(found.absolute.value):
             looks.append((number, found))
-    arm = seen.arms[at]
+    last = seen.days[-1].moments[metric.name]
+    plain = difference(last[0], last[at], ratio=metric.bottom is not None)
+    return compared_over(question, metric, seen.arms[at], [day.date for day in seen.days], looks, plain)
+
+
+def compared_over(
+    question: Question,
+    metric: Metric,
+    arm: str,
+    dates: Sequence[str],
+    looks: Sequence[tuple[int, Difference]],
+    plain: Difference,
+) -> Compared:
+    """Differences day by day, as (number of the date, difference); the running intersection is not taken, for
+    effects may change. `plain`: the means, where nothing varies, or nobody was met.
+    """
     if not looks:
-        return _untested(
-            arm, metric, seen.days[-1].moments[metric.name][0], seen.days[-1].moments[metric.name][at]
-        )
+        gap = plain.absolute.value
+        means = (plain.control.value, plain.treatment.value, gap, nan, nan, plain.relative, nan, nan)
+        return Compared(arm, metric.name, *means, 1.0, 1.0, 1.0, 0.0, "not decided", ())
+    days = []
     alpha = question.criterion_alpha if metric == question.criterion else question.alpha
     fraction = tuple((number + 1) / question.planned(metric) for number, _ in looks)
     variance = tuple(np.maximum.accumulate([found.information for _, found in looks]).tolist())
     planned = Looks(fraction, variance, alpha)
     bounds, p = judged(looks[-1][1].z, planned)
     for (number, found), bound in zip(looks, bounds.tolist(), strict=True):
-        days.append((seen.days[number].date, found.relative, *found.relative_interval(bound)))
+        days.append((dates[number], found.relative, *found.relative_interval(bound)))
     last = looks[-1][1]
     low, high = last.absolute.interval(float(bounds[-1]))
     return Compared(
@@ -200,20 +216,12 @@ def _compared(question: Question, seen: Collected, metric: Metric, at: int) -> C
         p,
         p,
         last.reduction,
-        "not decided",  # until all are known: _corrected
+        "not decided",  # until all are known: corrected
         tuple(days),
     )
 
 
-def _untested(arm: str, metric: Metric, control: Moments, treatment: Moments) -> Compared:
-    """What there is where nothing varies, or nobody was met: the means."""
-    found = difference(control, treatment, ratio=metric.bottom is not None)
-    gap = found.absolute.value
-    means = (found.control.value, found.treatment.value, gap, nan, nan, found.relative, nan, nan)
-    return Compared(arm, metric.name, *means, 1.0, 1.0, 1.0, 0.0, "not decided", ())
-
-
-def _corrected(question: Question, compared: list[Compared]) -> list[Compared]:
+def corrected(question: Question, compared: list[Compared]) -> list[Compared]:
     """The criterion's p times the number of arms, as its interval has it (Bonferroni); all others together
     by Benjamini and Hochberg. By these is the verdict.
     """
@@ -231,7 +239,7 @@ def _corrected(question: Question, compared: list[Compared]) -> list[Compared]:
     return made
 
 
-def _breaches(question: Question, compared: Sequence[Compared]) -> list[str]:
+def breaches(question: Question, compared: Sequence[Compared]) -> list[str]:
     """Guardrails that an arm makes worse by more than is tolerated, beyond doubt."""
     found = []
     for one in compared:

@@ -132,10 +132,10 @@ def collect(
             " `fenliu events ingest` run?"
         )
     dates = sorted({*files.events, *files.served})
-    start = _date(float(first.min()))
+    start = date_of(float(first.min()))
     last = max(dates[-1], start)
-    inside = _days(start, min(_until(asked.ends, last), last))
-    exposed = len(_days(start, min(_until(asked.until, last), last)))
+    inside = dates_between(start, min(last_date(asked.ends, last), last))
+    exposed = len(dates_between(start, min(last_date(asked.until, last), last)))
     earlier = [date for date in dates if date < start][-pre_days:] if pre_days else []
     first_day = (first // DAY_S - first.min() // DAY_S).astype(np.int16)
     starts = tuple(np.searchsorted(arm_of, np.arange(len(arms) + 1)).tolist())
@@ -307,16 +307,16 @@ def _segments(base: duckdb.DuckDBPyConnection, files: Files, names: Sequence[str
     return found
 
 
-def _date(at: float) -> str:
+def date_of(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")
 
 
-def _until(at: float, last: str) -> str:
+def last_date(at: float, last: str) -> str:
     """The date of the moment before; `last` where there is no end."""
-    return _date(np.nextafter(at, 0.0)) if isfinite(at) else last
+    return date_of(np.nextafter(at, 0.0)) if isfinite(at) else last
 
 
-def _days(start: str, end: str) -> list[str]:
+def dates_between(start: str, end: str) -> list[str]:
     """Every date of the calendar, also those on which nothing was logged."""
     first, last = (datetime.fromisoformat(one).toordinal() for one in (start, end))
     return [datetime.fromordinal(day).strftime("%Y-%m-%d") for day in range(first, last + 1)]

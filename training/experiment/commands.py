@@ -31,6 +31,7 @@ from training.desk import desk_of
 from training.experiment.analysis import Answer, Question, answer
 from training.experiment.changes import promoted, told_of
 from training.experiment.collect import DAY_S, Files, collect, connect
+from training.experiment.drawn import answer_drawn
 from training.experiment.metrics import named
 from training.experiment.pages import document, write
 from training.experiment.planning import OF_LIFT, planned_days
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
     import duckdb
 
 DEFAULT_METRICS = ("clicks", "conversions", "ctr", "dismissals", "lower_rungs")
+DRAWN = (
+    "Adaptive: arms are drawn anew each hour of a customer; these hours are weighted by the logged chances,"
+    " and what was done on their pages counts (conversions in the app, no outcomes of other systems)"
+)
 
 
 def listed(args: argparse.Namespace, settings: Settings) -> int:
@@ -81,8 +86,6 @@ def who(args: argparse.Namespace, settings: Settings) -> int:
 def report(args: argparse.Namespace, settings: Settings) -> int:
     plan, console = plan_of(args, settings), wide_console()
     _, one = experiment_of(plan, args.name)
-    if one.adaptive:
-        raise UsageError(f"{one.name} adapts, so its units go from arm to arm: see fenliu bandit status")
     guardrails = {each.metric: each.tolerance for each in guards_of(one.guardrails)}
     criterion = named([one.criterion])[0]
     metrics = named([one.criterion, *guardrails, *(args.metrics or DEFAULT_METRICS)])
@@ -91,6 +94,22 @@ def report(args: argparse.Namespace, settings: Settings) -> int:
         raise UsageError("--mature is a number of days, 0 or more")
     ends = 0 if one.until is None else args.mature
     base, files = connect(args.memory), files_of(lake_of(settings))
+    if one.adaptive:
+        if args.segments:
+            raise UsageError(f"{one.name} adapts to segments: its report has none")
+        live = [arm for arm in one.arms if arm.state == "live"]
+        if len(live) < 2 or one.control.state == "off":
+            raise UsageError(
+                f"{one.name!r} has nothing left to compare: it needs its control and one live arm"
+            )
+        question = Question(
+            one.name, {arm.name: arm.weight for arm in live}, criterion, metrics, guardrails, planned,
+            matures=ends, units="customers' hours", about=(*told_of(one), *_closing(one, ends), DRAWN),
+        )  # fmt: skip
+        asked = Asked(one.name, tuple(question.weights), until=_end(one), matures=ends * DAY_S)
+        with counting(console, f"days of {args.name}") as tick:
+            told = answer_drawn(base, files, asked, question, tick)
+        return _reported(args, settings, one, [told], console)
     found = []
     for arms, until in _looks(base, files, one):
         weights = {arm.name: arm.weight for arm in arms}
@@ -110,6 +129,13 @@ def report(args: argparse.Namespace, settings: Settings) -> int:
             among=len(one.arms) - 1, off_at=off_at, about=(*told_of(one), *_closing(one, ends)),
         )  # fmt: skip
         found.append(answer(question, seen))
+    return _reported(args, settings, one, found, console)
+
+
+def _reported(
+    args: argparse.Namespace, settings: Settings, one: Experiment, found: Sequence[Answer], console: Console
+) -> int:
+    """Exit status 1 where nothing can be decided by it, or a guardrail is broken."""
     page = write(found[0], args.out or settings.home / "experiments" / one.name, found[1:])
     if args.json:
         print(json.dumps(document(found[0], found[1:]), ensure_ascii=False))

@@ -50,7 +50,7 @@ def _sections(answer: Answer, off: Sequence[Answer] = ()) -> list[tuple[str, lis
     sizes = [["arm", "units", "expected"]] + [
         [arm, f"{count:,}", f"{answer.mismatch.expected[arm]:,.0f}"] for arm, count in answer.units.items()
     ]
-    said = [f"{total:,} units over {len(answer.days)} days ({answer.days[0]} to {answer.days[-1]})."]
+    said = [f"{total:,} {asked.units} over {len(answer.days)} days ({answer.days[0]} to {answer.days[-1]})."]
     if answer.mismatch.found:
         said.append(f"Sample ratio mismatch, p = {answer.mismatch.p:.2g}. Look at:")
         said += [f"- {cause}" for cause in answer.mismatch.causes]
@@ -156,11 +156,12 @@ def _plots(answer: Answer, folder: Path) -> list[str]:
         axis.set_xticks(range(len(one.by_day)), [row[0][5:] for row in one.by_day], rotation=60)
     axis.set_title(f"{answer.question.criterion.name}: difference to the control, by day of looking")
     made.append(_saved(figure, axis, folder / "by_day.png", relative=True))
-    figure, axis = plt.subplots(figsize=(8, 4))
-    for arm, rows in answer.novelty.items():
-        _band(axis, [row[0] for row in rows], [row[1:] for row in rows], arm)
-    axis.set_title("novelty: difference a unit and day, by days since a unit's first page")
-    made.append(_saved(figure, axis, folder / "novelty.png", relative=False))
+    if answer.novelty:
+        figure, axis = plt.subplots(figsize=(8, 4))
+        for arm, rows in answer.novelty.items():
+            _band(axis, [row[0] for row in rows], [row[1:] for row in rows], arm)
+        axis.set_title("novelty: difference a unit and day, by days since a unit's first page")
+        made.append(_saved(figure, axis, folder / "novelty.png", relative=False))
     plt.close("all")
     return made
 

@@ -83,8 +83,9 @@ class Difference:
         nan) where no change is ruled out; without an upper end where the control may be nothing.
         """
         c, t = self.control, self.treatment
-        square = c.value**2 - z**2 * c.variance
-        product, beyond = c.value * t.value, t.value**2 - z**2 * t.variance
+        together = (c.variance + t.variance - self.absolute.variance) / 2  # nothing where units are one arm's
+        square, beyond = c.value**2 - z**2 * c.variance, t.value**2 - z**2 * t.variance
+        product = c.value * t.value - z**2 * together
         under = product**2 - square * beyond
         if not (c.value and isfinite(under) and under >= 0 and self.absolute.variance > 0):
             return nan, nan

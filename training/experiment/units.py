@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import duckdb
 
 LATER: Final[Mapping[str, str]] = {
+    "drawn": "VARCHAR[]",
+    "chances": "FLOAT[]",
     "lifts": "BOOLEAN",
     "device": "VARCHAR",
     "channel": "VARCHAR",
