@@ -11,6 +11,7 @@ from training.verbs import by_settings
 EXPERIMENT_EXAMPLES: Final = """\
   fenliu experiment list
   fenliu experiment who u42 u43
+  fenliu experiment plan shorter-feed --effect 0.02
   fenliu experiment plan --mean 0.31 --deviation 1.4 --effect 0.02 --daily 200000 --correlation 0.6
   fenliu experiment lift c12
   fenliu experiment watch                  every guardrail of every running arm, as evidence stands
@@ -66,7 +67,8 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
 
     def verb(name: str, about: str, function: str) -> argparse.ArgumentParser:
         one = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
-        one.set_defaults(run=by_settings("training.experiment.commands", function))
+        module = "ahead" if function == "plan_ahead" else "commands"
+        one.set_defaults(run=by_settings(f"training.experiment.{module}", function))
         return one
 
     def with_plan(one: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -99,12 +101,17 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--back", type=float, default=3600.0, metavar="S", help="count from so long ago (3600)")
     one.add_argument("--act", action="store_true", help="switch off what breaches, in your name, audited")
     one.add_argument("--json", action="store_true", help="a line of JSON a look")
-    _add_plan(verb("plan", "how many units and days an experiment needs", "plan_ahead"))
+    about = "how many units and days an experiment needs, from the lake's past or from figures"
+    _add_plan(with_plan(verb("plan", about, "plan_ahead")))
 
 
 def _add_report(one: argparse.ArgumentParser) -> None:
     one.add_argument("name", metavar="NAME", help="of an experiment in the plan")
     one.add_argument("--segments", type=_names, metavar="A,B", help="columns of the customers, such as city")
+    one.add_argument(
+        "--mature", type=int, default=7, metavar="DAYS",
+        help="after its end, for what comes of the last pages: conversions, value, complaints (7)",
+    )  # fmt: skip
     _add_reading(one)
 
 
@@ -120,15 +127,21 @@ def _add_reading(one: argparse.ArgumentParser) -> None:
 
 
 def _add_plan(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--mean", type=float, required=True, help="of the criterion, a unit")
-    one.add_argument("--deviation", type=float, required=True, help="its standard deviation, over units")
+    one.add_argument("name", nargs="?", metavar="NAME", help="of an experiment in the plan (everybody)")
+    one.add_argument("--metric", metavar="A", help="from the lake (the experiment's criterion, or clicks)")
+    one.add_argument("--enrolled", type=float, help="part of all units (the experiment's, or 1)")
+    one.add_argument("--past", type=int, default=14, metavar="DAYS", help="of the lake to plan by (14)")
+    one.add_argument("--pre-days", type=int, default=14, help="days before these that adjust (14; 0 none)")
+    one.add_argument("--memory", type=float, default=2.0, help="GB that the database may take (2)")
+    one.add_argument("--mean", type=float, help="of the criterion, a unit: in place of the lake's past")
+    one.add_argument("--deviation", type=float, help="its standard deviation, over units")
     one.add_argument("--effect", type=float, required=True, help="relative change to find: 0.02 is 2 %%")
     one.add_argument("--power", type=float, default=0.8)
     one.add_argument("--arms", type=int, default=2)
     one.add_argument(
         "--correlation", type=float, default=0.0, help="of the criterion with itself before (CUPED)"
     )
-    one.add_argument("--looks", type=int, default=14, help="how often somebody looks")
+    one.add_argument("--looks", type=int, help="how often somebody looks, by figures (14)")
     one.add_argument("--daily", type=float, help="units met a day, all arms together")
     one.add_argument(
         "--returning", type=float, default=0.0, help="part of a day's units that were met before"

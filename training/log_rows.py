@@ -38,7 +38,7 @@ _TABLE_OF: Final = dict.fromkeys(WHAT, "events") | {
     "input": "inputs",
 }
 _SERVED_KEPT: Final = frozenset(
-    (*SERVED_COLUMNS.names, "forced", "decided", "context", "sizes", "place_slot", "degraded")
+    (*SERVED_COLUMNS.names, "forced", "decided", "context", "sizes", "place_slot", "degraded", "arm_draws")
 )
 _LATEST: Final = 250_000_000_000.0  # the year 9892: dates end soon after
 
@@ -213,6 +213,9 @@ def served_table(rows: list[Row]) -> pa.Table:
     columns: dict[str, Any] = {"at": times, "received_at": times}
     columns["unit"] = _texts(rows, "unit")
     columns["arms"] = pa.array([_arms(row) for row in rows], pa.list_(pa.string()))
+    draws = [_draws(row) for row in rows]
+    columns["drawn"] = pa.array([names for names, _ in draws], pa.list_(pa.string()))
+    columns["chances"] = pa.array([chances for _, chances in draws], pa.list_(pa.float32()))
     columns["campaigns"] = pa.array([row.get("decided") for row in rows], pa.list_(pa.uint32()))
     columns["ghosts"] = pa.array([_ghosts(row) for row in rows], pa.list_(pa.uint32()))
     columns["lifts"] = pa.array([row.get("lifts") for row in rows], pa.bool_())
@@ -246,6 +249,18 @@ def _arms(row: Row) -> list[str] | None:
         return None
     forced = row.get("forced", ())
     return [name for layer, name in row["arms"].items() if layer not in forced]
+
+
+def _draws(row: Row) -> tuple[list[str], list[float]] | tuple[None, None]:
+    """EXPERIMENT/ARM of every arm that an adaptive experiment could have drawn, and its chance."""
+    if not (draws := row.get("arm_draws")):
+        return None, None
+    found = [
+        (f"{experiment}/{arm}", chance)
+        for experiment, arms, chances, _ in draws
+        for arm, chance in zip(arms, chances, strict=True)
+    ]
+    return [name for name, _ in found], [chance for _, chance in found]
 
 
 def _of(make: Callable[[Any], Any], value: Any) -> Any:

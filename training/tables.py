@@ -60,6 +60,8 @@ SERVED_COLUMNS: Final = arrow.schema(
         ("effort", pa.string()),
         ("unit", pa.string()),
         ("arms", pa.list_(pa.string())),
+        ("drawn", pa.list_(pa.string())),
+        ("chances", pa.list_(pa.float32())),
         ("campaigns", pa.list_(pa.uint32())),
         ("ghosts", pa.list_(pa.uint32())),
         ("lifts", pa.bool_()),
@@ -73,7 +75,8 @@ SERVED_COLUMNS: Final = arrow.schema(
     ]
 )
 """`record` is the whole served record as the service wrote it (MessagePack): the inputs of a replay. `unit`:
-the subject that experiments know the customer by; `arms`: EXPERIMENT/ARM of those that count; `campaigns`,
+the subject that experiments know the customer by; `arms`: EXPERIMENT/ARM of those that count; `drawn`,
+`chances`: the arms that adaptive experiments drew from, and how likely each was; `campaigns`,
 `ghosts`: keys of the campaigns that the page was decided with, and of those that it would have had; `lifts`:
 whether its customer could have been held out from them; `device`: the visitor's subject beside a user's;
 `channel` as it was asked with; `ms` until the page was made; places `asked` for and `filled`; `failed`: a

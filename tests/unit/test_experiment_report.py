@@ -344,6 +344,57 @@ def test_an_arm_that_is_off_is_told_until_it_went_off(home: Path, tmp_path: Path
     assert main(told) == 2 and "nobody was met" in capsys.readouterr().err
 
 
+def test_after_the_end_nobody_is_met_and_only_what_comes_of_it_counts(tmp_path: Path, capsys: Any) -> None:
+    """Two days, ended at noon of the second. Everybody clicks on, and buys a day and five days later."""
+    served, events, until = [], [], START + 1.5 * DAY
+
+    def event(kind: str, unit: int, at: float, **more: Any) -> None:
+        events.append(
+            {"event_id": f"e{len(events)}", "type": kind, "at": at, "occurred_at": at, "received_at": at,
+             "subject": f"u:c{unit}", "late": False, "channel": 1, **more}
+        )  # fmt: skip
+
+    for unit in range(400):
+        arm, subject = ("control", "more")[unit % 2], f"u:c{unit}"
+        for day in range(8):
+            at = START + day * DAY + unit
+            late = unit >= 390  # met after the end alone, by a replica whose clock is behind
+            on = day == 2 if late else day < 2
+            served.append(
+                {"id": f"d{unit}-{day}", "subject": subject, "unit": subject, "at": at, "received_at": at,
+                 "surface": "home", "effort": "full", "arms": [f"longer/{arm}"] if on else [], "record": b"",
+                 "asked": 2, "filled": 1 if day < 2 else 2}
+            )  # fmt: skip
+            event("clicked", unit, at + 5)
+        event("converted", unit, until + DAY + unit, amount=3.0 + unit % 4)
+        event("converted", unit, until + 5 * DAY + unit, amount=100.0)
+    told = {"outcome_id": "o", "user_id": "c1", "kind": "purchase", "amount": 9.0, "occurred_at": until + DAY}
+    outcomes = [{**told, "recorded_at": until + 2 * DAY, "received_at": until + 2 * DAY}]
+    outcomes.append({**outcomes[0], "outcome_id": "p", "occurred_at": until + 4 * DAY})
+    write(tmp_path, served, events, outcomes)
+    plan = tmp_path / "plan.yaml"
+    dates = '{at: "2026-11-22T00:00:00Z", enrolled: 1}]\n          until: "2026-11-23T12:00:00Z"'
+    plan.write_text(PLAN.replace('{at: "2026-01-01T00:00:00Z", enrolled: 1}]', dates))
+    asked = ["--home", str(tmp_path), "experiment", "report", "longer", "--plan", str(plan), "--json"]
+    assert main([*asked, "--metrics", "value,fill", "--mature", "3"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    of = {one["metric"]: one for one in found["compared"]}
+    assert found["units"] == {"control": 195, "more": 195}
+    assert (found["question"]["planned_days"], found["question"]["matures_days"]) == (2, 3)
+    assert found["days"][0] == "2026-11-22" and found["days"][-1] == "2026-11-26"
+    assert of["clicks"]["control"] == of["clicks"]["treatment"] == 2.0 and of["fill"]["control"] == 0.5
+    control, more = (np.mean([3.0 + unit % 4 for unit in range(first, 390, 2)]) for first in (0, 1))
+    assert of["value"]["control"] == pytest.approx(control)
+    assert of["value"]["treatment"] == pytest.approx(more + 9.0 / 195)
+    assert len(of["value"]["by_day"]) == 3  # those on which somebody had bought
+    assert [age for age, *_ in found["novelty"]["more"]] == [0, 1]
+    assert any("until 2026-11-26 12:00, 3 days later" in line for line in found["question"]["about"])
+    assert main([*asked, "--metrics", "value", "--mature", "0"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["days"] == ["2026-11-22", "2026-11-23"] and found["compared"][-1]["control"] == 0
+    assert main([*asked, "--mature", "-1"]) == 2
+
+
 def test_units_of_an_experiment_by_device_are_devices(tmp_path: Path) -> None:
     """One customer with two devices, one in each arm; another uses the first device as well."""
     rows = [

@@ -32,7 +32,7 @@ def told(z: np.ndarray, planned: int, *, alpha: float = ALPHA) -> Answer:
     nothing = Novelty(*(np.zeros((len(names), days)) for _ in range(3)))
     starts = tuple(range(0, UNITS * (arms + 1) + 1, UNITS))
     first = np.zeros(starts[-1], np.int16)
-    collected = Collected(names, tuple(seen), nothing, starts, first, {}, {}, 0, {})
+    collected = Collected(names, tuple(seen), nothing, starts, first, {}, {}, 0, {}, days)
     return answer(
         Question("e", dict.fromkeys(names, 1.0), metrics[0], metrics, {}, planned, alpha), collected
     )

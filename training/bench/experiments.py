@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from training.bench.experiments_product import ARMS, AT_ONCE, MEAN, RATIO, Table, answers, found_at
+from training.bench.experiments_product import ARMS, AT_ONCE, COLUMNS, EVERY, MEAN, Table, answers, found_at
 from training.bench.harness import Bar, Result
 from training.bench.report_load import report_figures
 from training.bench.tally import Tally
@@ -24,7 +24,7 @@ from training.experiment.mismatch import ALPHA as MISMATCH_ALPHA
 from training.experiment.mismatch import mismatch
 from training.progress import counting, wide_console
 from training.world.history import World
-from training.world.rows import CLICKED
+from training.world.rows import CLICKED, CONVERTED
 
 ABOUT: Final = (
     "experiments: A/A error rate under peeking, power, CUPED, mismatch; a report over 100 million events"
@@ -40,6 +40,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, help="re-randomisations (2,000; quick 300)")
     parser.add_argument("--events", type=int, help="of the report (100,000,000; quick 2,000,000; 0 none)")
     parser.add_argument("--units", type=int, help="of the report (2,000,000; quick 100,000)")
+    parser.add_argument(
+        "--share", type=float, default=0.5, help="of the units of an A/A, in the treatment (0.5)"
+    )
+    parser.add_argument("--only-aa", action="store_true", help="neither power, CUPED nor mismatches")
     parser.add_argument("--seed", type=int, default=11)
 
 
@@ -50,10 +54,11 @@ def run(args: argparse.Namespace) -> Result:
     rng = np.random.default_rng(args.seed)
     with counting(console, f"days of {customers:,} customers") as tick:
         table = _table(customers, args.seed, tick)
-    _peeking(tally, rng, table, runs)
-    _power(tally, rng, table, runs)
-    _cuped(tally, rng, table, runs)
-    _mismatch(tally, rng)
+    _peeking(tally, rng, table, runs, args.share)
+    if not args.only_aa:
+        _power(tally, rng, table, runs)
+        _cuped(tally, rng, table, runs)
+        _mismatch(tally, rng)
     events = (2_000_000 if args.quick else 100_000_000) if args.events is None else args.events
     if events:
         report_figures(
@@ -63,31 +68,34 @@ def run(args: argparse.Namespace) -> Result:
 
 
 def _table(customers: int, seed: int, tick: object) -> Table:
-    """Clicks and pages, of two weeks and of the two before, of who was seen."""
+    """What customers did in two weeks and in the two before, of those who were seen in the later."""
     world = World.create(seed, customers, 600)
-    counts, pages = np.zeros((customers, 2 * DAYS)), np.zeros((customers, 2 * DAYS))
+    counts = {name: np.zeros((customers, 2 * DAYS)) for name in COLUMNS}
     for number, day in enumerate(world.history(2 * DAYS)):
-        rows = day.rows[day.rows["what"] == CLICKED]
-        counts[:, number] = np.bincount(rows["customer"], minlength=customers)
-        pages[:, number] = np.bincount(day.visits.customers, minlength=customers)
+        for name, what in (("clicks", CLICKED), ("conversions", CONVERTED)):
+            rows = day.rows[day.rows["what"] == what]
+            counts[name][:, number] = np.bincount(rows["customer"], minlength=customers)
+        told = np.nan_to_num(rows["amount"])  # of the conversions
+        counts["value"][:, number] = np.bincount(rows["customer"], told, minlength=customers)
+        counts["pages"][:, number] = np.bincount(day.visits.customers, minlength=customers)
         tick(number + 1, 2 * DAYS)  # type: ignore[operator]
-    met = pages[:, DAYS:] > 0
+    met = counts["pages"][:, DAYS:] > 0
     seen = met.any(axis=1)
     first = met.argmax(axis=1)
     since = np.arange(DAYS) >= first[:, None]
     return Table(
-        (counts[:, DAYS:] * since)[seen],
-        (pages[:, DAYS:] * since)[seen],
-        counts[seen, :DAYS].sum(axis=1),
-        pages[seen, :DAYS].sum(axis=1),
+        {name: (one[:, DAYS:] * since)[seen] for name, one in counts.items()},
+        {name: one[seen, :DAYS].sum(axis=1) for name, one in counts.items()},
         first[seen],
     )
 
 
-def _treated(rng: np.random.Generator, runs: int, n: int) -> Iterator[NDArray[np.float32]]:
+def _treated(
+    rng: np.random.Generator, runs: int, n: int, share: float = 0.5
+) -> Iterator[NDArray[np.float32]]:
     """(some, n) which units are in the arm, `runs` of them in all."""
     for done in range(0, runs, AT_ONCE):
-        yield (rng.random((min(AT_ONCE, runs - done), n), np.float32) < 0.5).astype(np.float32)
+        yield (rng.random((min(AT_ONCE, runs - done), n), np.float32) < share).astype(np.float32)
 
 
 def _naive(treated: NDArray[np.float32], cumulated: Floats, met: Floats) -> Floats:
@@ -102,22 +110,24 @@ def _naive(treated: NDArray[np.float32], cumulated: Floats, met: Floats) -> Floa
     return z
 
 
-def _peeking(tally: Tally, rng: np.random.Generator, table: Table, runs: int) -> None:
+def _peeking(tally: Tally, rng: np.random.Generator, table: Table, runs: int, share: float) -> None:
     """By the product's answers, looked at daily: with the planned end where it is, and where half is over."""
     n = len(table.first)
     tally.put("aa_units", n, "", f"met in {DAYS} days, one look a day, {runs:,} re-randomisations")
+    tally.put("aa_share", share, "", "of them treated")
     for planned, some, name in ((DAYS, runs, ""), (DAYS // 2, runs // 2, "_longer")):
-        false = ratio = 0
+        false = dict.fromkeys(EVERY, 0)
         with counting(wide_console(), f"A/A, planned for {planned} days") as tick:
-            for number, one in enumerate(answers(table, _treated(rng, some, n), planned=planned)):
-                false += found_at(one, MEAN) is not None
-                ratio += found_at(one, RATIO) is not None
+            held = _treated(rng, some, n, share)
+            for number, one in enumerate(answers(table, held, planned=planned, metrics=EVERY)):
+                for metric in EVERY:
+                    false[metric] += found_at(one, metric) is not None
                 tick(number + 1, some)
-        note = f"ever found, planned for {planned} days, looked at for {DAYS}, {some:,} runs"
-        tally.put(f"aa_false{name}", false / some, "", f"clicks with CUPED {note}", ("<=", 0.05))
-        tally.put(f"aa_ratio{name}", ratio / some, "", f"clicks per page {note}", ("<=", 0.05))
+        note = f"with CUPED ever found, planned for {planned} days, looked at for {DAYS}, {some:,} runs"
+        for metric, found in false.items():
+            tally.put(f"aa_{metric.name}{name}", found / some, "", note, ("<=", 0.05))
     met = (np.arange(DAYS) >= table.first[:, None]).astype(np.float64)
-    cumulated, naive, at_end = table.clicks.cumsum(axis=1), 0, 0
+    cumulated, naive, at_end = table.did["clicks"].cumsum(axis=1), 0, 0
     for treated in _treated(rng, runs, n):
         z = np.abs(_naive(treated, cumulated, met)) > SINGLE
         naive += int(z.any(axis=1).sum())
@@ -128,7 +138,7 @@ def _peeking(tally: Tally, rng: np.random.Generator, table: Table, runs: int) ->
 
 def _power(tally: Tally, rng: np.random.Generator, table: Table, runs: int) -> None:
     """An effect that a single look finds with 80 % power in two thirds of the units, sought in all."""
-    n, clicks = len(table.first), table.clicks.sum(axis=1)
+    n, clicks = len(table.first), table.did["clicks"].sum(axis=1)
     smaller = round(n / 1.5)
     share = _detectable(float(clicks.std() / clicks.mean()), smaller)
     plain: dict[str, Any] = {"lift": share, "before": False, "metrics": (MEAN,)}
@@ -158,7 +168,7 @@ def _detectable(variation: float, n: int) -> float:
 
 def _cuped(tally: Tally, rng: np.random.Generator, table: Table, runs: int) -> None:
     """The spread of the difference over re-randomisations, with and without, against 1 − correlation²."""
-    before, y = table.clicks_before, table.clicks.sum(axis=1)
+    before, y = table.before["clicks"], table.did["clicks"].sum(axis=1)
     correlation = float(np.corrcoef(before, y)[0, 1])
     theta = float(np.cov(before, y)[0, 1] / before.var(ddof=1))
     gaps = []

@@ -20,29 +20,34 @@ from training.experiment.statistics import Moments
 ARMS: Final = ("control", "treatment")
 MEAN: Final = Metric("clicks", "clicks")
 RATIO: Final = Metric("clicks_per_page", "clicks", "pages")
+VALUE: Final = Metric("value", "value")  # few have any, and some much
+RARE: Final = Metric("cvr", "conversions", "clicks")
+EVERY: Final = (MEAN, RATIO, VALUE, RARE)
+COLUMNS: Final = ("clicks", "pages", "conversions", "value")
 AT_ONCE: Final = 100
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """(n, days) clicks and pages of a day since a unit's first; (n,) of the time before; the first day."""
+    """By name of COLUMNS (n, days) what units did on a day since their first; (n,) in the time before; (n,)
+    the first day.
+    """
 
-    clicks: Floats
-    pages: Floats
-    clicks_before: Floats
-    pages_before: Floats
+    did: dict[str, Floats]
+    before: dict[str, Floats]
     first: NDArray[np.int64]
 
     @property
     def days(self) -> int:
-        return int(self.clicks.shape[1])
+        return int(self.did["clicks"].shape[1])
 
     def some(self, units: NDArray[np.int64]) -> Table:
         return Table(
-            self.clicks[units], self.pages[units], self.clicks_before[units], self.pages_before[units],
+            {name: one[units] for name, one in self.did.items()},
+            {name: one[units] for name, one in self.before.items()},
             self.first[units],
-        )  # fmt: skip
+        )
 
 
 def answers(
@@ -58,11 +63,12 @@ def answers(
     """Of each division (runs, n) its answer at the last day. `lift`: what treated units click more, relative;
     `before`: whether the time before adjusts; `last`: of a single look, at the last day.
     """
-    columns = [table.clicks.cumsum(axis=1), table.pages.cumsum(axis=1)]
+    names = [name for name in COLUMNS if any(name in one.columns for one in metrics)]
+    columns = [table.did[name].cumsum(axis=1) for name in names]
     if before:
-        columns += [
-            np.repeat(one[:, None], table.days, 1) for one in (table.clicks_before, table.pages_before)
-        ]
+        columns += [np.repeat(table.before[name][:, None], table.days, 1) for name in names]
+    at = {name: [1 + k, *([1 + len(names) + k] if before else [])] for k, name in enumerate(names)}
+    picks = {one.name: [at[n][k] for k in range(1 + before) for n in one.columns] for one in metrics}
     met = (np.arange(table.days) >= table.first[:, None]).astype(np.float64)
     columns = [met, *(one * met for one in columns)]
     pairs = list(combinations_with_replacement(range(len(columns)), 2))
@@ -73,7 +79,7 @@ def answers(
         held = (some.astype(np.float64) @ flat).reshape(len(some), *whole.shape)
         for one in held:
             arms = tuple(_squares(each[-1:] if last else each, pairs) for each in (whole - one, one))
-            yield _answer(arms, planned, lift, metrics)
+            yield _answer(arms, planned, lift, metrics, picks)
 
 
 def _squares(sums: Floats, pairs: list[tuple[int, int]]) -> Floats:
@@ -85,12 +91,18 @@ def _squares(sums: Floats, pairs: list[tuple[int, int]]) -> Floats:
     return made
 
 
-def _answer(arms: tuple[Floats, ...], planned: int, lift: float, metrics: tuple[Metric, ...]) -> Answer:
+def _answer(
+    arms: tuple[Floats, ...],
+    planned: int,
+    lift: float,
+    metrics: tuple[Metric, ...],
+    picks: dict[str, list[int]],
+) -> Answer:
     days = []
     for day in range(len(arms[0])):
         moments = {
             one.name: tuple(
-                _moments(arm[day], one.bottom is not None, lift if at else 0.0) for at, arm in enumerate(arms)
+                _moments(arm[day], picks[one.name], lift if at else 0.0) for at, arm in enumerate(arms)
             )
             for one in metrics
         }
@@ -98,14 +110,15 @@ def _answer(arms: tuple[Floats, ...], planned: int, lift: float, metrics: tuple[
     sizes = [0, *(int(arm[-1, 0, 0]) for arm in arms)]
     starts = tuple(np.cumsum(sizes).tolist())
     nothing = Novelty(*(np.zeros((len(arms), len(days))) for _ in range(3)))
-    seen = Collected(ARMS, tuple(days), nothing, starts, np.zeros(starts[-1], np.int16), {}, {}, 0, {})
+    seen = Collected(
+        ARMS, tuple(days), nothing, starts, np.zeros(starts[-1], np.int16), {}, {}, 0, {}, len(days)
+    )
     return answer(Question("bench", dict.fromkeys(ARMS, 1.0), metrics[0], metrics, {}, planned), seen)
 
 
-def _moments(sums: Floats, ratio: bool, lift: float) -> Moments:
-    """Of the columns (clicks, before) or, of the ratio, (clicks, pages, both before)."""
-    k, n = len(sums), sums[0, 0]
-    pick = list(range(1, k)) if ratio else list(range(1, k, 2))
+def _moments(sums: Floats, pick: list[int], lift: float) -> Moments:
+    """Of these columns, of which `lift` changes the first."""
+    n = sums[0, 0]
     mean = sums[0, pick] / n
     spread = (sums[np.ix_(pick, pick)] - n * np.outer(mean, mean)) / (n - 1)
     grown = np.array([1.0 + lift, *np.ones(len(pick) - 1)])

@@ -21,7 +21,8 @@ from training.experiment.collect import Collected
 from training.experiment.metrics import Metric
 from training.experiment.mismatch import Mismatch, mismatch
 from training.experiment.sequential import ALPHA, Looks, critical, judged
-from training.experiment.statistics import Difference, Moments, adjusted, benjamini_hochberg, difference
+from training.experiment.statistics import Difference, adjusted, benjamini_hochberg, difference
+from training.experiment.wording import between
 
 MOST_SEGMENTS: Final = 12  # values of one dimension
 LEAST_IN_SEGMENT: Final = 100
@@ -38,9 +39,15 @@ class Question:
     guardrails: Mapping[str, float]  # metric -> the relative change for the worse that is tolerated
     planned_days: int
     alpha: float = ALPHA
+    matures: int = 0  # days after the last page until everything is told that came of it
+    units: str = "units"  # what is counted, in words
     among: int = 0  # arms that the experiment compares with its control, where they are more than these
     off_at: datetime | None = None  # when the arm was switched off, which ended the comparison
     about: tuple[str, ...] = ()  # sentences: what is asked, by whom, what each arm changes, since when
+
+    def planned(self, metric: Metric) -> int:
+        """Days until the metric's last look: what matures is looked at for longer."""
+        return self.planned_days + (self.matures if metric.matures else 0)
 
     @property
     def criterion_alpha(self) -> float:
@@ -104,15 +111,14 @@ class Answer:
         if better:
             best = max(better, key=lambda one: one.absolute)
             caution = f" But {'; '.join(self.breached)}." if self.breached else ""
-            return (
-                f"{best.arm} is better: {best.relative:+.2%} {best.metric} ({best.relative_low:+.2%} to"
-                f" {best.relative_high:+.2%}).{caution}"
-            )
+            within = between(best.relative_low, best.relative_high, "to")
+            return f"{best.arm} is better: {best.relative:+.2%} {best.metric} ({within}).{caution}"
         if worse:
             return f"Worse than the control: {', '.join(worse)}."
-        left = self.question.planned_days - len(self.days)
+        planned = self.question.planned(self.question.criterion)
+        left = planned - len(self.days)
         going = left > 0 and self.question.off_at is None
-        wait = f" {left} of {self.question.planned_days} planned days are left." if going else ""
+        wait = f" {left} of {planned} planned days are left." if going else ""
         return f"Not decided: no arm's {self.question.criterion.name} differs from the control's.{wait}"
 
     def document(self) -> dict[str, Any]:
@@ -123,6 +129,7 @@ class Answer:
             "criterion": self.question.criterion.name,
             "weights": dict(self.question.weights),
             "planned_days": self.question.planned_days,
+            "matures_days": self.question.matures,
             "about": list(self.question.about),
             "alpha": self.question.alpha,
             "off_at": None if self.question.off_at is None else self.question.off_at.isoformat(),
@@ -138,7 +145,7 @@ def answer(question: Question, seen: Collected) -> Answer:
     compared: list[Compared] = []
     for at in range(1, len(arms)):
         compared += [_compared(question, seen, metric, at) for metric in question.metrics]
-    compared = _corrected(question, compared)
+    compared = corrected(question, compared)
     units = {arm: seen.starts[at + 1] - seen.starts[at] for at, arm in enumerate(arms)}
     return Answer(
         question,
@@ -148,7 +155,7 @@ def answer(question: Question, seen: Collected) -> Answer:
             units, question.weights, segments=_sizes(seen), crossed=seen.crossed, degraded=seen.degraded
         ),
         tuple(compared),
-        tuple(_breaches(question, compared)),
+        tuple(breaches(question, compared)),
         _novelty(seen),
         {name: _segment(question, seen, values) for name, values in seen.segments.items()},
         seen.crossed,
@@ -156,27 +163,43 @@ def answer(question: Question, seen: Collected) -> Answer:
 
 
 def _compared(question: Question, seen: Collected, metric: Metric, at: int) -> Compared:
-    """Differences day by day; the running intersection is not taken, for effects may change."""
-    looks, days = [], []
-    for number, day in enumerate(seen.days):
+    looks = []
+    watched = seen.days if metric.matures else seen.days[: seen.exposed]
+    for number, day in enumerate(watched):
         control, treatment = day.moments[metric.name][0], day.moments[metric.name][at]
         if min(control.n, treatment.n) < 2:
             continue
         found = adjusted(control, treatment, ratio=metric.bottom is not None)
         if found.absolute.variance > 0 and isfinite(found.absolute.value):
-            looks.append((number, found, _information(control, treatment, found)))
-    arm = seen.arms[at]
+            looks.append((number, found))
+    last = seen.days[-1].moments[metric.name]
+    plain = difference(last[0], last[at], ratio=metric.bottom is not None)
+    return compared_over(question, metric, seen.arms[at], [day.date for day in seen.days], looks, plain)
+
+
+def compared_over(
+    question: Question,
+    metric: Metric,
+    arm: str,
+    dates: Sequence[str],
+    looks: Sequence[tuple[int, Difference]],
+    plain: Difference,
+) -> Compared:
+    """Differences day by day, as (number of the date, difference); the running intersection is not taken, for
+    effects may change. `plain`: the means, where nothing varies, or nobody was met.
+    """
     if not looks:
-        return _untested(
-            arm, metric, seen.days[-1].moments[metric.name][0], seen.days[-1].moments[metric.name][at]
-        )
+        gap = plain.absolute.value
+        means = (plain.control.value, plain.treatment.value, gap, nan, nan, plain.relative, nan, nan)
+        return Compared(arm, metric.name, *means, 1.0, 1.0, 1.0, 0.0, "not decided", ())
+    days = []
     alpha = question.criterion_alpha if metric == question.criterion else question.alpha
-    fraction = tuple((number + 1) / question.planned_days for number, _, _ in looks)
-    variance = tuple(np.maximum.accumulate([v for _, _, v in looks]).tolist())
+    fraction = tuple((number + 1) / question.planned(metric) for number, _ in looks)
+    variance = tuple(np.maximum.accumulate([found.information for _, found in looks]).tolist())
     planned = Looks(fraction, variance, alpha)
     bounds, p = judged(looks[-1][1].z, planned)
-    for (number, found, _), bound in zip(looks, bounds.tolist(), strict=True):
-        days.append((seen.days[number].date, found.relative.value, *found.relative.interval(bound)))
+    for (number, found), bound in zip(looks, bounds.tolist(), strict=True):
+        days.append((dates[number], found.relative, *found.relative_interval(bound)))
     last = looks[-1][1]
     low, high = last.absolute.interval(float(bounds[-1]))
     return Compared(
@@ -187,32 +210,18 @@ def _compared(question: Question, seen: Collected, metric: Metric, at: int) -> C
         last.absolute.value,
         low,
         high,
-        last.relative.value,
-        *last.relative.interval(float(bounds[-1])),
+        last.relative,
+        *last.relative_interval(float(bounds[-1])),
         last.p,
         p,
         p,
         last.reduction,
-        "not decided",  # until all are known: _corrected
+        "not decided",  # until all are known: corrected
         tuple(days),
     )
 
 
-def _untested(arm: str, metric: Metric, control: Moments, treatment: Moments) -> Compared:
-    """What there is where nothing varies, or nobody was met: the means."""
-    found = difference(control, treatment, ratio=metric.bottom is not None)
-    gap = found.absolute.value
-    means = (found.control.value, found.treatment.value, gap, nan, nan, found.relative.value, nan, nan)
-    return Compared(arm, metric.name, *means, 1.0, 1.0, 1.0, 0.0, "not decided", ())
-
-
-def _information(control: Moments, treatment: Moments, found: Difference) -> float:
-    """V of the summed contrast: the variance of the difference × the effective number of units, squared."""
-    n = control.n * treatment.n / (control.n + treatment.n)
-    return n * n * found.absolute.variance
-
-
-def _corrected(question: Question, compared: list[Compared]) -> list[Compared]:
+def corrected(question: Question, compared: list[Compared]) -> list[Compared]:
     """The criterion's p times the number of arms, as its interval has it (Bonferroni); all others together
     by Benjamini and Hochberg. By these is the verdict.
     """
@@ -230,7 +239,7 @@ def _corrected(question: Question, compared: list[Compared]) -> list[Compared]:
     return made
 
 
-def _breaches(question: Question, compared: Sequence[Compared]) -> list[str]:
+def breaches(question: Question, compared: Sequence[Compared]) -> list[str]:
     """Guardrails that an arm makes worse by more than is tolerated, beyond doubt."""
     found = []
     for one in compared:
@@ -288,7 +297,8 @@ def _segment(
         for value, count in sorted(zip(known, counts, strict=True), key=lambda pair: -pair[1])[:MOST_SEGMENTS]
         if count >= LEAST_IN_SEGMENT
     ]
-    fraction = min(1.0, len(seen.days) / question.planned_days)
+    days = len(seen.days) if question.criterion.matures else seen.exposed
+    fraction = min(1.0, days / question.planned(question.criterion))
     bound = float(
         critical(Looks((fraction,), (1.0,), question.alpha / max(1, len(chosen) * (len(seen.arms) - 1))))[0]
     )
@@ -300,9 +310,7 @@ def _segment(
                 continue
             gap = adjusted(moments[0], moments[at], ratio=question.criterion.bottom is not None)
             units = moments[0].n + moments[at].n
-            found.append(
-                (seen.arms[at], str(value), units, gap.relative.value, *gap.relative.interval(bound))
-            )
+            found.append((seen.arms[at], str(value), units, gap.relative, *gap.relative_interval(bound)))
     return tuple(found)
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from training.experiment.metrics import EVENT_COUNTS, PAGE_COUNTS, Metric, columns_of
+from training.experiment.metrics import EVENT_COUNTS, MATURES, PAGE_COUNTS, Metric, columns_of
 from training.experiment.statistics import Moments
 from training.experiment.told import COLUMNS, gather
 from training.experiment.units import Asked, meet, rows_of
@@ -78,6 +78,7 @@ class Collected:
     before: Mapping[str, Floats]  # the same in the days before the start
     crossed: int
     degraded: Mapping[str, float]  # by arm: part of the pages on a lower rung
+    exposed: int  # of the days, those with pages that count: what is done on pages changes no more after
     segments: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # dimension -> (n,) values
 
     def moments(self, metric: Metric, inside: NDArray[np.bool_] | None = None) -> tuple[Moments, ...]:
@@ -131,9 +132,10 @@ def collect(
             " `fenliu events ingest` run?"
         )
     dates = sorted({*files.events, *files.served})
-    start = _date(float(first.min()))
-    end = _date(asked.until) if isfinite(asked.until) else dates[-1]
-    inside = _days(start, min(end, max(dates[-1], start)))
+    start = date_of(float(first.min()))
+    last = max(dates[-1], start)
+    inside = dates_between(start, min(last_date(asked.ends, last), last))
+    exposed = len(dates_between(start, min(last_date(asked.until, last), last)))
     earlier = [date for date in dates if date < start][-pre_days:] if pre_days else []
     first_day = (first // DAY_S - first.min() // DAY_S).astype(np.int16)
     starts = tuple(np.searchsorted(arm_of, np.arange(len(arms) + 1)).tolist())
@@ -159,6 +161,7 @@ def collect(
         before,
         found.crossed,
         found.degraded,
+        exposed,
         _segments(base, files, segments),
     )
     days = []
@@ -166,7 +169,8 @@ def collect(
         fresh = _day(source, date, ">= first")
         _add(totals, fresh)
         days.append(_counted(made, date, done, metrics))
-        _watched(novelty, fresh.get(told.top), starts, first_day, done, n)
+        if done < exposed:
+            _watched(novelty, fresh.get(told.top), starts, first_day, done, n)
         tell(len(earlier) + done + 1, len(earlier) + len(inside))
     made.segments["first day"] = np.array(inside)[first_day]  # type: ignore[index]
     known = np.zeros(n) + sum(before.values())
@@ -181,6 +185,7 @@ def collect(
         before,
         found.crossed,
         found.degraded,
+        exposed,
         made.segments,
     )
 
@@ -227,8 +232,12 @@ def _sums(
     when: str,
 ) -> dict[str, Any]:
     wanted = ", ".join(f"{known[name]} AS {name}" for name in columns)
-    query = f"""SELECT i, {wanted} FROM {rows} WHERE "at" {when} AND "at" <= $until GROUP BY i"""  # noqa: S608
-    return dict(source.base.execute(query, {**values, "until": source.asked.until}).fetchnumpy())
+    asked = source.asked
+    inside, more = '"at" <= $until', {"until": asked.until}
+    if asked.matures and known is EVENT_COUNTS:
+        inside, more = f"({inside} OR ({MATURES}))" + ' AND "at" <= $ends', more | {"ends": asked.ends}
+    query = f"""SELECT i, {wanted} FROM {rows} WHERE "at" {when} AND {inside} GROUP BY i"""  # noqa: S608
+    return dict(source.base.execute(query, {**values, **more}).fetchnumpy())
 
 
 def _merge(found: dict[str, Any], part: dict[str, Any]) -> None:
@@ -298,11 +307,16 @@ def _segments(base: duckdb.DuckDBPyConnection, files: Files, names: Sequence[str
     return found
 
 
-def _date(at: float) -> str:
+def date_of(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")
 
 
-def _days(start: str, end: str) -> list[str]:
+def last_date(at: float, last: str) -> str:
+    """The date of the moment before; `last` where there is no end."""
+    return date_of(np.nextafter(at, 0.0)) if isfinite(at) else last
+
+
+def dates_between(start: str, end: str) -> list[str]:
     """Every date of the calendar, also those on which nothing was logged."""
     first, last = (datetime.fromisoformat(one).toordinal() for one in (start, end))
     return [datetime.fromordinal(day).strftime("%Y-%m-%d") for day in range(first, last + 1)]

@@ -6,7 +6,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,11 +30,13 @@ from training.commands import lake_of, live_plan
 from training.desk import desk_of
 from training.experiment.analysis import Answer, Question, answer
 from training.experiment.changes import promoted, told_of
-from training.experiment.collect import Files, collect, connect
+from training.experiment.collect import DAY_S, Files, collect, connect
+from training.experiment.drawn import answer_drawn
 from training.experiment.metrics import named
-from training.experiment.pages import between, document, shown, write
-from training.experiment.planning import OF_LIFT, days_needed, detectable, planned_days, units_needed
+from training.experiment.pages import document, write
+from training.experiment.planning import OF_LIFT, planned_days
 from training.experiment.units import Asked, last_met
+from training.experiment.wording import between, shown
 from training.lake import Lake
 from training.progress import counting, wide_console
 from training.usage import UsageError
@@ -43,10 +45,14 @@ if TYPE_CHECKING:
     import duckdb
 
 DEFAULT_METRICS = ("clicks", "conversions", "ctr", "dismissals", "lower_rungs")
+DRAWN = (
+    "Adaptive: arms are drawn anew each hour of a customer; these hours are weighted by the logged chances,"
+    " and what was done on their pages counts (conversions in the app, no outcomes of other systems)"
+)
 
 
 def listed(args: argparse.Namespace, settings: Settings) -> int:
-    plan = _plan(args, settings)
+    plan = plan_of(args, settings)
     table = Table(title=f"experiments of plan {plan.version}")
     for column in ("layer", "experiment", "range", "enrolled now", "arms", "criterion", "state"):
         table.add_column(column)
@@ -67,7 +73,7 @@ def listed(args: argparse.Namespace, settings: Settings) -> int:
 
 def who(args: argparse.Namespace, settings: Settings) -> int:
     """The arms of ids, by their own hash, without a profile."""
-    plan = _plan(args, settings)
+    plan = plan_of(args, settings)
     made = compile_experiments(plan, {slot.name: 1 << at for at, slot in enumerate(plan.slots)})
     subject = visitor_subject if args.visitor else user_subject
     now = time.time()
@@ -78,30 +84,58 @@ def who(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def report(args: argparse.Namespace, settings: Settings) -> int:
-    plan, console = _plan(args, settings), wide_console()
-    _, one = _named(plan, args.name)
-    if one.adaptive:
-        raise UsageError(f"{one.name} adapts, so its units go from arm to arm: see fenliu bandit status")
+    plan, console = plan_of(args, settings), wide_console()
+    _, one = experiment_of(plan, args.name)
     guardrails = {each.metric: each.tolerance for each in guards_of(one.guardrails)}
     criterion = named([one.criterion])[0]
     metrics = named([one.criterion, *guardrails, *(args.metrics or DEFAULT_METRICS)])
     planned = planned_days(one.ramp[0].at, one.until, args.days)
+    if args.mature < 0:
+        raise UsageError("--mature is a number of days, 0 or more")
+    ends = 0 if one.until is None else args.mature
     base, files = connect(args.memory), files_of(lake_of(settings))
+    if one.adaptive:
+        if args.segments:
+            raise UsageError(f"{one.name} adapts to segments: its report has none")
+        live = [arm for arm in one.arms if arm.state == "live"]
+        if len(live) < 2 or one.control.state == "off":
+            raise UsageError(
+                f"{one.name!r} has nothing left to compare: it needs its control and one live arm"
+            )
+        question = Question(
+            one.name, {arm.name: arm.weight for arm in live}, criterion, metrics, guardrails, planned,
+            matures=ends, units="customers' hours", about=(*told_of(one), *_closing(one, ends), DRAWN),
+        )  # fmt: skip
+        asked = Asked(one.name, tuple(question.weights), until=_end(one), matures=ends * DAY_S)
+        with counting(console, f"days of {args.name}") as tick:
+            told = answer_drawn(base, files, asked, question, tick)
+        return _reported(args, settings, one, [told], console)
     found = []
     for arms, until in _looks(base, files, one):
         weights = {arm.name: arm.weight for arm in arms}
+        matures = 0 if isfinite(until) else ends  # an arm that goes off is told until then
         with counting(console, f"days of {args.name}") as tick:
-            asked = Asked(one.name, tuple(weights), by_device=one.unit == "device", until=until)
+            asked = Asked(
+                one.name, tuple(weights), by_device=one.unit == "device",
+                until=min(until, _end(one)), matures=matures * DAY_S,
+            )  # fmt: skip
             seen = collect(
                 base, files, asked, metrics,
                 criterion=criterion.name, pre_days=args.pre_days, segments=args.segments or (), progress=tick,
             )  # fmt: skip
         off_at = datetime.fromtimestamp(until, UTC) if isfinite(until) else None
         question = Question(
-            one.name, weights, criterion, metrics, guardrails, planned,
-            among=len(one.arms) - 1, off_at=off_at, about=told_of(one),
+            one.name, weights, criterion, metrics, guardrails, planned, matures=matures,
+            among=len(one.arms) - 1, off_at=off_at, about=(*told_of(one), *_closing(one, ends)),
         )  # fmt: skip
         found.append(answer(question, seen))
+    return _reported(args, settings, one, found, console)
+
+
+def _reported(
+    args: argparse.Namespace, settings: Settings, one: Experiment, found: Sequence[Answer], console: Console
+) -> int:
+    """Exit status 1 where nothing can be decided by it, or a guardrail is broken."""
     page = write(found[0], args.out or settings.home / "experiments" / one.name, found[1:])
     if args.json:
         print(json.dumps(document(found[0], found[1:]), ensure_ascii=False))
@@ -110,6 +144,19 @@ def report(args: argparse.Namespace, settings: Settings) -> int:
             _told(console, each)
         _where(console, page)
     return 1 if any(each.mismatch.found or each.breached for each in found) else 0
+
+
+def _end(one: Experiment) -> float:
+    return inf if one.until is None else one.until.timestamp()
+
+
+def _closing(one: Experiment, matures: int) -> tuple[str, ...]:
+    """What a report counts of an experiment that has an end."""
+    if one.until is None:
+        return ()
+    later = one.until + timedelta(days=matures)
+    said = "Counted: pages, displays, clicks and dismissals until the end; conversions, value, complaints and"
+    return (f"{said} NPS until {later:%Y-%m-%d %H:%M}, {matures} days later, of whom it had met by the end",)
 
 
 def _looks(
@@ -133,7 +180,7 @@ def _looks(
 
 def lift(args: argparse.Namespace, settings: Settings) -> int:
     """Of a campaign: those that it was shown to against those that it would have been."""
-    plan, console = _plan(args, settings), wide_console()
+    plan, console = plan_of(args, settings), wide_console()
     one = next((each for each in plan.campaigns if each.id == args.campaign), None)
     if one is None:
         raise UsageError(f"the plan has no campaign {args.campaign!r}")
@@ -193,43 +240,6 @@ def _proposed(
     return 0
 
 
-def plan_ahead(args: argparse.Namespace, _settings: Settings) -> int:
-    """How many units, and days."""
-    if not 0 < args.effect < 10:
-        raise UsageError("--effect is a relative change above 0, such as 0.02 for 2 %")
-    saved = args.correlation**2
-    try:
-        need = units_needed(
-            args.mean, args.deviation, args.effect,
-            power=args.power, arms=args.arms, reduction=saved, looks=args.looks,
-        )  # fmt: skip
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    days = days_needed(need.units, args.daily, args.returning) if args.daily else None
-    told = {
-        "units": need.units,
-        "units_single_look": need.single_look,
-        "days": days,
-        "detectable_with": {
-            f"{n}": round(detectable(n, args.mean, args.deviation, reduction=saved, looks=args.looks), 5)
-            for n in (need.units // 4, need.units, 4 * need.units)
-        },
-    }
-    if args.json:
-        print(json.dumps(told))
-        return 0
-    console = wide_console()
-    console.print(
-        f"{need.units:,} units in {args.arms} arms find {args.effect:+.1%} with power {args.power:.0%},"
-        f" looking {args.looks} times ({need.single_look:,} with a single look)",
-        highlight=False,
-    )
-    if args.daily:
-        reached = f"after {days} days" if days is not None else "not within 60 days: ask for a larger effect"
-        console.print(f"reached {reached}", highlight=False)
-    return 0
-
-
 def files_of(lake: Lake) -> Files:
     """The lake's Parquet by date. UsageError for a lake that is not on this machine's disk."""
     if not lake.local:
@@ -254,7 +264,7 @@ def _with_arms(paths: list[str]) -> list[str]:
     return [path for path in paths if "arms" in pq.read_schema(path).names]
 
 
-def _plan(args: argparse.Namespace, settings: Settings) -> Plan:
+def plan_of(args: argparse.Namespace, settings: Settings) -> Plan:
     if args.plan:
         return load_plan(args.plan)
     with backed(settings) as complete:
@@ -264,7 +274,7 @@ def _plan(args: argparse.Namespace, settings: Settings) -> Plan:
     return plan
 
 
-def _named(plan: Plan, name: str) -> tuple[Layer, Experiment]:
+def experiment_of(plan: Plan, name: str) -> tuple[Layer, Experiment]:
     layers = plan.experiments.layers if plan.experiments else ()
     every = [(layer, one) for layer in layers for one in layer.experiments]
     for layer, one in every:

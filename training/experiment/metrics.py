@@ -21,6 +21,9 @@ EVENT_COUNTS: Final[Mapping[str, str]] = {
 }
 """Columns by events (SQL, per unit and day). Outcomes come as events of type `outcome` (purchases that the
 app did not report), `complaint` and `outcome:nps`. Value is in the events' own currency, CNY."""
+MATURING: Final = ("conversions", "complaints", "value", "nps_sum", "nps_answers")
+MATURES: Final = "type IN ('converted', 'outcome', 'complaint', 'outcome:nps') OR action = 'complained'"
+"""Columns, and the events (SQL), of what comes of a page later than on it."""
 PAGE_COUNTS: Final[Mapping[str, str]] = {
     "pages": "count(*)",
     "lower": "count(*) FILTER (effort <> 'full')",
@@ -44,6 +47,11 @@ class Metric:
     bottom: str | None = None
     better: Literal["higher", "lower"] = "higher"
     about: str = ""
+
+    @property
+    def matures(self) -> bool:
+        """Whether it changes after the last page: not everything comes at once."""
+        return any(name in MATURING for name in self.columns)
 
     @property
     def columns(self) -> tuple[str, ...]:

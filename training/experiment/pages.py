@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from html import escape
-from math import isfinite
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import matplotlib
 import orjson
 
 from training.experiment.analysis import Answer, Compared
+from training.experiment.wording import between, shown
 
 matplotlib.use("Agg")
 
@@ -49,7 +50,7 @@ def _sections(answer: Answer, off: Sequence[Answer] = ()) -> list[tuple[str, lis
     sizes = [["arm", "units", "expected"]] + [
         [arm, f"{count:,}", f"{answer.mismatch.expected[arm]:,.0f}"] for arm, count in answer.units.items()
     ]
-    said = [f"{total:,} units over {len(answer.days)} days ({answer.days[0]} to {answer.days[-1]})."]
+    said = [f"{total:,} {asked.units} over {len(answer.days)} days ({answer.days[0]} to {answer.days[-1]})."]
     if answer.mismatch.found:
         said.append(f"Sample ratio mismatch, p = {answer.mismatch.p:.2g}. Look at:")
         said += [f"- {cause}" for cause in answer.mismatch.causes]
@@ -109,15 +110,6 @@ def _row(one: Compared, main: bool) -> list[str]:
     ]
 
 
-def shown(value: float, form: str) -> str:
-    """A number as `form` has it; none where there is nothing to divide by."""
-    return format(value, form) if isfinite(value) else "none"
-
-
-def between(low: float, high: float) -> str:
-    return f"{low:+.2%} … {high:+.2%}" if isfinite(low) and isfinite(high) else "none"
-
-
 def markdown(answer: Answer, plots: list[str], off: Sequence[Answer] = ()) -> str:
     lines = [f"# Experiment {answer.question.experiment}", "", f"**{answer.summary}**", ""]
     if answer.question.about:
@@ -164,20 +156,20 @@ def _plots(answer: Answer, folder: Path) -> list[str]:
         axis.set_xticks(range(len(one.by_day)), [row[0][5:] for row in one.by_day], rotation=60)
     axis.set_title(f"{answer.question.criterion.name}: difference to the control, by day of looking")
     made.append(_saved(figure, axis, folder / "by_day.png", relative=True))
-    figure, axis = plt.subplots(figsize=(8, 4))
-    for arm, rows in answer.novelty.items():
-        _band(axis, [row[0] for row in rows], [row[1:] for row in rows], arm)
-    axis.set_title("novelty: difference a unit and day, by days since a unit's first page")
-    made.append(_saved(figure, axis, folder / "novelty.png", relative=False))
+    if answer.novelty:
+        figure, axis = plt.subplots(figsize=(8, 4))
+        for arm, rows in answer.novelty.items():
+            _band(axis, [row[0] for row in rows], [row[1:] for row in rows], arm)
+        axis.set_title("novelty: difference a unit and day, by days since a unit's first page")
+        made.append(_saved(figure, axis, folder / "novelty.png", relative=False))
     plt.close("all")
     return made
 
 
 def _band(axis: Any, x: list[int], rows: list[Any], name: str) -> None:
     (line,) = axis.plot(x, [row[0] for row in rows], marker="o", label=name)
-    axis.fill_between(
-        x, [row[1] for row in rows], [row[2] for row in rows], alpha=0.2, color=line.get_color()
-    )
+    low, high = ([nan if abs(row[at]) == inf else row[at] for row in rows] for at in (1, 2))
+    axis.fill_between(x, low, high, alpha=0.2, color=line.get_color())
 
 
 def _saved(figure: Any, axis: Any, path: Path, *, relative: bool) -> str:

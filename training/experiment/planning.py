@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from math import ceil, sqrt
 from typing import Final
 
@@ -31,7 +31,8 @@ class Need:
 def planned_days(
     start: datetime | None, until: datetime | None, asked: int | None, usual: int = USUAL
 ) -> int:
-    """The planned length in days: as asked, else until the end, else the usual one.
+    """The planned length in days: as asked, else the dates (UTC, as looks are) that it runs on until its end,
+    else the usual one.
 
     It must not depend on the days seen: were each day the planned end anew, each would spend what is left of
     α, and looking daily would find something in 14 % of null experiments by day 90. After the planned end
@@ -41,7 +42,8 @@ def planned_days(
         return asked
     if start is None or until is None:
         return usual
-    return max(1, round((until - start).total_seconds() / 86_400))
+    last = until - timedelta(microseconds=1)
+    return max(1, last.astimezone(UTC).toordinal() - start.astimezone(UTC).toordinal() + 1)
 
 
 def units_needed(

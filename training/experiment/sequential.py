@@ -26,7 +26,7 @@ ALPHA: Final = 0.05
 AFTER: Final = 0.1  # of α, for looks after the planned end
 POWER: Final = 2.0  # of the spending function: 1 early, 3 late
 LEAST_P: Final = 1e-8
-_GRID: Final = 401
+_GRID: Final = 201  # of the half from 0 up: everything is symmetric
 _REACH: Final = 6.0  # standard deviations
 
 
@@ -92,12 +92,12 @@ def spending(fraction: Sequence[float], variance: Sequence[float], alphas: Float
     v = _rising(variance)
     spent = np.minimum(np.asarray(fraction, np.float64), 1.0) ** POWER
     found = np.empty((len(alphas), len(v)))
-    grid = np.linspace(-_REACH, _REACH, _GRID) * sqrt(v[0])
+    grid = np.linspace(0, _REACH, _GRID) * sqrt(v[0])
     density = np.tile(np.exp(-0.5 * grid**2 / v[0]) / sqrt(2 * pi * v[0]), (len(alphas), 1))
     used = np.zeros(len(alphas))
     for look in range(len(v)):
         if look:
-            fresh = np.linspace(-_REACH, _REACH, _GRID) * sqrt(v[look])
+            fresh = np.linspace(0, _REACH, _GRID) * sqrt(v[look])
             step = sqrt(max(v[look] - v[look - 1], 0.0))
             density = _moved(density, grid, fresh, step)
             grid = fresh
@@ -105,7 +105,7 @@ def spending(fraction: Sequence[float], variance: Sequence[float], alphas: Float
         bound = np.array([_bound(one, grid, some) for one, some in zip(density, allowed, strict=True)])
         used += allowed
         found[:, look] = bound / sqrt(v[look])
-        density = np.where(np.abs(grid) <= bound[:, None], density, 0.0)
+        density = np.where(grid <= bound[:, None], density, 0.0)
     return found
 
 
@@ -122,21 +122,21 @@ def _rising(variance: Sequence[float]) -> Floats:
 
 
 def _moved(density: Floats, grid: Floats, fresh: Floats, step: float) -> Floats:
-    """(n, grid) densities after an increment of standard deviation `step`, on another grid."""
+    """(n, grid) symmetric densities after an increment of standard deviation `step`, on another grid."""
     width = grid[1] - grid[0]
     if step < 2 * width:  # a look that brings next to nothing: the kernel is narrower than the grid
-        return np.stack([np.interp(fresh, grid, one, left=0.0, right=0.0) for one in density])
-    away = (grid[:, None] - fresh[None, :]) / step
-    moved: Floats = density @ np.exp(-0.5 * away * away) * (width / (step * sqrt(2 * pi)))
+        return np.stack([np.interp(fresh, grid, one, right=0.0) for one in density])
+    near, far = ((grid[:, None] + side * fresh) / step for side in (-1.0, 1.0))  # from x, and from -x
+    kernel = np.exp(-0.5 * near * near) + np.exp(-0.5 * far * far)
+    kernel[0] *= 0.5  # 0 is one point
+    moved: Floats = density @ kernel * (width / (step * sqrt(2 * pi)))
     return moved
 
 
 def _bound(density: Floats, grid: Floats, allowed: float) -> float:
     """b with P(|S| > b) = allowed under a symmetric density: from outside inwards, by the trapezium rule."""
-    half = len(grid) // 2
-    x, f = grid[half:], density[half:]
-    pieces = 0.5 * (f[1:] + f[:-1]) * np.diff(x)
+    pieces = 0.5 * (density[1:] + density[:-1]) * np.diff(grid)
     beyond = 2 * np.append(np.cumsum(pieces[::-1])[::-1], 0.0)  # beyond x[i]
     if beyond[0] <= allowed:
-        return float(x[0])
-    return float(np.interp(-allowed, -beyond, x))
+        return float(grid[0])
+    return float(np.interp(-allowed, -beyond, grid))

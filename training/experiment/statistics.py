@@ -1,7 +1,12 @@
 """Arms compared: means and ratios per unit with their variances, adjusted by what was known before (CUPED).
 
 A unit is what was assigned, and the only thing that is independent: every variance is over units. A ratio
-(clicks per display) is of sums over units, its variance by the delta method (Deng, Knoblich and Lu 2018).
+(clicks per display) is of sums over units. Two of them are compared by their linear form at the ratio of both
+arms together, whose sums are what the ratios differ by: exactly as large as it seems where nothing differs,
+also for few units. Each arm's own ratio (the delta method: Deng, Knoblich and Lu 2018) follows the units that
+weigh most in it, and so is too near to them. Relative intervals are Fieller's (1954), which leave out zero
+exactly where the difference's own does.
+
 CUPED (Deng, Xu, Kohavi and Walker 2013) takes θ·(x − mean x) off, with x the same metric before the
 experiment: no bias, and a variance smaller by the square of their correlation.
 """
@@ -9,8 +14,8 @@ experiment: no bias, and a variance smaller by the square of their correlation.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import inf, nan, sqrt
+from dataclasses import dataclass, replace
+from math import inf, isfinite, nan, sqrt
 from typing import Final
 
 import numpy as np
@@ -56,13 +61,39 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Treatment less control. `relative`: over the control's value, by the delta method."""
+    """Treatment less control. `information`: the variance of the sum over units that it is made of, which
+    grows from day to day as a walk's does; of a ratio the difference's own does not, for its denominators
+    grow too.
+    """
 
     control: Estimate
     treatment: Estimate
     absolute: Estimate
-    relative: Estimate
+    information: float
     reduction: float = 0.0  # part of the variance that the adjustment took away
+
+    @property
+    def relative(self) -> float:
+        """Over the control's value; nan where that is nothing."""
+        before = self.control.value
+        return self.absolute.value / before if before and isfinite(before) else nan
+
+    def relative_interval(self, z: float) -> tuple[float, float]:
+        """Fieller's: every change r for which treatment − (1 + r)·control is within z errors of zero. (nan,
+        nan) where no change is ruled out; without an upper end where the control may be nothing.
+        """
+        c, t = self.control, self.treatment
+        together = (c.variance + t.variance - self.absolute.variance) / 2  # nothing where units are one arm's
+        square, beyond = c.value**2 - z**2 * c.variance, t.value**2 - z**2 * t.variance
+        product = c.value * t.value - z**2 * together
+        under = product**2 - square * beyond
+        if not (c.value and isfinite(under) and under >= 0 and self.absolute.variance > 0):
+            return nan, nan
+        if square > 0:
+            return (product - sqrt(under)) / square - 1, (product + sqrt(under)) / square - 1
+        if beyond > 0 and product > 0:  # the treatment is not nothing, the control may be
+            return beyond / (product + sqrt(under)) - 1, inf
+        return nan, nan
 
     @property
     def z(self) -> float:
@@ -79,69 +110,76 @@ def mean_of(arm: Moments) -> Estimate:
     return Estimate(float(arm.mean[0]), float(arm.covariance[0, 0]) / max(arm.n, 1))
 
 
-def ratio_of(arm: Moments) -> Estimate:
-    """First column over second, each summed over units: the delta method on their means."""
-    top, bottom = float(arm.mean[0]), float(arm.mean[1])
-    if bottom == 0:
-        return Estimate(nan, nan)
-    value = top / bottom
-    c = arm.covariance
-    spread = c[0, 0] - 2 * value * c[0, 1] + value**2 * c[1, 1]
-    return Estimate(value, float(max(spread, 0.0)) / (bottom**2 * max(arm.n, 1)))
-
-
 def difference(control: Moments, treatment: Moments, *, ratio: bool = False) -> Difference:
-    """Unadjusted."""
-    of = ratio_of if ratio else mean_of
-    return _compared(of(control), of(treatment))
+    """Unadjusted: of the first column, or of the first over the second."""
+    arms, scale = _linear(control, treatment) if ratio else ((control, treatment), 1.0)
+    return _compared(arms, (mean_of(arms[0]), mean_of(arms[1])), scale)
 
 
 def adjusted(control: Moments, treatment: Moments, *, ratio: bool = False) -> Difference:
     """With the columns after the first (or, of a ratio, after the second) as what was known before.
 
-    Of a ratio the adjusted column is its linear form (numerator − R·denominator) / mean denominator, which
-    has the delta method's variance. θ is of both arms together; what does not vary adjusts nothing.
+    θ is of both arms together; what does not vary adjusts nothing.
     """
     plain = difference(control, treatment, ratio=ratio)
-    used = 2 if ratio else 1
-    if len(control.mean) == used or min(control.n, treatment.n) < LEAST_UNITS:
+    known = len(control.mean) > (2 if ratio else 1)
+    if not known or min(control.n, treatment.n) < LEAST_UNITS or not isfinite(plain.absolute.variance):
         return plain
-    arms = [_linear(one) if ratio else one for one in (control, treatment)]
-    units = sum(one.n for one in arms)
-    pooled = (arms[0].n * arms[0].covariance + arms[1].n * arms[1].covariance) / units
-    theta = np.linalg.lstsq(pooled[1:, 1:], pooled[1:, 0], rcond=1e-10)[0]
-    centre = (arms[0].n * arms[0].mean[1:] + arms[1].n * arms[1].mean[1:]) / units
+    arms, scale = _linear(control, treatment) if ratio else ((control, treatment), 1.0)
+    theta = np.linalg.lstsq(*_before(_pooled(arms)), rcond=1e-10)[0]
+    centre = (arms[0].n * arms[0].mean[1:] + arms[1].n * arms[1].mean[1:]) / (arms[0].n + arms[1].n)
     made = []
-    for one, before in zip(arms, (plain.control, plain.treatment), strict=True):
+    for one in arms:
         shift = float(theta @ (one.mean[1:] - centre))
-        spread = (
-            one.covariance[0, 0] - 2 * theta @ one.covariance[1:, 0] + theta @ one.covariance[1:, 1:] @ theta
-        )
-        made.append(Estimate(before.value - shift, max(float(spread), 0.0) / one.n))
-    found = _compared(made[0], made[1])
+        inner, cross = _before(one.covariance)
+        spread = one.covariance[0, 0] - 2 * theta @ cross + theta @ inner @ theta
+        made.append(Estimate(float(one.mean[0]) - shift, max(float(spread), 0.0) / one.n))
+    found = _compared(arms, (made[0], made[1]), scale)
     was = plain.absolute.variance
-    reduction = 1 - found.absolute.variance / was if was > 0 else 0.0
-    return Difference(found.control, found.treatment, found.absolute, found.relative, reduction)
+    return replace(found, reduction=1 - found.absolute.variance / was if was > 0 else 0.0)
 
 
-def _linear(arm: Moments) -> Moments:
-    """A ratio's columns (top, bottom, x…) as (linear form, x…); the mean is the ratio's."""
-    ratio = ratio_of(arm).value
-    weights = np.zeros((len(arm.mean) - 1, len(arm.mean)))
-    weights[0, :2] = np.array([1.0, -ratio]) / arm.mean[1]
-    weights[1:, 2:] = np.eye(len(arm.mean) - 2)
-    mean = weights @ arm.mean
-    mean[0] = ratio
-    return Moments(arm.n, mean, weights @ arm.covariance @ weights.T)
+def _linear(control: Moments, treatment: Moments) -> tuple[tuple[Moments, Moments], float]:
+    """A ratio's columns (top, bottom, x…) as (linear form, x…), whose mean is the arm's own ratio; and the
+    denominator of a unit that the differences of forms are multiplied with, to be sums again.
+
+    With R the ratio of both arms together, top − R·bottom over a denominator that the arms share: its means
+    differ by exactly what the ratios do.
+    """
+    arms, n = (control, treatment), control.n + treatment.n
+    bottoms = [float(one.mean[1]) for one in arms]
+    top = sum(one.n * float(one.mean[0]) for one in arms)
+    bottom = sum(one.n * float(one.mean[1]) for one in arms)
+    scale = bottoms[0] * bottoms[1] * n / bottom if bottom else 0.0
+    k = len(control.mean) - 1
+    weights = np.zeros((k, k + 1))
+    weights[0, :2] = np.array([1.0, -top / bottom]) / scale if scale else nan
+    weights[1:, 2:] = np.eye(k - 1)
+    made = []
+    for one, below in zip(arms, bottoms, strict=True):
+        mean = np.array([one.mean[0] / below if below else nan, *one.mean[2:]])
+        made.append(Moments(one.n, mean, weights @ one.covariance @ weights.T))
+    return (made[0], made[1]), scale
 
 
-def _compared(control: Estimate, treatment: Estimate) -> Difference:
+def _pooled(arms: tuple[Moments, Moments]) -> Floats:
+    control, treatment = arms
+    both: Floats = control.n * control.covariance + treatment.n * treatment.covariance
+    return both / (control.n + treatment.n)
+
+
+def _before(covariance: Floats) -> tuple[Floats, Floats]:
+    """Of what was known before: its own part of a covariance, and that with the first column."""
+    return covariance[1:, 1:], covariance[1:, 0]
+
+
+def _compared(
+    arms: tuple[Moments, Moments], estimates: tuple[Estimate, Estimate], scale: float
+) -> Difference:
+    control, treatment = estimates
     absolute = Estimate(treatment.value - control.value, treatment.variance + control.variance)
-    if control.value == 0 or not np.isfinite(control.value):
-        return Difference(control, treatment, absolute, Estimate(nan, nan))
-    relative = absolute.value / control.value
-    spread = treatment.variance / control.value**2 + control.variance * treatment.value**2 / control.value**4
-    return Difference(control, treatment, absolute, Estimate(relative, spread))
+    n = arms[0].n * arms[1].n / max(arms[0].n + arms[1].n, 1)
+    return Difference(control, treatment, absolute, (n * scale) ** 2 * absolute.variance)
 
 
 def benjamini_hochberg(p: Sequence[float]) -> list[float]:

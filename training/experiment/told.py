@@ -39,7 +39,7 @@ def gather(
           AND CASE WHEN list_contains($purchases, o.kind) THEN coalesce(o.amount > 0, true)
                    WHEN list_contains($complaints, o.kind) THEN coalesce(o.amount <> 0, true)
                    ELSE o.kind = 'nps' END""",
-        {**kinds, "files": list(outcomes), "until": asked.until},
+        {**kinds, "files": list(outcomes), "until": asked.ends},
     )
     if not events:
         return

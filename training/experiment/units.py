@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import duckdb
 
 LATER: Final[Mapping[str, str]] = {
+    "drawn": "VARCHAR[]",
+    "chances": "FLOAT[]",
     "lifts": "BOOLEAN",
     "device": "VARCHAR",
     "channel": "VARCHAR",
@@ -41,7 +43,9 @@ class Asked:
 
     With `campaign` (key32) the units are those that it was shown to, or would have been: `arms` are of the
     ghosts and of the others, and `experiment` is its name. `by_device`: units are devices. `until`: POSIX
-    seconds; what happened later is as if it had not.
+    seconds; what happened later is as if it had not, but for what comes of it within `matures` seconds:
+    conversions, outcomes and complaints of whom it had met. With `since` there is one arm, whose pages are
+    everybody's from then on.
     """
 
     experiment: str
@@ -49,6 +53,13 @@ class Asked:
     campaign: int | None = None
     by_device: bool = False
     until: float = inf
+    matures: float = 0.0
+    since: float | None = None
+
+    @property
+    def ends(self) -> float:
+        """When the last of what counts happened."""
+        return self.until + self.matures
 
     @property
     def of_page(self) -> str:
@@ -85,6 +96,8 @@ def meet(base: duckdb.DuckDBPyConnection, files: Sequence[str], asked: Asked) ->
     values: dict[str, Any] = {"names": [f"{asked.experiment}/{arm}" for arm in asked.arms]}
     if asked.campaign is not None:
         which, values = _GHOST, {"key": asked.campaign}
+    if asked.since is not None:
+        which, values = 'CASE WHEN "at" >= $since THEN 0 END', {"since": asked.since}
     owner = _DEVICE if asked.by_device else "unit"
     base.execute(
         f"""CREATE OR REPLACE TEMP TABLE seen AS
