@@ -100,14 +100,15 @@ class Ranked(Scorer):
 
     def _ranked(self, page: Page, candidates: Candidates, promise: Scores) -> Scores:
         """`promise` (n,) says who takes part."""
+        if 0 < len(candidates) <= MOST and candidates.rows[-1] < len(self.ranker):  # all do
+            mine = self.odds(page, candidates)
+            logistic(mine)
+            return mine
         chosen = chosen_of(candidates.rows, promise, self._kinds, page.demand, len(self.ranker))
         if not len(chosen):
             return candidates.score
-        some = candidates if len(chosen) == len(candidates) else candidates.take(chosen)
-        mine = self.odds(page, some)
+        mine = self.odds(page, candidates.take(chosen))
         logistic(mine)
-        if some is candidates:
-            return mine
         return levelled(candidates, chosen, mine, self._kinds)
 
     def odds(self, page: Page, some: Candidates, known: NDArray[np.float32] | None = None) -> Scores:
