@@ -10,6 +10,7 @@ from features.compiled import loops
 DISPLAYED, CLICKED, DISMISSED, CONVERTED, ACTED = 1, 2, 3, 4, 5  # features.events.WHAT
 DAY = 86_400.0
 LN2 = 0.6931471805599453
+CLICK_GAIN = 0.4  # interest that a click tells, where what one looks up oneself tells 1
 INTEREST_DAYS = 20.0  # what a customer did counts half after so long
 TIRED_DAYS = 3.5  # … and a display without an answer
 SATED_DAYS = 1.4  # … and a click in the category
@@ -126,7 +127,9 @@ def fill(
             gain = acted[(word >> np.uint64(16)) & np.uint64(0xFFFF)]
         elif what == DISMISSED:
             gain = np.float32(-1.0)
-        elif what <= CONVERTED:
+        elif what == CLICKED:
+            gain = np.float32(CLICK_GAIN)
+        elif what == CONVERTED:
             gain = np.float32(1.0)
         gain *= np.float32(np.exp(age * (-LN2 / INTEREST_DAYS)))
         if gain > 0:
