@@ -38,7 +38,7 @@ from features.store import MemoryBlobs, StoreConflict
 
 RECENT_BYTES: Final = 32
 RECENT_IDENTITY: Final = 16  # item u8, event u8
-RECENT_LAST: Final = 64
+RECENT_LAST: Final = 128
 CONTACT_LAST: Final = 256
 LIVE_TTL_S: Final = 180 * 86_400
 UNIT_TTL_S: Final = 400 * 86_400

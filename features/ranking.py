@@ -8,12 +8,14 @@ known is UNKNOWN, below every value.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from math import log1p
+from operator import itemgetter
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from features.customer import Customer
 from features.events import WHAT
 from features.ids import KINDS
-from features.ranking_kernel import DAY, HOURS, MOMENTS, UNKNOWN, fill, hashed
+from features.ranking_kernel import CLICK_GAIN, DAY, HOURS, MOMENTS, UNKNOWN, fill, hashed
 from features.transforms import EventWeights
 from features.views import CONTACT, PROFILE, RECENT
 
@@ -43,24 +45,25 @@ FEATURES: Final = (*OF_PAGE, *OF_ITEM, *OF_BOTH)
 """Names of the matrix' rows, in their order."""
 
 INTEREST: Final = EventWeights(
-    clicked=1.0, converted=1.0, dismissed=-1.0, acted=dict.fromkeys(EventWeights().acted, 1.0)
+    clicked=CLICK_GAIN, converted=1.0, dismissed=-1.0, acted=dict.fromkeys(EventWeights().acted, 1.0)
 )
-"""What an event says of interest: each look as much as a purchase. Of the synthetic bank's attainable log
-loss, event weights as the models use them left 2.4 points more behind."""
+"""What an event says of interest: each look as much as a purchase, a click less, for what is shown is clicked
+more than it is sought. Of the synthetic bank's attainable log loss, event weights as the models use them left
+2.4 points more behind, and clicks that count in full 0.3."""
 
 _ACTED: Final = INTEREST.of(np.full(65_536, WHAT["acted"], np.uint8), np.arange(65_536).astype(np.uint16))
 
-_LOGS: Final = frozenset(("assets", "income"))
-_FIELDS: Final = (
+_FIELDS: Final = (  # in the order of OF_PAGE; of the first two the logarithm is told
     ("assets", "assets"), ("income", "income"), ("age_band", "age_band"), ("star_level", "star_level"),
     ("tenure", "tenure_days"), ("payroll", "payroll"), ("lifecycle", "lifecycle"),
     ("city_tier", "city_tier"), ("gender", "gender"),
 )  # fmt: skip
 _READ: Final = ("tz", *(field for _, field in _FIELDS))
-_BITS: Final = tuple(
-    (OF_PAGE.index(name), PROFILE.bit(field), name in _LOGS) for name, field in _FIELDS
-)  # in the order of `_READ[1:]`
+_BITS: Final = tuple(PROFILE.bit(field) for _, field in _FIELDS)
+_ALL: Final = sum(_BITS)
 _TZ: Final = PROFILE.bit("tz")
+_PACKED: Final = Struct(f"<{len(OF_PAGE)}f")
+_NOTHING_READ: Final = (UNKNOWN,) * len(_FIELDS)
 
 
 def _layout() -> tuple[Struct, tuple[int, ...]]:
@@ -78,8 +81,13 @@ def _layout() -> tuple[Struct, tuple[int, ...]]:
 
 
 _STRUCT, _ORDER = _layout()
+_picked: Final[Callable[[tuple[Any, ...]], tuple[Any, ...]]] = itemgetter(*_ORDER)
+_NO_SCORES: Final = np.zeros(0, np.float32)
 _NOTHING_DONE: Final = np.frombuffer(b"", RECENT)
 _NOTHING_MET: Final = np.frombuffer(b"", CONTACT)
+
+
+Room = tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int16]]  # scratch, which, places of `fill`
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,7 +105,7 @@ class Facts:
     ties: NDArray[np.float32]
     hours: NDArray[np.float32]
     buckets: NDArray[np.int32] = field(init=False, repr=False)  # rows by key: see `ranking_kernel.hashed`
-    spare: list[NDArray[np.int16]] = field(init=False, repr=False, default_factory=list)  # of `fill`'s places
+    spare: list[Room] = field(init=False, repr=False, default_factory=list)  # what `fill` works in
 
     def __post_init__(self) -> None:
         n, width = len(self.keys), self.ties.shape[1]
@@ -113,6 +121,11 @@ class Facts:
         buckets = np.full(1 << max(4, int(2 * n).bit_length()), -1, np.int32)
         hashed(self.keys, buckets)
         object.__setattr__(self, "buckets", buckets)
+
+    def room(self) -> Room:
+        width = max(self.ties.shape[1], len(self.hours), len(KINDS) + 1)
+        places = np.full(len(self.keys), -1, np.int16)
+        return np.empty((6, width), np.float32), np.empty(width, np.int32), places
 
 
 @lru_cache(maxsize=4096)
@@ -156,27 +169,26 @@ def clock_of(at: NDArray[np.float64], zones: NDArray[np.bytes_]) -> Clock:
 
 def constants(customer: Customer, now: float, channel: int) -> NDArray[np.float32]:
     """What is the same for all items of a page, (len(OF_PAGE),), by OF_PAGE; the last two wait."""
-    found = [UNKNOWN] * len(OF_PAGE)
-    record = customer.profile
-    zone = b""
-    read: tuple[float, ...] = ()
+    record, did = customer.profile, customer.recent
+    zone, known = b"", 0
+    read: tuple[float, ...] = _NOTHING_READ
     if record is not None:
         told = _STRUCT.unpack_from(record.values.tobytes())
-        read = tuple([told[at] for at in _ORDER[1:]])
-        zone = told[_ORDER[0]].rstrip(b"\0") if record.known & _TZ else b""
-    local = now + (offset_s(zone, int(now // 3600)))
-    day = int(local // DAY)
-    found[0], found[1] = float(local % DAY // 3600), float((day + 3) % 7)
-    found[2] = float(_day_of_month(day))
-    if record is not None:
         known = record.known
-        for value, (at, bit, logged) in zip(read, _BITS, strict=True):
-            if known & bit:
-                found[at] = log1p(max(value, 0.0)) if logged else float(value)
-    did = customer.recent
-    found[12] = float(channel)
-    found[13] = log1p(len(did)) if did is not None else UNKNOWN
-    return np.array(found, np.float32)
+        zone, *values = _picked(told)
+        zone = zone.rstrip(b"\0") if known & _TZ else b""
+        read = (log1p(max(values[0], 0.0)), log1p(max(values[1], 0.0)), *values[2:])
+        if known & _ALL != _ALL:
+            read = tuple([value if known & bit else UNKNOWN for value, bit in zip(read, _BITS, strict=True)])
+    local = now + offset_s(zone, int(now // 3600))
+    day, second = divmod(local, DAY)
+    many = log1p(len(did)) if did is not None else UNKNOWN
+    return np.frombuffer(
+        _PACKED.pack(
+            second // 3600, (day + 3) % 7, _day_of_month(int(day)), *read, channel, many, UNKNOWN, UNKNOWN
+        ),
+        np.float32,
+    )
 
 
 def matrix(
@@ -184,30 +196,37 @@ def matrix(
     now: float,
     channel: int,
     rows: NDArray[np.int32],
-    scores: NDArray[np.float32],
+    model: NDArray[np.float32] | None,
+    scale: tuple[float, float],
+    share: NDArray[np.float32],
     facts: Facts,
 ) -> NDArray[np.float32]:
     """(len(FEATURES), n) f4, finite, for items `rows` (n,), ascending and within `facts`.
 
-    `scores` (2, n): the model's score and the log share in the customer's segment; NaN where not known.
-    Of a customer who is not profiled only contacts are looked at, as for caps.
+    `model` (n,) its scores, NaN where not known, told by `scale` (mean, deviation); `share` (items,) the log
+    share in the customer's segment. Of a customer who is not profiled only contacts are looked at, as for
+    caps.
     """
     out = np.empty((len(FEATURES), len(rows)), np.float32)
     did = customer.recent if customer.recent is not None else _NOTHING_DONE
     met = customer.contact if customer.contact is not None else _NOTHING_MET
-    width = max(facts.ties.shape[1], len(facts.hours), len(KINDS) + 1)
-    spare = facts.spare
-    places = spare.pop() if spare else np.full(len(facts.keys), -1, np.int16)
+    words = _words(did)
+    room = facts.spare.pop() if facts.spare else facts.room()
+    scratch, which, places = room
     fill(
-        now, constants(customer, now, channel),
-        np.array(did["item"]), np.array(did["at"]), np.array(did["what"]), np.array(did["action"]), _ACTED,
-        np.array(met["item"]), np.array(met["at"]), np.array(met["what"]),
-        rows, scores, facts.keys, facts.buckets, facts.codes, facts.table, facts.ties, facts.hours,
-        np.empty((6, width), np.float32), np.empty(width, np.int32),
-        places, out,
+        now, constants(customer, now, channel), words, words.view(np.float64), _ACTED, _words(met),
+        rows, _NO_SCORES if model is None else model, scale[0], scale[1], share,
+        facts.keys, facts.buckets, facts.codes, facts.table, facts.ties, facts.hours,
+        scratch, which, places, out,
     )  # fmt: skip
-    spare.append(places)
+    facts.spare.append(room)
     return out
+
+
+def _words(entries: NDArray[np.void]) -> NDArray[np.uint64]:
+    """Entries one after the other as words of 64 bits. A kernel is compiled for words that are aligned."""
+    found = entries.view(np.uint64)
+    return found if found.flags.aligned else found.copy()
 
 
 @lru_cache(maxsize=1024)

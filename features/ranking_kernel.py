@@ -10,6 +10,7 @@ from features.compiled import loops
 DISPLAYED, CLICKED, DISMISSED, CONVERTED, ACTED = 1, 2, 3, 4, 5  # features.events.WHAT
 DAY = 86_400.0
 LN2 = 0.6931471805599453
+CLICK_GAIN = 0.4  # interest that a click tells, where what one looks up oneself tells 1
 INTEREST_DAYS = 20.0  # what a customer did counts half after so long
 TIRED_DAYS = 3.5  # … and a display without an answer
 SATED_DAYS = 1.4  # … and a click in the category
@@ -20,6 +21,7 @@ UNKNOWN = -9.0  # below every value: a tree can tell it apart
 PUBLISHED = 4  # its place among the facts
 HOURS = 48  # of a working day, then of a weekend
 MOMENTS = HOURS + 31  # … then the days of a month
+DID_WORDS, MET_WORDS = 4, 5  # of 64 bits, of an entry of features.views.RECENT and CONTACT
 LOWEST, KNOTS, PART = -8.0, 13, 0.75  # of a calibration's bend: the first knot, how many, how far apart
 
 
@@ -51,15 +53,14 @@ def fill(
     now: float,
     constants: NDArray[np.float32],
     did: NDArray[np.uint64],
-    did_at: NDArray[np.float64],
-    did_what: NDArray[np.uint8],
-    did_action: NDArray[np.uint16],
+    did_times: NDArray[np.float64],
     acted: NDArray[np.float32],
     met: NDArray[np.uint64],
-    met_at: NDArray[np.uint32],
-    met_what: NDArray[np.uint8],
     rows: NDArray[np.int32],
-    scores: NDArray[np.float32],
+    model: NDArray[np.float32],
+    centre: float,
+    deviation: float,
+    share: NDArray[np.float32],
     keys: NDArray[np.uint64],
     buckets: NDArray[np.int32],
     codes: NDArray[np.int32],
@@ -73,12 +74,15 @@ def fill(
 ) -> None:
     """Into `out` (features, n), in the order of `features.ranking.FEATURES`. Nothing is made here.
 
-    `did*` (r,) behaviour, `acted` (65536,) the weight of each action; `met*` (c,) contacts; `rows` (n,)
-    without repeats; `scores` (2, n) the model's and the popularity's, NaN where not known; `keys` (items,)
-    and `buckets` as `hashed` makes them; `places` (items,) of -1, as it is again when this returns;
-    `codes` (items, 3) dense category, top category, kind; `facts` (items, ITEM_FACTS), the fifth the day of
-    publication; `ties` (items, categories); `hours` (tops, MOMENTS): lifts that add up;
-    `scratch` (6, as many as there are categories, tops or kinds at most), `which` (categories,) likewise.
+    `did` (r · DID_WORDS,) behaviour as it is kept, RECENT entries taken for 64-bit words, `did_times` the
+    same taken for f8; `acted` (65536,) the weight of each action; `met` (c · MET_WORDS,) CONTACT entries
+    likewise: to take a field out of entries costs a microsecond, to find it in the words nothing.
+    `rows` (n,) without repeats; `model` (n,) the model's scores, NaN where not known, or none at all, told in
+    `deviation`s from `centre`; `share` (items,) what stands for popularity; `keys` (items,) and `buckets` as
+    `hashed` makes them; `places` (items,) of -1, as it is again when this returns; `codes` (items, 3) dense
+    category, top category, kind; `facts` (items, ITEM_FACTS), the fifth the day of publication; `ties`
+    (items, categories); `hours` (tops, MOMENTS): lifts that add up; `scratch` (6, as many as categories,
+    tops or kinds at most), `which` (categories,).
     """
     n, fixed = len(rows), len(constants)
     scratch[:, :] = 0.0
@@ -97,9 +101,12 @@ def fill(
     a += facts.shape[1]
     for j in range(n):
         places[rows[j]] = j
-        for f in range(2):
-            score = scores[f, j]
-            out[a + f, j] = score if abs(score) < np.inf else UNKNOWN
+        score = np.float32(np.nan)
+        if len(model) > 0:
+            score = (model[j] - np.float32(centre)) / np.float32(deviation)
+        out[a, j] = score if abs(score) < np.inf else UNKNOWN
+        score = share[rows[j]]
+        out[a + 1, j] = score if abs(score) < np.inf else UNKNOWN
     b = a + 2
     for f in range(b, out.shape[0]):
         for j in range(n):
@@ -108,18 +115,21 @@ def fill(
     for f in range(since, since + 4):
         for j in range(n):
             out[f, j] = LONG_AGO
-    for e in range(len(did)):
+    for e in range(0, len(did), DID_WORDS):
         row = row_of(did[e], keys, buckets)
         if row < 0:
             continue
-        age = max(now - did_at[e], 0.0) / DAY
-        what = did_what[e]
+        age = max(now - did_times[e + 2], 0.0) / DAY
+        word = did[e + 3]
+        what = np.int64(word & np.uint64(0xFF))
         gain = np.float32(0.0)
         if what == ACTED:
-            gain = acted[did_action[e]]
+            gain = acted[(word >> np.uint64(16)) & np.uint64(0xFFFF)]
         elif what == DISMISSED:
             gain = np.float32(-1.0)
-        elif what <= CONVERTED:
+        elif what == CLICKED:
+            gain = np.float32(CLICK_GAIN)
+        elif what == CONVERTED:
             gain = np.float32(1.0)
         gain *= np.float32(np.exp(age * (-LN2 / INTEREST_DAYS)))
         if gain > 0:
@@ -132,8 +142,8 @@ def fill(
             out[b + 4, j] += gain
             out[since + 3, j] = min(out[since + 3, j], np.float32(age))
     displays = clicks = 0
-    for e in range(len(met)):
-        what = met_what[e]
+    for e in range(0, len(met), MET_WORDS):
+        what = np.int64((met[e + 3] >> np.uint64(40)) & np.uint64(0xFF))
         if what > CONVERTED:
             continue
         displays += what == DISPLAYED
@@ -141,7 +151,7 @@ def fill(
         row = row_of(met[e], keys, buckets)
         if row < 0:
             continue
-        age = max(now - met_at[e], 0.0) / DAY
+        age = max(now - np.float64(met[e + 1] >> np.uint64(32)), 0.0) / DAY
         category, j = codes[row, 0], places[row]
         if what == DISPLAYED:
             shown[category] += np.float32(np.exp(age * (-LN2 / TIRED_DAYS)))
@@ -240,11 +250,49 @@ def summed(matrix: NDArray[np.float32], terms: NDArray[np.int64], out: NDArray[n
 
 
 @loops
+def answered(
+    matrix: NDArray[np.float32],
+    rows: NDArray[np.int32],
+    kinds: NDArray[np.uint8],
+    place: NDArray[np.float32],
+    floor: NDArray[np.float32],
+    slope: NDArray[np.float32],
+    level: NDArray[np.float32],
+    bend: NDArray[np.float32],
+    terms: NDArray[np.int64],
+    feature: NDArray[np.int32],
+    threshold: NDArray[np.float32],
+    mask: NDArray[np.uint16],
+    starts: NDArray[np.int32],
+    leaves: NDArray[np.float32],
+    reached: NDArray[np.uint16],
+    shared: int,
+    out: NDArray[np.float32],
+) -> None:
+    """A page's calibrated log-odds into `out` (n,): what `summed`, `trees`, `floored` and `calibrate` make of
+    `matrix` (features, n), bit for bit, in one call. Tables by kind; `kinds` of all `rows`.
+    """
+    for j in range(len(out)):
+        out[j] = place[kinds[rows[j]]]
+    summed(matrix, terms, out)
+    trees(matrix, feature, threshold, mask, starts, leaves, reached, shared, out)
+    for j in range(len(out)):
+        kind = kinds[rows[j]]
+        odds = _above(out[j], floor[kind])
+        out[j] = _calibrated(odds, slope[kind], level[kind], bend, kind)
+
+
+@loops
 def floored(out: NDArray[np.float32], floor: NDArray[np.float32]) -> None:
     """Log-odds of clicks for the item's sake to those of clicks at all, in place: p = f + (1 - f) σ."""
     for j in range(len(out)):
-        f = floor[j]
-        out[j] = np.log((f + np.exp(min(max(out[j], np.float32(-30)), np.float32(30)))) / (1 - f))
+        out[j] = _above(out[j], floor[j])
+
+
+@loops
+def _above(odds: np.float32, floor: np.float32) -> np.float32:
+    up = np.exp(min(max(odds, np.float32(-30)), np.float32(30)))
+    return np.float32(np.log((floor + up) / (1 - floor)))
 
 
 @loops
@@ -262,12 +310,19 @@ def calibrate(
     """
     for j in range(len(out)):
         one = which[j]
-        odds = slope[one] * out[j] + level[one]
-        at = (odds - np.float32(LOWEST)) * np.float32(1 / PART)
-        at = min(max(at, np.float32(0.0)), np.float32(KNOTS - 1))
-        knot = min(int(at), KNOTS - 2)
-        right = at - np.float32(knot)
-        out[j] = odds + (1 - right) * bend[one, knot] + right * bend[one, knot + 1]
+        out[j] = _calibrated(out[j], slope[one], level[one], bend, one)
+
+
+@loops
+def _calibrated(
+    raw: np.float32, slope: np.float32, level: np.float32, bend: NDArray[np.float32], one: int
+) -> np.float32:
+    odds = slope * raw + level
+    at = (odds - np.float32(LOWEST)) * np.float32(1 / PART)
+    at = min(max(at, np.float32(0.0)), np.float32(KNOTS - 1))
+    knot = min(int(at), KNOTS - 2)
+    right = at - np.float32(knot)
+    return np.float32(odds + (1 - right) * bend[one, knot] + right * bend[one, knot + 1])
 
 
 @loops

@@ -252,7 +252,9 @@ RESERVATION: Final = np.dtype(
 """One capped place of one decision, kept until it lapses: what may still be displayed, and what was answered
 when the same decision is reserved again. 56 bytes."""
 
-RECENT_KEEP: Final = 64
+RECENT_KEEP: Final = 128  # a third of them without an item: logins, transfers
+RECENT_WHOLE: Final = 64  # fewer were never cut; logs were once kept to so many
+HISTORY_KEEP: Final = 64  # of the RECENT entries the last, by which models are asked
 CONTACT_KEEP: Final = 256
 LOG_TTL: Final = timedelta(days=180)
 

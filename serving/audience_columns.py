@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from features.customer import Customer
 from features.ids import KINDS
-from features.views import PROFILE, RECENT, RECENT_KEEP
+from features.views import PROFILE, RECENT, RECENT_WHOLE
 from serving.audience_facts import NO_LOOKUPS, Lookups, zone_number
 from serving.audience_network import Network
 from serving.predicates import (
@@ -313,7 +313,7 @@ class _Log:
         self._code = tail | self._entries["action"]
         self._lookups = logs.lookups
         self._where: NDArray[np.int32] | None = None
-        self._complete = counts < RECENT_KEEP
+        self._complete = counts < RECENT_WHOLE
         self._oldest = self._now.copy()
         np.minimum.at(self._oldest, self._owner, self._entries["at"])
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from features.compiled import loops
 from features.customer import Customer
 from features.past import own
-from features.views import PROFILE, RECENT, RECENT_KEEP
+from features.views import PROFILE, RECENT, RECENT_WHOLE
 from serving.audience_facts import Layout, Lookups, zone_number
 from serving.audience_network import Network
 from serving.predicates import COMPUTED_FROM, Predicates
@@ -206,7 +206,7 @@ class Evaluator:
             audiences is not None,
             customer.profiling,
             recent is not None and customer.profiling,
-            len(log) < RECENT_KEEP,  # never cut: it holds everything since the customer was first seen
+            len(log) < RECENT_WHOLE,  # never cut: it holds everything since the customer was first seen
             float(now),
         )
         # A copy: aligned and writable, one type for the compiled code.

@@ -157,7 +157,7 @@ class Score(_Rule):
 class Did(_Rule):
     """At least `at_least` such events in the last `within` (as 30m, 12h or 7d), as the live log has them.
 
-    `category`: the whole path or its first part. The log keeps the last 64 events: where it may have lost
+    `category`: the whole path or its first part. The log keeps the last 128 events: where it may have lost
     some of the window, "fewer than" is unknown.
     """
 

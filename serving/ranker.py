@@ -15,14 +15,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.ids import KINDS
 from features.ranking import FEATURES, Facts
-from features.ranking_kernel import KNOTS, MOMENTS, PART, calibrate, floored, logistic, summed
+from features.ranking_kernel import KNOTS, MOMENTS, PART, answered, calibrate, floored, logistic, summed
 from serving.domain import Scores
 from serving.forest import Forest
 from serving.taste import load_array, save_arrays
@@ -41,6 +41,16 @@ _TERMS: Final = {
 }
 """What is added up beside the place, by whether the moment counts and whether conversion rates do."""
 _FACTS: Final = ("keys", "codes", "table", "ties", "hours")
+
+
+class ByKind(NamedTuple):
+    """By kind (kinds + 1,): what its place draws, its floor, its slope, its level and its bend (…, KNOTS)."""
+
+    place: Scores
+    floor: Scores
+    slope: Scores
+    level: Scores
+    bend: Scores
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,6 +99,25 @@ class Answer:
         self.forest.add(matrix, logit, shared)
         floored(logit, floors)
         return logit
+
+    def by_kind(
+        self,
+        matrix: NDArray[np.float32],
+        rows: NDArray[np.int32],
+        kinds: NDArray[np.uint8],
+        table: ByKind,
+        shared: int,
+    ) -> Scores:
+        """(n,) calibrated log-odds of a page's candidates `rows` (n,), each at its kind's place; `kinds` of
+        all rows; the rest as of `raw`.
+        """
+        forest, terms = self.forest, _TERMS[self.timed, self.buys]
+        odds, reached = np.empty(len(rows), np.float32), np.empty(len(rows), np.uint16)
+        answered(
+            matrix, rows, kinds, *table, terms, forest.feature, forest.threshold, forest.mask,
+            forest.starts, forest.leaves, reached, shared, odds,
+        )  # fmt: skip
+        return odds
 
     def at(
         self, matrix: NDArray[np.float32], slot: NDArray[np.integer[Any]], position: NDArray[np.integer[Any]]

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from features.ids import KINDS
 from features.ranking import FEATURES, OF_PAGE, Facts, matrix
-from features.ranking_kernel import calibrate, logistic
+from features.ranking_kernel import logistic
 from serving.domain import Candidates, Column, Index, Rows, Scores, SlotRequest
 from serving.pipeline import Page, Scorer
-from serving.ranker import Ranker
+from serving.ranker import ByKind, Ranker
 from serving.reasons import Lift
 from serving.tables import Popular
 from serving.trust import shifted
@@ -62,16 +62,12 @@ class Signals:
 
     def matrix(self, page: Page, candidates: Candidates) -> NDArray[np.float32]:
         """(features, n) f4 for candidates of the bundle's rows, after the hydrators."""
-        rows, query = candidates.rows, page.query
-        both = np.empty((2, len(rows)), np.float32)
-        model = candidates.columns.get("model")
-        if model is None:
-            both[0] = np.nan
-        else:
-            np.subtract(model, np.float32(self.scale[0]), out=both[0])
-            both[0] /= np.float32(self.scale[1])
-        self._share(page.segment).take(rows, out=both[1], mode="clip")  # rows are all inside
-        return matrix(query.customer, query.now, query.context.channel, rows, both, self.facts)
+        query = page.query
+        model, share = candidates.columns.get("model"), self._share(page.segment)
+        channel = query.context.channel
+        return matrix(
+            query.customer, query.now, channel, candidates.rows, model, self.scale, share, self.facts
+        )
 
     def _share(self, segment: int) -> Scores:
         found = self._shares.get(segment)
@@ -92,8 +88,7 @@ class Ranked(Scorer):
         self.signals = Signals(ranker.facts, popular, ranker.scale)
         self._kinds = np.minimum(kinds, len(KINDS)).astype(np.uint8)
         self._keys = ranker.facts.keys
-        self._codes = self._kinds.astype(np.int64)
-        self._tables: dict[tuple[tuple[int, tuple[int, ...]], ...], tuple[Scores, ...]] = {}
+        self._tables: dict[tuple[tuple[int, tuple[int, ...]], ...], ByKind] = {}
 
     def score(self, page: Page, candidates: Candidates) -> Scores:
         said, told, blended = page.query.customer.external, None, candidates.score
@@ -105,24 +100,22 @@ class Ranked(Scorer):
 
     def _ranked(self, page: Page, candidates: Candidates, promise: Scores) -> Scores:
         """`promise` (n,) says who takes part."""
+        if 0 < len(candidates) <= MOST and candidates.rows[-1] < len(self.ranker):  # all do
+            mine = self.odds(page, candidates)
+            logistic(mine)
+            return mine
         chosen = chosen_of(candidates.rows, promise, self._kinds, page.demand, len(self.ranker))
         if not len(chosen):
             return candidates.score
-        some = candidates if len(chosen) == len(candidates) else candidates.take(chosen)
-        mine = self.odds(page, some)
+        mine = self.odds(page, candidates.take(chosen))
         logistic(mine)
-        if some is candidates:
-            return mine
         return levelled(candidates, chosen, mine, self._kinds)
 
     def odds(self, page: Page, some: Candidates, known: NDArray[np.float32] | None = None) -> Scores:
         """(n,) calibrated log-odds of a click, each at the place that its kind is compared at."""
         found = self.signals.matrix(page, some) if known is None else known
-        place, floor, slope, level, bend = self._table(page.query.slots)
-        kind = self._codes.take(some.rows)
-        odds = self.ranker.click.raw(found, place.take(kind), floor.take(kind), len(OF_PAGE))
-        calibrate(odds, kind, slope, level, bend)
-        return odds
+        table = self._table(page.query.slots)
+        return self.ranker.click.by_kind(found, some.rows, self._kinds, table, len(OF_PAGE))
 
     def terms(self, page: Page, candidates: Candidates) -> Mapping[str, Column]:
         """What each reason adds to the log-odds: the score less what it were with those features neutral."""
@@ -139,8 +132,7 @@ class Ranked(Scorer):
             found[lift.code] = column
         return found
 
-    def _table(self, slots: Sequence[SlotRequest]) -> tuple[Scores, ...]:
-        """By kind: what its place draws, its floor, its slope, its level and its bend."""
+    def _table(self, slots: Sequence[SlotRequest]) -> ByKind:
         key = tuple([(asked.spec.index, asked.spec.kinds) for asked in slots])
         found = self._tables.get(key)
         if found is None:
@@ -149,7 +141,7 @@ class Ranked(Scorer):
                 first[list(asked.spec.kinds)] = self.ranker.code(asked.spec.name)
             every = np.arange(len(first))
             lines = click.slope[first, every], click.level[first, every]
-            found = (click.place[first, 0], click.floor[first, 0], *lines, click.bend[first])
+            found = ByKind(click.place[first, 0], click.floor[first, 0], *lines, click.bend[first])
             if len(self._tables) >= 256:
                 self._tables.clear()
             self._tables[key] = found

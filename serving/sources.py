@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from features.ids import KINDS
 from features.transforms import EventWeights, History, Lookup, history, tokens
+from features.views import HISTORY_KEEP
 from serving.best import best_of_kinds
 from serving.bundle import Neighbours, Popular, ServedModel
 from serving.domain import NOTHING, Proposal, Rows, Scores
@@ -42,7 +43,7 @@ class Taste(Understanding):
         customer = page.query.customer
         if customer.recent is not None and len(customer.recent):
             now = min(page.query.now, self.until)
-            page.history = history(customer.recent, self.lookup, now, self.weights)
+            page.history = history(customer.recent[-HISTORY_KEEP:], self.lookup, now, self.weights)
         page.history = _looking_at(page.history, page.query.anchor_row)
         said = tokens(*customer.profile[:2]) if customer.profile is not None else _NO_TOKENS
         page.taste = self.model.represent(page.history, said, page.segment)

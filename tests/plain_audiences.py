@@ -11,7 +11,7 @@ from features.customer import Customer
 from features.events import WHAT, action_code
 from features.ids import KINDS, key32, key64
 from features.transforms import attribute_token
-from features.views import CONSENTS, RECENT_KEEP
+from features.views import CONSENTS, RECENT_WHOLE
 from serving.audience_rules import (
     GENDERS,
     AllOf,
@@ -152,7 +152,7 @@ class Plain:
                 count += about is None or self._is_about(int(entry["item"]), about)
         if count >= least:
             return True
-        whole = len(who.recent) < RECENT_KEEP or float(np.min(who.recent["at"])) <= since
+        whole = len(who.recent) < RECENT_WHOLE or float(np.min(who.recent["at"])) <= since
         return False if whole else None
 
     def _is_about(self, item: int, about: Did) -> bool:

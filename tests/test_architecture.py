@@ -34,6 +34,7 @@ ONLY_IN = {
     "duckdb": ("training/*",),
     "threadpoolctl": ("training/*",),
     "lightgbm": ("training/trees.py",),
+    "onnxruntime": ("training/onnx_scorer.py",),
     "numba": ("features/compiled.py",),
     "opentelemetry": ("serving/traces.py", "training/bench/guards.py"),
     "jwt": ("serving/oidc.py", "serving/jwks.py", "training/bench/fuzz_identity.py"),

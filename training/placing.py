@@ -4,8 +4,10 @@ Its direction by ridge from traits to the directions of the items that are known
 expected to want it: boosted trees from traits to the log of the number of customers, which capture what no
 sum does (an old drama is not an old cartoon), damped by how well they do on items left out, and the slope
 of log length over that number among known items. Ridge on the vectors themselves places popular and rare
-alike near the middle: on the validation period of ML-1M, five draws of a tenth of the films, Recall@20
-among the hidden ones is 0.149 by it, 0.167 by the two parts (0.058 at random, 0.451 when they are known).
+alike near the middle. On the validation period of ML-1M, ten draws that hide every film once, Recall@20
+among the hidden ones is 0.163 by the two parts, 0.214 where the trees see the place of the id's number among
+all, 0.222 where they see beside it how many want its neighbours there, and 0.230 where blocks of numbers are
+tokens too (0.058 at random, 0.471 when they are known).
 
 An allowance makes what nobody knows look a little better than expected, in deviations of what the trees
 missed; as customers come, the vector of their behaviour takes over, and the allowance goes with the placing.
@@ -35,6 +37,7 @@ RIDGE: Final = 2.0
 WORTH: Final = 3.0  # customers that the place by traits is worth, beside the vector by behaviour
 FEW: Final = 20  # customers from which behaviour alone speaks
 ALLOWANCE: Final = 0.25  # deviations of log customers
+NEAR: Final = (3.0, 10.0)  # places in the order of ids within which a neighbour counts a third and more
 _TREES: Final = {
     "objective": "l2", "num_leaves": 15, "learning_rate": 0.05, "min_data_in_leaf": 20,
     "bagging_fraction": 0.8, "bagging_freq": 1, "verbosity": -1, "deterministic": True,
@@ -153,8 +156,11 @@ def _level(
     flags = np.argsort(-counts, kind="stable")[: min(MOST_FLAGS, int((counts > 0).sum()))]
     shown = np.zeros((len(traits), len(tokens)), np.bool_) if len(tokens) else np.zeros((len(traits), 0))
     shown[owner, column] = True
-    table = np.concatenate((traits.numbers, shown[:, flags], np.diff(traits.indptr)[:, None]), axis=1)
     target = np.log1p(users)
+    beside = [neighbours(traits.order, target, known, width) for width in NEAR]
+    table = np.column_stack(
+        (traits.numbers, traits.order, *beside, shown[:, flags], np.diff(traits.indptr))
+    ).astype(np.float32)
     params = {**_TREES, "seed": seed, "num_threads": 1}
 
     boosting = lightgbm()
@@ -170,3 +176,32 @@ def _level(
     missed = float(np.sqrt(np.mean((true - middle - trusted * (trial - middle)) ** 2)))
     whole = np.asarray(grown(known).predict(table.astype(np.float64)), np.float64)
     return middle + trusted * (whole - middle), missed
+
+
+def neighbours(
+    order: NDArray[np.float64], target: NDArray[np.float64], known: NDArray[np.intp], width: float
+) -> NDArray[np.float64]:
+    """(n_items,) mean of `target` over the known items that are near in `order`, the item itself left out,
+    each by exp(-places between / width); NaN where nothing known is within reach.
+    """
+    found = np.full(len(order), np.nan)
+    rows = np.argsort(order, kind="stable")
+    rows = rows[np.isfinite(order[rows])]
+    if not len(rows):
+        return found
+    worth = np.zeros(len(order))
+    worth[known] = 1.0
+    both = np.stack([worth, worth * target], axis=1)[rows]
+    fades = np.exp(-np.diff(order[rows]) / width)
+    sums = _before(both, fades) + _before(both[::-1], fades[::-1])[::-1]
+    near = sums[:, 0] > 1e-6
+    found[rows[near]] = sums[near, 1] / sums[near, 0]
+    return found
+
+
+def _before(values: NDArray[np.float64], fades: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, k): the sum of all rows before each, faded from step to step."""
+    found = np.zeros_like(values)
+    for at, fade in enumerate(fades.tolist(), start=1):
+        found[at] = (found[at - 1] + values[at - 1]) * fade
+    return found

@@ -63,10 +63,15 @@ class Imported:
         return self.entries[self.indptr[place] : self.indptr[place + 1]]
 
 
-def read_scores(path: Path, model: str, known: NDArray[np.uint64], *, now: float) -> Imported:
-    """`known`: keys of the catalogue's items. Raises ScoresError, DataError."""
+def check_name(model: str) -> None:
+    """Raises ScoresError for what is no model's name."""
     if not _NAME.match(model):
         raise ScoresError(f"--model {model!r}: use 1 to 32 small letters, digits, `_`, `.` or `-`")
+
+
+def read_scores(path: Path, model: str, known: NDArray[np.uint64], *, now: float) -> Imported:
+    """`known`: keys of the catalogue's items. Raises ScoresError, DataError."""
+    check_name(model)
     quarantine = Quarantine()
     table = read_table(path, quarantine).having("user_id", "item_id", "score")
     rows = Rows(table, quarantine)
@@ -162,20 +167,27 @@ class Scores:
         consents: Sequence[str] = (),
         force: bool = False,
         progress: Callable[[int], None] | None = None,
+        onnx: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Make it the model's live version; what the index says of it. Without the `consents` (of CONSENTS) a
-        customer's scores lie there and are not used. Raises ScoresError for what the gate
-        refuses unless `force`, StoreUnavailable, ValueError for a customer with too many models.
+        customer's scores lie there and are not used. `onnx`: of a model that made them, its digest and how it
+        was asked, JSON-able. Raises ScoresError for what the gate refuses unless `force`, StoreUnavailable,
+        ValueError for a customer with too many models.
         """
         index = self.index(model)
         said = {"version": index["next"], "at": at, "consents": list(consents), **_figures(found)}
+        if onnx is not None:
+            said["onnx"] = onnx["digest"]
         live = next((one for one in index["versions"] if one["version"] == index["live"]), None)
         if live is not None and not force and (why := _worse(said, live)):
             raise ScoresError(f"{model}: {why}; --force imports it all the same")
         self.lake.put(_path(model, said["version"]), parquet(_table(found)))
         self._swap(model, index["live"], found, consents, progress)
         versions = [*index["versions"], {**said, "forced": force}][-VERSIONS:]
-        self._write(model, {"live": said["version"], "next": said["version"] + 1, "versions": versions})
+        made_by = {} if onnx is None else {"onnx": dict(onnx)}
+        self._write(
+            model, {"live": said["version"], "next": said["version"] + 1, "versions": versions, **made_by}
+        )
         return said
 
     def rollback(self, model: str, progress: Callable[[int], None] | None = None) -> int:
@@ -221,6 +233,19 @@ class Scores:
         users: list[Any] = table["user_id"].to_pylist()
         records: list[Any] = table["entries"].to_pylist()
         return Imported(tuple(users), indptr, np.frombuffer(b"".join(records), ENTRY), ())
+
+    def keep(self, model: str, name: str, blob: bytes) -> None:
+        """A file of the model's own beside its versions, for `kept`."""
+        check_name(model)
+        self.lake.put(f"{FOLDER}/{model}/{name}", blob)
+
+    def kept(self, model: str, name: str) -> bytes:
+        """Raises ScoresError where there is none."""
+        path = self.lake.path(f"{FOLDER}/{model}/{name}")
+        if not self.lake.fs.exists(path):
+            raise ScoresError(f"{model}: {name} is not kept in the lake; name the file")
+        blob: bytes = self.lake.fs.cat_file(path)
+        return blob
 
     def _write(self, model: str, index: Mapping[str, Any]) -> None:
         self.lake.put(f"{FOLDER}/{model}/index.json", json.dumps(index, indent=1).encode())

@@ -13,6 +13,8 @@ from training.verbs import Verbs, added, by_stores
 
 EXAMPLES: Final = """\
   fenliu scores import wealth.parquet --model wealth_v3      user_id, item_id, score[, expires]
+  fenliu scores onnx propensity.onnx --model wealth_v3      asked about every customer; kept in the lake
+  fenliu scores onnx --model wealth_v3                      the kept one again, of today's customers
   fenliu scores show
   fenliu scores report --days 1
   fenliu scores rollback wealth_v3
@@ -25,9 +27,20 @@ def add_scores(parser: argparse.ArgumentParser) -> None:
     bring = _verb(verbs, "import", "a file of scores, in place of the model's last", "bring")
     bring.add_argument("file", type=Path)
     bring.add_argument("--model", required=True, metavar="M", help="whose scores they are")
+    ask = _verb(verbs, "onnx", "a model's scores of all customers, in place of its last", "ask")
+    ask.add_argument("file", type=Path, nargs="?", help="the model; without it the one that was asked last")
+    ask.add_argument("--model", required=True, metavar="M", help="whose scores they are")
+    reads = "what the input's columns are, parted by commas; else by the model's metadata `fields`"
+    ask.add_argument("--fields", default="", metavar="F,…", help=reads)
+    says = "whose scores the output's columns are; else by the model's metadata `items`"
+    ask.add_argument("--items", default="", metavar="I,…", help=says)
+    ask.add_argument("--days", type=float, default=30.0, metavar="N", help="how long a score counts (30)")
     under = "used only of customers who gave it: marketing, data_sharing, third_party; may be repeated"
-    bring.add_argument("--consent", action="append", default=[], metavar="C", help=under)
-    bring.add_argument("--force", action="store_true", help="although it looks wrong beside the live version")
+    for one in (bring, ask):
+        one.add_argument("--consent", action="append", default=[], metavar="C", help=under)
+        one.add_argument(
+            "--force", action="store_true", help="although it looks wrong beside the live version"
+        )
     _verb(verbs, "show", "every model, its live version and what lies in it", "show")
     told = _verb(verbs, "report", "displays, clicks and lift of what each model proposed", "report")
     told.add_argument("--days", type=float, default=7.0, metavar="N", help="the last so many (7)")
@@ -35,7 +48,7 @@ def add_scores(parser: argparse.ArgumentParser) -> None:
     remove = _verb(verbs, "remove", "take a model's scores from every customer", "remove")
     for one in (back, remove):
         one.add_argument("model")
-    for one in (bring, back, remove):
+    for one in (bring, ask, back, remove):
         one.add_argument("--reason", default="", help="for the audit log")
 
 
@@ -45,17 +58,53 @@ def _verb(verbs: Verbs, name: str, about: str, function: str) -> argparse.Argume
 
 def bring(args: argparse.Namespace, desk: Any, console: Any) -> int:
     from features.ids import keys64
-    from features.views import CONSENTS
-    from training.progress import counting
     from training.scores import read_scores
-    from training.workspace import alone
 
     may(desk)
-    if unknown := [one for one in args.consent if one not in CONSENTS]:
-        raise UsageError(f"--consent {unknown[0]}: consents are {', '.join(CONSENTS)}")
+    _consents(args)
     scores = _scores(desk)
     known = keys64([item["id"] for item in scores.lake.read_items()])
-    found = read_scores(args.file, args.model, known, now=time.time())
+    return _put(args, desk, console, scores, read_scores(args.file, args.model, known, now=time.time()))
+
+
+def ask(args: argparse.Namespace, desk: Any, console: Any) -> int:
+    from features.ids import keys64
+    from training.base_columns import newest
+    from training.onnx_scorer import OnnxScorer, asked, kept_name
+    from training.scores import check_name
+
+    may(desk)
+    _consents(args)
+    check_name(args.model)
+    if not 0 < args.days <= 3650:
+        raise UsageError(f"--days {args.days:g}: more than 0 and at most 3650")
+    scores = _scores(desk)
+    last = scores.index(args.model).get("onnx") if args.file is None else None
+    said = {"fields": _parted(args.fields), "items": _parted(args.items)}
+    if args.file is None:
+        if last is None:
+            raise UsageError(f"no ONNX model was asked as {args.model} before: name the file")
+        said = {name: mine or last[name] for name, mine in said.items()}
+        args.consent = args.consent or last["consents"]
+    blob = scores.kept(args.model, kept_name(last["digest"])) if last else args.file.read_bytes()
+    scorer = OnnxScorer(blob, **said)
+    known = keys64([item["id"] for item in scores.lake.read_items()])
+    base = newest(desk.settings.home / "base")
+    found = asked(scorer, base, args.model, known, now=time.time(), days=args.days)
+    if args.file is not None:
+        scores.keep(args.model, kept_name(scorer.digest), blob)
+    made_by = {"digest": scorer.digest, "consents": args.consent, **said, "base": base.version}
+    return _put(args, desk, console, scores, found, made_by)
+
+
+def _put(
+    args: argparse.Namespace, desk: Any, console: Any, scores: Any, found: Any,
+    onnx: dict[str, Any] | None = None,
+) -> int:  # fmt: skip
+    """In place of the model's last scores; `onnx`: what made them."""
+    from training.progress import counting
+    from training.workspace import alone
+
     for note in found.notes:
         console.print(f"  {note}", highlight=False, markup=False)
     done = [0]
@@ -66,9 +115,12 @@ def bring(args: argparse.Namespace, desk: Any, console: Any) -> int:
             tick(min(done[0], len(found)), len(found))
 
         said = scores.put(
-            args.model, found, at=time.time(), consents=args.consent, force=args.force, progress=told
-        )
+            args.model, found, at=time.time(), consents=args.consent, force=args.force, progress=told,
+            onnx=onnx,
+        )  # fmt: skip
     detail = {"version": said["version"], "customers": said["customers"], "consents": args.consent}
+    if onnx is not None:
+        detail["onnx"] = onnx["digest"]
     _record(desk, "scores_imported", args, detail)
     console.print(
         f"{args.model} version {said['version']}: {said['rows']:,} scores of {said['items']:,} items for "
@@ -77,6 +129,17 @@ def bring(args: argparse.Namespace, desk: Any, console: Any) -> int:
         soft_wrap=True,
     )
     return 0
+
+
+def _consents(args: argparse.Namespace) -> None:
+    from features.views import CONSENTS
+
+    if unknown := [one for one in args.consent if one not in CONSENTS]:
+        raise UsageError(f"--consent {unknown[0]}: consents are {', '.join(CONSENTS)}")
+
+
+def _parted(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def show(_args: argparse.Namespace, desk: Any, console: Any) -> int:

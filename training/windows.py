@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from features.events import WHAT
 from features.transforms import EventWeights, histories
-from features.views import RECENT_KEEP
+from features.views import HISTORY_KEEP
 from training.dataset import NO_OTHERS, Dataset, Interactions, Others
 from training.evaluate import Cases, Lists, Past
 from training.item_traits import Traits
@@ -122,9 +122,9 @@ def behaviour_of(
     before: Interactions,
     now: float,
     others: Others = NO_OTHERS,
-    keep: int = RECENT_KEEP,
+    keep: int = HISTORY_KEEP,
 ) -> Behaviour:
-    """The last `keep` entries of each case before `now`, as the live log has them: not the outcomes of the
+    """The last `keep` entries of each case before `now`, as models are asked by them: not the outcomes of the
     bank's own systems; and `others` push older ones out, though nothing is learnt from them.
 
     Entries are in order of time; among those of one moment `others` come last.

@@ -178,7 +178,7 @@ class LiveStoreContract(ABC):
         assert visitor == [recents([2, 5, 1]), contacts([9, 3]), None, None, None]
 
     def test_linking_keeps_the_latest_and_equal_times_in_order(self):
-        mine, theirs = list(range(0, 100, 2)), list(range(1, 100, 2))
+        mine, theirs = list(range(0, 200, 2)), list(range(1, 200, 2))
 
         async def steps(store):
             await store.append("u:1", recent=recents(mine))
@@ -190,7 +190,7 @@ class LiveStoreContract(ABC):
             return await store.fetch([store.keys("u:1").recent, store.keys("u:2").recent])
 
         merged, same = self.run(steps)
-        assert events_of(merged) == list(range(100 - RECENT_LAST, 100))
+        assert events_of(merged) == list(range(200 - RECENT_LAST, 200))
         assert events_of(same) == [1, 2, 3, 4]
 
     def test_linking_an_unknown_visitor_changes_nothing(self):

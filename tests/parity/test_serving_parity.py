@@ -20,7 +20,7 @@ from features.customer import Blobs, decode_customer
 from features.ids import keys64
 from features.tags import Tag, TagDictionary
 from features.transforms import DAY, EventWeights, History
-from features.views import RECENT_KEEP
+from features.views import HISTORY_KEEP
 from serving.catalogue import compile_items
 from serving.decide import decide
 from serving.live import Live
@@ -193,7 +193,7 @@ def test_a_page_is_made_of_what_evaluation_was_judged_by(
         assert asked.history.weights.tobytes() == wanted.weights.tobytes(), subject
         assert asked.tokens.tolist() == prepared.customers.tokens_of(user).tolist(), subject
         assert asked.segment == int(prepared.customers.segment[user]), subject
-        full += who.recent is not None and len(who.recent) == RECENT_KEEP
+        full += who.recent is not None and len(who.recent) >= HISTORY_KEEP
     assert len(window.cases) > 200
     assert full > 30  # of many, the oldest entries have been pushed out
 
@@ -210,9 +210,9 @@ def test_who_refused_profiling_is_nobody_s_example(prepared: Prepared) -> None:
 
 
 def test_logins_take_their_places_in_the_history(lake: Lake, prepared: Prepared) -> None:
-    """Without them the history would reach further back than the live log does."""
+    """Without them the history would reach further back than a page's does."""
     events: Mapping[str, Any] = lake.events(columns=["action"])
     assert pc.sum(pc.equal(pc.fill_null(events["action"], ""), "login")).as_py() > 1000
     assert len(prepared.dataset.others.user) > 1000
     kept = np.bincount(prepared.test.behaviour.case, minlength=len(prepared.test.cases))
-    assert kept.max() < RECENT_KEEP
+    assert kept.max() < HISTORY_KEEP

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from serving.catalogue import parse_item
-from training.item_traits import Traits, traits_of
+from training.item_traits import APART, BLOCKS, Traits, traits_of
 from training.model import Customers, Effort, Positives, TrainData
-from training.placing import ALLOWANCE, WORTH, place, placed
+from training.placing import ALLOWANCE, WORTH, neighbours, place, placed
 
 GROUPS = ("定期存款", "黄金基金", "旅行保险", "信用卡分期")
 
@@ -93,3 +93,42 @@ def test_models_place_items_that_nobody_met() -> None:
         like = np.asarray(served.vectors)[:-8]
         near = (new @ like.T).argmax(axis=1) % 4
         assert (near == np.arange(n_items - 8, n_items) % 4).mean() > 0.7, name
+
+
+def test_ids_that_end_in_a_number_lie_in_its_order() -> None:
+    names = ["i2", "i10", "f1", "gold", "i1", "f0003"]
+    items = [parse_item({"id": name, "kind": "product", "title": {"zh": "存款"}}) for name in names]
+    order = Traits.of(items).order
+    assert np.isnan(order[3])
+    assert [names[k] for k in np.argsort(order)[:5]] == ["f1", "f0003", "i1", "i2", "i10"]
+    assert order[0] - order[4] == 1.0 and order[4] - order[5] == APART
+    one, near, far = (set(traits_of(item(n))[0].tolist()) for n in (100, 108, 300))
+    assert len(one & near) == len(one & far) + len(BLOCKS)  # 100 to 109, 100 to 199
+
+
+def test_neighbours_are_the_known_items_near_by_without_the_item_itself() -> None:
+    rng = np.random.default_rng(5)
+    order = np.append(rng.permutation(40).astype(float), [np.nan, 5_000.0])
+    known, target = np.sort(rng.choice(42, 30, replace=False)), rng.random(42)
+    found = neighbours(order, target, known, 3.0)
+    for i in range(42):
+        worth = np.array([np.exp(-abs(order[i] - order[j]) / 3.0) if j != i else 0.0 for j in known])
+        worth = np.nan_to_num(worth)
+        if np.isnan(order[i]) or worth.sum() < 1e-6:
+            assert np.isnan(found[i])
+        else:
+            np.testing.assert_allclose(found[i], worth @ target[known] / worth.sum(), rtol=1e-9)
+
+
+def test_what_was_numbered_together_is_wanted_alike() -> None:
+    rng = np.random.default_rng(6)
+    traits, vectors, _ = world(400)
+    wanted = np.where(np.arange(400) // 40 % 2 == 0, 200.0, 20.0) * rng.uniform(0.7, 1.4, 400)
+    users = np.where(rng.random(400) < 0.1, 0.0, np.round(wanted))
+    vectors = vectors * np.log1p(wanted)[:, None].astype(np.float32)
+    vectors[users == 0] = 0.0
+    found = place(vectors, users, traits)
+    assert found is not None
+    new = np.flatnonzero(users == 0)
+    many = wanted[new] > 100
+    assert found.level[new][many].min() > found.level[new][~many].max()

@@ -12,7 +12,7 @@ import pytest
 
 from features.ids import KINDS
 from features.ranking import FEATURES, Facts, clock_of
-from features.ranking_kernel import HOURS
+from features.ranking_kernel import CLICK_GAIN, HOURS
 from features.views import CONSENTS
 from serving.bundle import BundleError, load, save
 from serving.decide import decide
@@ -57,12 +57,16 @@ def test_contacts_become_fatigue_and_recency() -> None:
 def test_what_was_done_lifts_its_item_category_and_kind() -> None:
     did = recent_entries(("i3", "clicked", 60.0), ("i3", "clicked", 30.0))
     found, rest = matrix_of(customer(recent=did), [3, 4]), matrix_of(customer(), [3, 4])
-    assert found["own_interest"][0] == pytest.approx(2.0, abs=1e-3) and found["own_interest"][1] == 0
+    assert (
+        found["own_interest"][0] == pytest.approx(2 * CLICK_GAIN, abs=1e-3) and found["own_interest"][1] == 0
+    )
     assert found["same_category"].tolist() == pytest.approx([1.0, 0.0], abs=1e-5)
     assert found["since_touched"][0] < 0.01 and rest["since_touched"][0] == 60
     ties = LIVE.bundle.ranker.facts.ties  # type: ignore[union-attr]
     code = int(LIVE.bundle.ranker.facts.codes[3, 0])  # type: ignore[union-attr]
-    assert np.exp(found["interest"]) == pytest.approx((2 * ties[[3, 4], code] + 1) / 3, rel=1e-3)
+    assert np.exp(found["interest"]) == pytest.approx(
+        (2 * CLICK_GAIN * ties[[3, 4], code] + 1) / (2 * CLICK_GAIN + 1), rel=1e-3
+    )
     assert rest["interest"].tolist() == pytest.approx([0.0, 0.0], abs=1e-5)
 
 

@@ -1,7 +1,7 @@
 """Figures of audiences: µs per request by number of campaigns, and seconds of a count.
 
 The rules mix what operators mix: profile fields, cities, holdings, attributes, tags, memberships, and live
-behaviour over a full log of 64 events; each campaign has an audience of its own over the distinct predicates.
+behaviour over a full log; each campaign has an audience of its own over the distinct predicates.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--customers", type=int, default=20_000, help="of the synthetic bank")
     parser.add_argument("--items", type=int, default=2_000, help="of the synthetic bank")
     parser.add_argument("--days", type=int, default=10, help="of the synthetic bank")
-    parser.add_argument("--draws", type=int, default=3, help="of the items that are hidden")
+    parser.add_argument("--draws", type=int, default=10, help="of the items that are hidden")
     parser.add_argument("--most", type=int, default=1_500, help="customers asked")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=7)
