@@ -114,7 +114,11 @@ class Meters(Protocol):
         ...
 
     async def hours(self, meters: Sequence[str], *, days: int = 1) -> dict[str, dict[str, dict[int, float]]]:
-        """The hours of `read` alone, a small part of its cost: what pacing reads each second."""
+        """The hours of `read` alone, a small part of its cost."""
+        ...
+
+    async def lately(self, meters: Sequence[str]) -> dict[str, dict[str, dict[int, float]]]:
+        """Of `hours`, this one and the one before: what pacing reads each second."""
         ...
 
 
@@ -253,6 +257,15 @@ class MemoryMeters(Meters):
             for unit in UNITS:
                 if held := self._sums.hours.get((meter, unit)):
                     young = {hour: amount for hour, amount in held.items() if hour >= first}
+                    found.setdefault(meter, {})[unit] = young
+        return found
+
+    async def lately(self, meters: Sequence[str]) -> dict[str, dict[str, dict[int, float]]]:
+        first = int(self._clock() // HOUR_S) - 1
+        found: dict[str, dict[str, dict[int, float]]] = {}
+        for meter, units in (await self.hours(meters, days=2)).items():
+            for unit, held in units.items():
+                if young := {hour: amount for hour, amount in held.items() if hour >= first}:
                     found.setdefault(meter, {})[unit] = young
         return found
 

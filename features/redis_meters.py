@@ -20,6 +20,7 @@ from features.meters import (
     DAY_S,
     FLIGHT_KEPT_S,
     FLIGHT_SLICE_S,
+    HOUR_S,
     HOURS_KEPT_S,
     UNITS,
     Count,
@@ -35,6 +36,7 @@ from features.redis_resp import RespLink, Script
 from features.store import StoreUnavailable
 
 MOST: Final = 400  # counts a script, so that none holds the server for long
+READ_AT_ONCE: Final = 100  # meters
 
 # ARGV[1]: for each count [members, total, hours, flight, hour's field, flight's field, member, amount], the
 # first four indices of KEYS; ARGV[2]: for each key its time to live. Sums are written once.
@@ -72,6 +74,17 @@ for _, one in ipairs(cmsgpack.unpack(ARGV[1])) do
   redis.call('HINCRBYFLOAT', KEYS[one[2]], one[3], amount)
 end
 for i = 2, #KEYS do redis.call('EXPIRE', KEYS[i], lives[i]) end
+""")
+
+# ARGV: the fields to read of every key; of each the numbers in their order, false where there is none.
+_LATELY: Final = Script("""
+local fields, found = cmsgpack.unpack(ARGV[1]), {}
+for i, key in ipairs(KEYS) do
+  local told = redis.call('HMGET', key, unpack(fields))
+  for j = 1, #fields do told[j] = told[j] and tonumber(told[j]) end
+  found[i] = told
+end
+return cmsgpack.pack(found)
 """)
 
 # ARGV: for each [key, field, amount]; then a time to live.
@@ -212,6 +225,21 @@ class RedisMeters(Meters):
         )
         told = {meter: _by_unit(of_days[row * days : (row + 1) * days]) for row, meter in enumerate(meters)}
         return {meter: units for meter, units in told.items() if units}
+
+    async def lately(self, meters: Sequence[str]) -> dict[str, dict[str, dict[int, float]]]:
+        hour = await self._now() // HOUR_S
+        found: dict[str, dict[str, dict[int, float]]] = {}
+        for at in range(0, len(meters), READ_AT_ONCE):
+            some = meters[at : at + READ_AT_ONCE]
+            for one in (hour - 1, hour):
+                keys = tuple(_hours(meter, one // 24).encode() for meter in some)
+                fields = [f"{unit}@{one}" for unit in UNITS]
+                told = msgpack.unpackb(await _LATELY.run(self._link, keys, _packed(fields)))
+                for meter, amounts in zip(some, told, strict=True):
+                    for unit, amount in zip(UNITS, amounts, strict=True):
+                        if amount is not False:
+                            found.setdefault(meter, {}).setdefault(unit, {})[one] = float(amount)
+        return found
 
     async def _now(self) -> int:
         seconds, _ = await self._link.command(b"TIME")

@@ -19,10 +19,10 @@ from serving.campaigns import Campaigns, GoalSpec
 from serving.tag_sums import DrainedTags
 from serving.tallies import ROWS, What
 
-OLD_EVERY_S: Final = 60.0  # hours that may still change are read again so often
+OLD_EVERY_S: Final = 60.0  # hours that may still change are read again about so often, the last two each time
 CHANGING_DAYS: Final = 3  # conversions of a day and a half ago have an hour that still changes
 PART: Final = 200  # meters read at once
-FRESH_S: Final = 900.0
+WHOLE_PART: Final = 20  # with the hours of days
 COUNTED: Final = "displayed"  # the unit of sums that have none of their own
 
 Floats = NDArray[np.float64]
@@ -131,19 +131,24 @@ class Book:
     async def read(self, names: Sequence[Meter], now: float, days: int) -> None:
         """Bring these meters up to date: one not yet held `days` back, others as far as they may change.
 
-        Part by part: what a deadline cuts off goes on with the next call.
+        Part by part: what a deadline cuts off goes on with the next call. Days are read of a few meters at a
+        time, those that were read longest ago: all at once would hold up whoever else is on this loop.
         """
         wanted = list(dict.fromkeys(name for name, _ in names))
         new = [name for name in wanted if name not in self._since]
-        changed = CHANGING_DAYS if now % 86_400.0 < FRESH_S else 1  # the hour before midnight may change yet
-        young = [n for n in wanted if n in self._since and 0 <= now - self._since[n] < OLD_EVERY_S]
-        old = [n for n in wanted if n in self._since and not 0 <= now - self._since[n] < OLD_EVERY_S]
-        for some, back in ((young, changed), (old, CHANGING_DAYS), (new, days)):
-            for at in range(0, len(some), PART):
-                part = some[at : at + PART]
+        held = [name for name in wanted if name in self._since]
+        age = {name: now - self._since[name] for name in held}
+        old = [name for name in held if not 0 <= age[name] < OLD_EVERY_S / 2]
+        over = sum(not 0 <= age[name] < OLD_EVERY_S for name in old)
+        old.sort(key=self._since.__getitem__)
+        due = max(over, len(held) // 20 + 1)
+        for at in range(0, len(held), PART):
+            self._take(await self._meters.lately(held[at : at + PART]))
+        for some, back in ((old[:due], CHANGING_DAYS), (new, days)):
+            for at in range(0, len(some), WHOLE_PART):
+                part = some[at : at + WHOLE_PART]
                 self._take(await self._meters.hours(part, days=back))
-                if some is not young:
-                    self._since.update(dict.fromkeys(part, now))
+                self._since.update(dict.fromkeys(part, now))
 
     def _take(self, found: Mapping[str, Mapping[str, Mapping[int, float]]]) -> None:
         for name, units in found.items():

@@ -150,9 +150,13 @@ class LedgerContract(LedgerSuite):
             sums = [*many, Sum("e:1", "displayed", 0.25, now), Sum("e:1", "clicked", 2.0, now - 3600)]
             for who in ("r1:1", "r1:1", "r1:2"):
                 await it.meters.add(who, sums)
-            return int(now // 3600), await it.meters.read(["e:0", "e:1", "e:899"], days=2)
+            names = [f"e:{n}" for n in range(900)]
+            young = await it.meters.lately([*names, "e:none"])
+            return int(now // 3600), young, await it.meters.read(["e:0", "e:1", "e:899"], days=2)
 
-        hour, found = self.run(steps)
+        hour, young, found = self.run(steps)
+        assert set(young) == {f"e:{n}" for n in range(900)} and young["e:899"] == {"displayed": {hour: 1.0}}
+        assert young["e:1"] == {"displayed": {hour: 1.5}, "clicked": {hour - 1: 4.0}}
         totals = {name: {unit: one.total for unit, one in units.items()} for name, units in found.items()}
         assert totals["e:0"] == totals["e:899"] == {"displayed": 1.0}
         assert totals["e:1"] == {"displayed": 1.5, "clicked": 4.0}

@@ -17,7 +17,7 @@ from serving.calendar import Calendar
 from serving.campaigns import Campaigns, GoalSpec, QuotaSpec
 from serving.control import MemoryControl
 from serving.pace_inputs import (
-    PART,
+    WHOLE_PART,
     Book,
     campaign_share,
     delivered_meter,
@@ -335,6 +335,7 @@ def test_hours_are_open_by_their_part():
 
 def test_a_slow_read_goes_on_where_a_deadline_cut_it_off():
     asked: list[tuple[int, int]] = []
+    young: list[int] = []
 
     class Slow(MemoryMeters):
         async def hours(self, meters, *, days=1):
@@ -343,22 +344,28 @@ def test_a_slow_read_goes_on_where_a_deadline_cut_it_off():
                 raise TimeoutError
             return await super().hours(meters, days=days)
 
+        async def lately(self, meters):
+            young.append(len(meters))
+            return {}
+
     async def steps():
         book = Book(Slow(lambda: START + 7200.0))
-        names = [(f"c{i}", "displayed") for i in range(PART + 10)]
+        names = [(f"c{i}", "displayed") for i in range(2 * WHOLE_PART + 5)]
         with pytest.raises(TimeoutError):
             await book.read(names, START + 7200.0, 30)
-        await book.read(names, START + 7201.0, 30)
-        await book.read(names, START + 7202.0, 30)
-        await book.read(names, START + 7300.0, 30)
+        for later in (1.0, 2.0, 40.0, 41.0, 300.0, 200.0):
+            await book.read(names, START + 7200.0 + later, 30)
 
     asyncio.run(steps())
+    whole = [(WHOLE_PART, 3), (WHOLE_PART, 3), (5, 3)]
     assert asked == [
-        (PART, 30), (10, 30),  # cut off
-        (PART, 1), (10, 30),
-        (PART, 1), (10, 1),
-        (PART, 3), (10, 3),
+        (WHOLE_PART, 30), (WHOLE_PART, 30),  # cut off
+        (WHOLE_PART, 30), (5, 30),  # what was not read yet
+        (3, 3), (3, 3),  # some of those that are half a minute old, each time
+        *whole,  # a minute is over for all
+        *whole,  # the clock went back
     ]  # fmt: skip
+    assert young == [WHOLE_PART, *[2 * WHOLE_PART + 5] * 5]
 
 
 def test_what_is_paced_is_made_once_a_plan():
