@@ -75,9 +75,29 @@ class Allocation:
         self._bar()
 
     def fill(self) -> Seats:
-        seats, complete = self._settled() if len(self.candidates) else (Seats.of(()), False)
-        if complete:
-            return seats
+        if not len(self.candidates):
+            return self._from_behind()
+        seats, complete = self._settled()
+        return seats if complete else self._filled(seats)[0]
+
+    def _from_behind(self) -> Seats:
+        """A page on which nothing was proposed: the same for all who may be shown the same, for a second."""
+        market, query = self.market, self._page.query
+        if market.shut or query.anchor_row is not None or any(asked.exclude for asked in query.slots):
+            return self._filled(Seats.of(()))[0]
+        key = (self._effort, market.slots, self._counts, market.slot_capped, self._english, int(self._now))
+        open_to_all = self._effort == "fallback"  # other rungs look further, at what some may not be shown
+        seats = self._live.behind.get(key) if open_to_all else None
+        if seats is None:
+            seats, by_seconds = self._filled(Seats.of(()))
+            if open_to_all and by_seconds:
+                if len(self._live.behind) >= MOST_SHAPES:
+                    self._live.behind.clear()
+                self._live.behind[key] = seats
+        return seats._replace(creative=seats.creative.copy(), row=seats.row.copy())
+
+    def _filled(self, seats: Seats) -> tuple[Seats, bool]:
+        """What the market left short filled from behind; whether it is so all through this second."""
         page, live, effort = self._page, self._live, self._effort
         slots = [self._filling(index, asked) for index, asked in enumerate(page.query.slots)]
         making = Making(slots)
@@ -87,8 +107,9 @@ class Allocation:
         for index, spare in seats.spares.items():
             making.taken[spare.row] = seats.slot[index]
         members = self._options[:, I_MEMBERS].view(np.uint64)
-        BackFill(page, live, effort, self.candidates, self.market, members, making).fill()
-        return Seats.of([seated(slot.chosen) for slot in slots])
+        behind = BackFill(page, live, effort, self.candidates, self.market, members, making)
+        behind.fill()
+        return Seats.of([seated(slot.chosen) for slot in slots]), behind.by_seconds
 
     # --- what competes
 

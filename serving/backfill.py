@@ -41,6 +41,7 @@ class BackFill:
         self._candidates, self._market, self._members, self._making = candidates, market, members, making
         self._now = page.query.now
         self._english = page.query.context.locale.startswith("en")
+        self._looked: list[int] = []  # rows of which it was asked what would be rendered
         self._met = int(np.bitwise_or.reduce(candidates.origin))  # sources that proposed anything
 
     def fill(self) -> None:
@@ -104,7 +105,13 @@ class BackFill:
         """What would be rendered; None when the row may not, or need not, go here."""
         if row in self._making.taken or row in slot.excluded:
             return None
+        self._looked.append(row)
         return self._live.creative(row, slot.asked.spec.layout_code, self._english, self._now)
+
+    @property
+    def by_seconds(self) -> bool:
+        """Whether all through this second the same items have the same to show."""
+        return all(self._live.texts[row].by_seconds for row in self._looked)
 
     def _reserve(self, slot: Filling) -> None:
         """Give the last free place to the best of a reserved source, where none of its candidates got one."""

@@ -15,6 +15,7 @@ MARGIN: Final = 2.0  # a rung is taken when the time left is this many times wha
 PATIENCE: Final = 0.5  # of a deadline to be waited in this queue: as much may be waited before, unread
 HOPELESS: Final = 5.0  # deadlines that a page has waited before it was read, after which it is refused
 LAST_S: Final = 0.002  # the last rung looks up what is ready: if it took longer, it was disturbed
+SAVING: Final = 1.1  # a rung is left only for one that costs less by so much
 MOST_S: Final = 0.004  # a page that took more of the processor was charged with what others did
 LATELY: Final = 0.05  # weight of the last page in what pages take lately
 FORGIVE: Final = 0.98
@@ -51,12 +52,14 @@ class Ladder:
         taken; `waiting`: pages that are to be decided in this time, this one among them.
         """
         share_s = PATIENCE * left_s / waiting if waiting > 1 else left_s
-        for effort in EFFORTS[:-1]:
-            if effort == "cached" and not cached:
-                continue
+        rungs = [effort for effort in EFFORTS if effort != "cached" or cached]
+        least = SAVING * min(self._cost[effort] for effort in rungs)
+        for effort in rungs[:-1]:
             cost = self._cost[effort]
             if left_s >= MARGIN * cost and load <= _MOST_LOAD[effort] and share_s >= cost + self._around:
                 return effort
+            if cost <= least and load <= _MOST_LOAD[effort]:
+                return effort  # no rung below it would save anything
             self._cost[effort] *= 0.98
         return "fallback"
 

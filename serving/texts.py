@@ -54,6 +54,12 @@ class ItemText:
         """Whether `pick` gives the same at any time."""
         return all(creative.starts == 0 and creative.until is None for creative in self.creatives)
 
+    @property
+    def by_seconds(self) -> bool:
+        """Whether `pick` gives the same throughout each second."""
+        times = (at for creative in self.creatives for at in (creative.starts, creative.until or 0.0))
+        return all(at % 1.0 == 0 for at in times)
+
     def pick(self, layout: int, locale: str, now: float, killed: frozenset[int] = frozenset()) -> int | None:
         """The creative for a layout code: of the locale when there is one, else any.
 

@@ -75,6 +75,18 @@ def test_who_cannot_be_answered_in_time_on_any_rung_is_refused_at_once() -> None
     assert ladder.choose(0.08, 0.1, cached=True, waiting=12) == "light"  # what is around a page counts too
 
 
+def test_a_rung_is_not_left_for_one_that_costs_as_much() -> None:
+    ladder = Ladder()
+    for _ in range(200):
+        for effort in EFFORTS:
+            ladder.took(effort, 0.0015)
+    assert ladder.choose(0.08, 0.1, cached=True, waiting=400) == "full"
+    for _ in range(200):
+        ladder.took("popular", 0.0005)
+    assert ladder.choose(0.08, 0.1, cached=False, waiting=400) == "popular"
+    assert ladder.choose(0.08, 0.8, cached=False, waiting=1) == "light"  # by the load: no longer full
+
+
 def test_a_page_costs_what_the_processor_took_from_answer_to_answer() -> None:
     spent = iter(n * 0.001 for n in range(1_000))
 
