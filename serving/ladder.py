@@ -64,7 +64,8 @@ class Ladder:
         return "fallback"
 
     def admits(self, waiting: int, deadline_s: float, waited_s: float = 0.0) -> bool:
-        """Whether a page that comes behind `waiting` others can be answered in time on the last rung.
+        """Whether a page that comes behind `waiting` others, decided or not, can be answered in time on the
+        last rung.
 
         One that has stood in line for a few deadlines already is let go: whoever asked has gone. A shorter
         stall costs rungs and not pages, and a page that nobody is before is always answered.

@@ -113,7 +113,7 @@ class Recommender:
         asked = Asked(live, ask, who, surface, slots, owner, self._clock(), arrived + deadline_s, marks)
         full = self._in_flight >= self._settings.max_in_flight
         waited_s = self._monotonic() - arrived
-        if full or not self._ladder.admits(self._waiting, deadline_s, waited_s):
+        if full or not self._ladder.admits(self._in_flight, deadline_s, waited_s):
             self._metrics.shed.inc()
             raise Problem(
                 "overloaded", f"{self._in_flight} page requests are being answered; try again shortly"
