@@ -32,7 +32,6 @@ from serving.domain import (
 )
 from serving.experiments import Assigned
 from serving.exploring import Lotteries, explored
-from serving.ghosts import unseen, without
 from serving.live import Live
 from serving.market import Market
 from serving.meeting import counted, met
@@ -42,7 +41,6 @@ from serving.pipeline import Page, Trace
 from serving.placed import Columns, Later, Placements
 from serving.reasons import Drop
 from serving.seats import CAMPAIGN_KEY, CONVERTS, KEY, REASON, SHOWN, Seats
-from serving.surfaces import BIT
 from serving.why import reason_of
 
 NO_UNITS: Final = (0.0, 0.0, 0.0)
@@ -79,12 +77,9 @@ def decide(
     market = live.stalls.of(page, ranked, effort)
     trace.note("market", len(ranked), start)
     start = trace.start()
-    chosen = Allocation(page, live, ranked, effort, market).fill()
-    held, ghosts = unseen(page, live, chosen)
-    if held is not None:
-        ranked = without(page, live, ranked, held, 1 << BIT["campaign"])
-        market = live.stalls.of(page, ranked, effort)
-        chosen = Allocation(page, live, ranked, effort, market).fill()
+    allocation = Allocation(page, live, ranked, effort, market)
+    chosen = allocation.fill()
+    market, ghosts = allocation.market, allocation.ghosts
     trace.note("allocate", len(ranked), start)
     lost = tuple(trace.failed) + (("killed",) if live.kills.everything else ())
     start = trace.start()
