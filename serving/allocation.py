@@ -7,6 +7,7 @@ creatives and stand-ins. What the market could not fill, `serving.backfill` does
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -17,6 +18,7 @@ from features.reservations import RESERVED
 from serving.backfill import BackFill
 from serving.domain import Candidates, Effort, SlotRequest
 from serving.filling import Chosen, Filling, Making, seated
+from serving.ghosts import Ghost
 from serving.live import Live
 from serving.market import Market
 from serving.page import NOTHING_HELD, RULE
@@ -26,6 +28,7 @@ from serving.page_seating import (
     F_SLOT,
     F_SPARE,
     F_SPARE_OFFER,
+    alone,
     bar,
     laid,
 )
@@ -45,7 +48,8 @@ from serving.page_state import (
     O_VALUE,
 )
 from serving.pipeline import Page
-from serving.seats import CREATIVE, NOTHING_TO_SHOW, OWN_TITLE, PINNED_AT, TAG, Grid, Seats, StandIns
+from serving.placed import Later
+from serving.seats import CREATIVE, NOTHING_TO_SHOW, OWN_TITLE, PINNED_AT, TAG, Grid, Seats
 from serving.stability import held_places
 from serving.standins import Rules, Stand, agreeing
 from serving.surfaces import RECIPES
@@ -64,8 +68,12 @@ class Allocation:
     def __init__(
         self, page: Page, live: Live, candidates: Candidates, effort: Effort, market: Market
     ) -> None:
-        self._page, self._live, self._effort, self.market = page, live, effort, market
-        self.candidates = candidates
+        """`market` becomes what this customer may be shown of it, once the page is filled."""
+        self._page, self._live, self._effort, self._whole = page, live, effort, market
+        self.market, self.candidates = market, candidates
+        self.ghosts: tuple[Ghost, ...] = ()  # what they would have been shown, were they not held out
+        self._unit, self._salts, self._shares = live.ghosts.of_page(page)
+        self._without = False  # whether the page is made without what they are held out from
         self._now = page.query.now
         self._english = page.query.context.locale.startswith("en")
         self._counts = self._places()
@@ -78,6 +86,8 @@ class Allocation:
         if not len(self.candidates):
             return self._from_behind()
         seats, complete = self._settled()
+        if self.ghosts:
+            self._hold_out()
         return seats if complete else self._filled(seats)[0]
 
     def _from_behind(self) -> Seats:
@@ -177,25 +187,42 @@ class Allocation:
         needed from behind."""
         for _ in range(MOST_TURNS):
             seats, bare, complete = self._solved()
-            if not bare:
-                break
             for slot, candidate in bare:
                 self._refuse(self._page.query.slots[slot].spec.bit, np.array([candidate]))
+            if not bare and (self._without or not self.ghosts):
+                break
+            self._without = self._without or not bare
         return seats, complete and not bare
+
+    def _hold_out(self) -> None:
+        """Take from page and market what the customer is held out from."""
+        page, market, held = self._page, self._whole, self._live.ghosts.held_out_of(self._unit)
+        page.offers = page.offers[~held.take(self._live.offers.campaign.take(page.offers))]
+        if page.running is not None:
+            page.running = page.running & ~held
+        options, offers = self._ours()
+        never = held.take(offers[:, O_CAMPAIGN])
+        alone(options, offers, never.view(np.uint8))
+        self.market = replace(market, options=options, offers=offers[~never])
 
     def _solved(self) -> tuple[Seats, list[tuple[int, int]], bool]:
         """What was chosen; (slot, candidate) of what has nothing to show; whether it fills the page."""
-        page, live, market, shape = self._page, self._live, self.market, self._shape
+        page, live, market, shape = self._page, self._live, self._whole, self._shape
         query, some, held = page.query, self.candidates, NOTHING_HELD
         if shape.stable:
             held = held_places(query, query.slots, some.rows, live.items)
         why = reasons(page.taste is not None and page.taste.informed, bool(page.segment))
         picks = live.pick_table(self._english)
-        found, whole, parts, complete, unsure, spares, order = laid(
+        found, whole, parts, complete, unsure, spares, order, ghosts, without = laid(
             shape.whole, shape.parts, shape.terms, shape.shown, self._options, market.value, self._offers,
             market.worth, market.room, market.limits, held, query.tagged, market.table, some.rows, some.score,
             why, picks, live.naming, live.keys, live.plan.campaigns.keys, live.stalls.cvr,
+            self._unit, self._salts, self._shares, self._without,
         )  # fmt: skip
+        if not self._without:
+            named = live.plan.campaigns.keys
+            self.ghosts = tuple([Ghost(c, int(named[c]), slot, at) for c, slot, at in ghosts.tolist()])
+            self._without = without
         told = whole[: PINNED_AT + 1].tolist()
         rows, origins, campaigns, named, _, slots, positions, creatives, flags, rules, by, pins = told
         scores, values, bases, tags = parts[: TAG + 1].tolist()
@@ -214,7 +241,7 @@ class Allocation:
         capped = [one & RESERVED != 0 for one in flags]
         standing: Mapping[int, Chosen] = _NONE
         if spares:
-            standing = StandIns(partial(self._stand_ins, found, capped), partial(self._behind, found))
+            standing = Later(partial(self._stand_ins, found, capped))
         grid = Grid(found[F_SLOT], found[F_CANDIDATE], whole, parts, order)
         seats = Seats(
             *(slots, positions, rows, scores, origins, creatives, flags, campaigns, values, bases, tags),
@@ -228,7 +255,7 @@ class Allocation:
         at: list[int] = []
         for place in (found[F_SPARE] >= 0).nonzero()[0].tolist():
             slot = int(found[F_SLOT, place])
-            if not capped[place] or self.market.slot_capped[slot]:
+            if not capped[place] or self._whole.slot_capped[slot]:
                 continue
             chosen = self._standing(slot, int(found[F_SPARE, place]), int(found[F_SPARE_OFFER, place]))
             if chosen is not None:
@@ -239,7 +266,7 @@ class Allocation:
         where = np.array(at, np.int64)
         page = Stand(found[F_SLOT], found[F_CANDIDATE], found[F_OFFER])
         spares = Stand(*(found[row].take(where) for row in (F_SLOT, F_SPARE, F_SPARE_OFFER)))
-        market = self.market
+        market = self._whole
         rules = Rules(
             market.room,
             market.option_room,
@@ -250,15 +277,9 @@ class Allocation:
         agree = agreeing(page, where, spares, rules)
         return {place: one for place, one, stands in zip(at, may, agree.tolist(), strict=True) if stands}
 
-    def _behind(self, found: I4) -> list[int]:
-        """Campaigns of what may stand in."""
-        offers = found[F_SPARE_OFFER]
-        campaigns: list[int] = self._offers[offers[offers >= 0], O_CAMPAIGN].tolist()
-        return campaigns
-
     def _standing(self, slot: int, candidate: int, offer: int) -> Chosen | None:
         """A candidate in a slot by an offer (-1 none); None where it has nothing to show."""
-        market, candidates = self.market, self.candidates
+        market, candidates = self._whole, self.candidates
         row, named, campaign = int(candidates.rows[candidate]), -1, -1
         value = base = float(market.value[candidate])
         capped = bool(market.options[candidate, I_CAPPED])

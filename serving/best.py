@@ -34,13 +34,13 @@ def _best_of_kinds(
     for k in range(len(rows)):
         mine[k] = scores[rows[k]]
     for k in range(len(rows)):  # apart from the loop above: the processor does many at once
-        places[k] = _ordered(mine[k])
+        places[k] = ordered(mine[k])
     many, start = 0, 0
     for kind in range(len(ends)):
         end, keep = ends[kind], min(wants[kind], ends[kind] - start)
         if keep > 0:
-            left = _above(places, start, end, keep, at)
-            cut, level = _cut(places[start : start + left], keep)
+            left = above(places, start, end, keep, at)
+            cut, level = cut_of(places[start : start + left], keep)
             for k in range(left):  # written whatever it is, counted where it stays: no branch to guess
                 place = places[start + k]
                 found[many], best[many] = rows[at[k]], mine[at[k]]
@@ -51,7 +51,7 @@ def _best_of_kinds(
 
 
 @loops
-def _above(places: U4, start: int, end: int, keep: int, at: I4) -> int:
+def above(places: U4, start: int, end: int, keep: int, at: I4) -> int:
     """How many can be among the `keep` best: their places come first, from `start` on, and `at` says where
     they were.
 
@@ -74,7 +74,7 @@ def _above(places: U4, start: int, end: int, keep: int, at: I4) -> int:
 
 
 @loops
-def _cut(places: U4, keep: int) -> tuple[np.uint32, int]:
+def cut_of(places: U4, keep: int) -> tuple[np.uint32, int]:
     """A bar that all above it get over and, of those that reach it, so many: the keep-th largest, bit by bit,
     as far as it takes to tell it from the next.
 
@@ -98,7 +98,7 @@ def _cut(places: U4, keep: int) -> tuple[np.uint32, int]:
 
 
 @loops
-def _ordered(score: np.float32) -> np.uint32:
+def ordered(score: np.float32) -> np.uint32:
     """A number that is the higher the higher the score (IEEE 754 binary32); NaN as minus infinity."""
     known = score if score == score else np.float32(-np.inf)
     bits = np.float32(known + np.float32(0)).view(np.uint32)  # −0 counts as 0

@@ -33,7 +33,6 @@ from serving.domain import (
 )
 from serving.experiments import Assigned
 from serving.exploring import Lotteries, explored
-from serving.ghosts import unseen, without
 from serving.live import Live
 from serving.market import Market
 from serving.meeting import counted, met
@@ -44,7 +43,6 @@ from serving.placed import Columns, Later, Placements
 from serving.reasons import Drop
 from serving.seats import CAMPAIGN_KEY, CONVERTS, KEY, REASON, SHOWN, Seats
 from serving.stepping import Steps, whole
-from serving.surfaces import BIT
 from serving.why import reason_of
 
 NO_UNITS: Final = (0.0, 0.0, 0.0)
@@ -94,13 +92,9 @@ def deciding(
     trace.note("market", len(ranked), start)
     yield
     start = trace.start()
-    chosen = Allocation(page, live, ranked, effort, market).fill()
-    yield
-    held, ghosts = unseen(page, live, chosen)
-    if held is not None:
-        ranked = without(page, live, ranked, held, 1 << BIT["campaign"])
-        market = live.stalls.of(page, ranked, effort)
-        chosen = Allocation(page, live, ranked, effort, market).fill()
+    allocation = Allocation(page, live, ranked, effort, market)
+    chosen = allocation.fill()
+    market, ghosts = allocation.market, allocation.ghosts
     trace.note("allocate", len(ranked), start)
     yield
     lost = tuple(trace.failed) + (("killed",) if live.kills.everything else ())

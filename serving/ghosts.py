@@ -9,7 +9,7 @@ what they do later is what the campaign made them do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -17,20 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.ids import key64
-from serving.domain import Candidates, Mask
+from serving.domain import Mask, Query
 from serving.experiment import Experiments
-from serving.seats import StandIns
-from serving.splitting import part_of, parts_of, salt_of
+from serving.splitting import parts_of, salt_of
 
 if TYPE_CHECKING:
     from serving.campaign import Campaign
-    from serving.filling import Chosen
-    from serving.live import Live
     from serving.pipeline import Page
     from serving.plan_text import Plan
-    from serving.seats import Seats
 
 
+_KEY: Final = (1 << 64) - 1
+_NOBODY: Final = 0, np.zeros(0, np.uint64), np.zeros(0, np.float64)
 _SALT: Final = ""  # not the plan's: experiments divided anew leave the same customers held out
 _USUAL: Final = Experiments()
 
@@ -51,7 +49,6 @@ class Ghosts:
     salt: NDArray[np.uint64]
     share: NDArray[np.float64]
     any: bool = False  # whether anybody is held out from anything
-    each: tuple[tuple[int, float], ...] = ()  # the same as plain numbers
 
     @classmethod
     def of(cls, plan: Plan, ids: Sequence[str]) -> Ghosts:
@@ -59,18 +56,22 @@ class Ghosts:
         named = {one.id: one for one in plan.campaigns}
         shares = [share_of(plan, named[name]) for name in ids]
         salts = [salt_of(_SALT, "ghost", name) for name in ids]
-        each = tuple(zip(salts, shares, strict=True))
-        return cls(np.array(salts, np.uint64), np.array(shares, np.float64), any(shares), each)
-
-    def holds_out(self, key: int, campaign: int) -> bool:
-        """Whether the unit of this key is never shown a campaign."""
-        salt, share = self.each[campaign]
-        return part_of(key, salt) < share
+        return cls(np.array(salts, np.uint64), np.array(shares, np.float64), any(shares))
 
     def held(self, unit: str) -> Mask:
         """(C,) the campaigns that a unit is never shown."""
-        key = np.full(len(self.salt), key64(unit), np.uint64)
-        return held_out(key, self.salt, self.share)
+        return self.held_out_of(key64(unit))
+
+    def held_out_of(self, key: int) -> Mask:
+        """The same of the unit's key, signed or not."""
+        return held_out(np.full(len(self.salt), key & _KEY, np.uint64), self.salt, self.share)
+
+    def of_page(self, page: Page) -> tuple[int, NDArray[np.uint64], NDArray[np.float64]]:
+        """For `serving.page_seating.laid`: the key of the page's unit, signed; salts and shares, none where
+        this customer is held out from nothing.
+        """
+        key = unit_key(page.query) if self.any else 0
+        return (key - (key >> 63 << 64), self.salt, self.share) if key else _NOBODY
 
 
 def share_of(plan: Plan, one: Campaign) -> float:
@@ -81,6 +82,12 @@ def share_of(plan: Plan, one: Campaign) -> float:
     return usual.ghosts if one.ghost is None else one.ghost
 
 
+def unit_key(query: Query) -> int:
+    """The key that says what a query's customer is held out from; 0 is nothing, whatever a plan says."""
+    unit = query.customer.unit
+    return 0 if unit is None or not query.profiling else key64(unit or query.subject)
+
+
 def held_out(keys: NDArray[np.uint64], salt: NDArray[np.uint64], share: NDArray[np.float64]) -> Mask:
     """(n,) whether a unit's key falls into a campaign's share, pair by pair."""
     inside: Mask = parts_of(keys ^ salt, 0) < share
@@ -88,46 +95,3 @@ def held_out(keys: NDArray[np.uint64], salt: NDArray[np.uint64], share: NDArray[
 
 
 NO_GHOSTS: Final = Ghosts(np.zeros(0, np.uint64), np.zeros(0, np.float64))
-
-
-def unseen(page: Page, live: Live, seats: Seats) -> tuple[Mask | None, tuple[Ghost, ...]]:
-    """Who is held out from this customer (None: the page may stand), and what the page has of theirs."""
-    query = page.query
-    unit = query.customer.unit
-    if not live.ghosts.any or not query.profiling or unit is None:
-        return None, ()
-    shown = [
-        (campaign, seats.slot[index], seats.position[index])
-        for index, campaign in enumerate(seats.campaign)
-        if campaign >= 0
-    ]
-    ghosts, key, keys = live.ghosts, key64(unit or query.subject), live.plan.campaigns.keys
-    found = tuple(
-        [
-            Ghost(campaign, int(keys[campaign]), slot, position)
-            for campaign, slot, position in shown
-            if ghosts.holds_out(key, campaign)
-        ]
-    )
-    if not found and not _stands_by(ghosts, key, seats.spares):
-        return None, ()
-    return ghosts.held(unit or query.subject), found
-
-
-def _stands_by(ghosts: Ghosts, key: int, spares: Mapping[int, Chosen]) -> bool:
-    """Whether something of a campaign that is held out stands in. Stand-ins are made only if that may be."""
-    if isinstance(spares, StandIns) and not any(ghosts.holds_out(key, one) for one in spares.campaigns):
-        return False
-    return any(one.campaign >= 0 and ghosts.holds_out(key, one.campaign) for one in spares.values())
-
-
-def without(page: Page, live: Live, ranked: Candidates, held: Mask, campaign_bit: int) -> Candidates:
-    """The candidates as if these campaigns did not run; the page's offers are taken from it."""
-    table = live.offers
-    left = ~held.take(table.campaign.take(page.offers))
-    gone = table.row.take(page.offers[~left])
-    page.offers = page.offers[left]
-    if page.running is not None:
-        page.running = page.running & ~held
-    theirs = np.isin(ranked.rows, gone) & ~np.isin(ranked.rows, table.row.take(page.offers))
-    return ranked.take(~(theirs & (ranked.origin == np.uint32(campaign_bit))))

@@ -163,7 +163,7 @@ def solve(problem: Problem, *, tags: bool = True) -> Solution:
     bounds = np.zeros((2, 4), np.int64)
     bounds[1] = len(options.value), len(offers.value), len(room), len(held)
     given = packed(slots, options, offers, room, limits, held)
-    _, whole, parts, worth, ranked = solve_each(given, bounds, tags)
+    _, whole, parts, worth, ranked = solve_each(given, bounds, tags, _NO_FLAGS)
     slot, position, candidate, offer, rule, by, spare_candidate, spare_offer = whole
     return Solution(
         *(slot, position, candidate, offer, parts[0], parts[1], parts[3], rule.astype(np.uint8), by),
@@ -175,7 +175,7 @@ def solve_many(batch: Batch, *, tags: bool = False) -> Pages:
     """Many pages at once, for prices, booking and tags: per page the same as `solve`."""
     given = packed(batch.slots, batch.options, batch.offers, batch.room, batch.limits, batch.held)
     bounds = np.column_stack([batch.option_at, batch.offer_at, batch.room_at, batch.held_at])
-    at, whole, parts, worth, _ = solve_each(given, np.ascontiguousarray(bounds, np.int64), tags)
+    at, whole, parts, worth, _ = solve_each(given, np.ascontiguousarray(bounds, np.int64), tags, _NO_FLAGS)
     value, base, factor, tag = parts
     slot, position, candidate, offer, rule, by = whole[:6]
     return Pages(

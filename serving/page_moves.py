@@ -34,6 +34,7 @@ from serving.page_state import (
     HAVE,
     I8,
     INSIDE,
+    INTERRUPTION,
     KIND,
     KINDS,
     LEAST,
@@ -44,7 +45,9 @@ from serving.page_state import (
     NONE,
     NUM,
     OFFER,
+    ONLY,
     OPEN,
+    ORGANICALLY,
     PER_CATEGORY,
     PER_KIND,
     PRICE,
@@ -62,10 +65,13 @@ from serving.page_state import (
 # Rows of mi. Of places that may change: slot and position; the move that ends the best chain there; scratch.
 M_SLOT, M_AT, M_CAME, M_PATH = 0, 1, 2, 3
 # Of moves: the place whose item moves (their number: from outside), the place that it takes, the item.
-M_SOURCE, M_TARGET, M_ITEM = 4, 5, 6
+# … and the offer by which it is to stand there, -1 organically.
+M_SOURCE, M_TARGET, M_ITEM, M_BY = 4, 5, 6, 7
 # Of items the slots refused; the first place of each slot; of places kind, category and item of what stands
-# there; M_OUT + s: a slot's best unplaced item by kind; M_OUT + S + s: categories of what stands in a slot.
-M_BANNED, M_FIRST, M_KIND, M_CATEGORY, M_STANDS, M_OUT = 7, 8, 9, 10, 11, 12
+# there (-1 nothing yet); M_OUT + s: a slot's best unplaced item by kind; M_OUT + S + s: categories of what
+# stands in a slot; M_OUT + 2S + s: offers of the items of M_OUT + s. Of counters the place that uses one and
+# adds least by it, -1 none.
+M_BANNED, M_FIRST, M_KIND, M_CATEGORY, M_STANDS, M_HOLDS, M_OUT = 8, 9, 10, 11, 12, 13, 14
 # Rows of mf. Of moves what they win; of places the best chain, rate, gain, and sums of what moving down or up
 # by one wins; M_FRESH + s: worth of the items of M_OUT + s; M_FRESH + S + s: worth of a category in a slot;
 # M_FRESH + 2S: what a category's placements in all slots lose by one more of it, and then win by one less.
@@ -82,7 +88,7 @@ def scratch(pi: I8, mix: I8) -> tuple[I8, F8, I8, F8]:
         places += pi[s, NUM, OPEN]
     width = max(places * (places + 1 + kinds), mix.shape[1])
     ki, kf = np.empty((len(pi), 3, pi.shape[2]), np.int64), np.empty((len(pi), pi.shape[2]), np.float64)
-    mi = np.empty((M_OUT + 2 * len(pi), width), np.int64)
+    mi = np.empty((M_OUT + 3 * len(pi), width), np.int64)
     return ki, kf, mi, np.empty((M_FRESH + 2 * len(pi) + 2, width), np.float64)
 
 
@@ -108,6 +114,7 @@ def outsiders(pi: I8, pf: F8, order: I8, mix: I8, ti: I8, tf: F8, mi: I8, mf: F8
         by = factor(pf, mix, s, ti[CATEGORY, i])
         if u < 0 or each * by > mf[M_FRESH + s, kind] * factor(pf, mix, s, ti[CATEGORY, u]):
             mi[M_OUT + s, kind], mf[M_FRESH + s, kind] = i, each
+            mi[M_OUT + 2 * len(pi) + s, kind] = o
             idle = 0
 
 
@@ -194,15 +201,27 @@ def _list_places(pi: I8, pf: F8, ti: I8, mi: I8, mf: F8) -> int:
                 mf[M_DOWN, places] = mf[M_DOWN, places - 1] - step * mf[M_GAIN, places - 1]
                 mf[M_UP, places] = mf[M_UP, places - 1] + step * gain
             places += 1
+        k = pi[s, NUM, FILLED]
+        if k < pi[s, NUM, OPEN] and (k > 0 or pf[s, PRICE, INTERRUPTION] <= 0):  # nothing stands there yet
+            mi[M_SLOT, places], mi[M_AT, places], mi[M_STANDS, places] = s, k, -1
+            mi[M_KIND, places] = mi[M_CATEGORY, places] = -1
+            mf[M_RATE, places], mf[M_GAIN, places] = pf[s, RATE, k], 0.0
+            mf[M_DOWN, places], mf[M_UP, places] = 0.0, 0.0
+            if places > mi[M_FIRST, s]:
+                step = mf[M_RATE, places - 1] - pf[s, RATE, k]
+                mf[M_DOWN, places] = mf[M_DOWN, places - 1] - step * mf[M_GAIN, places - 1]
+                mf[M_UP, places] = mf[M_UP, places - 1]
+            places += 1
     mi[M_FIRST, slots] = places
     return places
 
 
 @loops
-def _into(
-    pi: I8, pf: F8, mix: I8, ti: I8, mi: I8, mf: F8, found: int, p: int, i: int, each: float, t: int
+def into(
+    pi: I8, pf: F8, mix: I8, ti: I8, mi: I8, mf: F8, found: int, p: int, i: int, o: int, each: float, t: int
 ) -> int:
-    """Note the moves of item i (at place p, or outside) into the places of slot t that its limits allow.
+    """Note the moves of item i (at place p, or outside) by offer o into the places of slot t: those that
+    break no limit of the slot more than it was broken.
 
     What a move wins: what the item is worth where it then stands, what those between win or lose as they move
     up or down, less what stood there; nearly, for the items of the same category.
@@ -216,7 +235,7 @@ def _into(
         k = mi[M_AT, p] if p < places else number(-1)
         if mix[TOTAL, c] > (1 if s >= 0 else 0):
             ripple = _ripple(pi, pf, mix, ti, mi, mf, i, s, k, t, there)
-    full = pi[t, HAVE, kind] >= pi[t, MOST, kind] or pi[t, HAVE, kind] >= pi[t, NUM, PER_KIND]
+    hard, full = pi[t, HAVE, kind] >= pi[t, MOST, kind], pi[t, HAVE, kind] >= pi[t, NUM, PER_KIND]
     crowded = c > 0 and mix[t, c] >= pi[t, NUM, PER_CATEGORY]
     stable, switching = pi[t, NUM, STABLE] > 0, pf[t, PRICE, SWITCHING]
     at = low
@@ -224,10 +243,18 @@ def _into(
         at += 1
     for q in range(low, high):
         other, same = mi[M_KIND, q], c > 0 and mi[M_CATEGORY, q] == c
-        if crowded and not same:
-            continue
-        if other != kind and (full or pi[t, HAVE, other] <= pi[t, LEAST_KIND, other]):
-            continue
+        if other < 0:  # an empty place: what is only preferred yields
+            if hard:
+                continue
+        else:
+            if crowded and not same and not _over(pi, mix, t, mi[M_CATEGORY, q], number(-1)):
+                continue
+            if other != kind and (
+                hard
+                or (full and not _over(pi, mix, t, number(0), other))
+                or pi[t, HAVE, other] <= pi[t, LEAST_KIND, other]
+            ):
+                continue
         worth, better = there, at
         if same and pf[t, EACH, mi[M_AT, q]] >= each:
             worth = _there(pi, pf, mix, ti, mi, t, i, each, number(1))
@@ -243,8 +270,18 @@ def _into(
         else:
             won += mf[M_RATE, better - 1] * worth + mf[M_UP, better - 1] - mf[M_UP, q]
         mi[M_SOURCE, found], mi[M_TARGET, found], mi[M_ITEM, found], mf[M_WON, found] = p, q, i, won
+        mi[M_BY, found] = o
         found += 1
     return found
+
+
+@loops
+def _over(pi: I8, mix: I8, s: int, c: int, kind: int) -> bool:
+    """Whether a slot holds more of a category (0 none) or of a kind (-1 none) than it prefers."""
+    return bool(
+        (c > 0 and mix[s, c] > pi[s, NUM, PER_CATEGORY])
+        or (kind >= 0 and pi[s, HAVE, kind] > pi[s, NUM, PER_KIND])
+    )
 
 
 @loops
@@ -253,16 +290,24 @@ def list_moves(pi: I8, pf: F8, mix: I8, ti: I8, tf: F8, mi: I8, mf: F8) -> tuple
     places, found, slots = _list_places(pi, pf, ti, mi, mf), number(0), len(pi)
     for p in range(places):
         s, k = mi[M_SLOT, p], mi[M_AT, p]
+        if mi[M_STANDS, p] < 0:
+            mi[M_SOURCE, found], mi[M_TARGET, found], mi[M_ITEM, found], mf[M_WON, found] = p, places, -1, 0.0
+            found += 1
+            continue
         i, o, c = pi[s, CAND, k], pi[s, OFFER, k], ti[CATEGORY, pi[s, CAND, k]]
         others = ti[MASK, i] & ~(np.int64(1) << np.int64(s)) & ~mi[M_BANNED, i]
         for t in range(slots if others else 0):
             if not (others >> t) & 1 or mi[M_FIRST, t] == mi[M_FIRST, t + 1]:
                 continue
-            each = pf[s, EACH, k]
-            if (o >= 0 and not (ti[SUITS, o] >> t) & 1) or (o < 0 and ti[FIRST, i] >= 0):
-                each = variant(pi, mix, ti, tf, i, t, False)[1]
+            by, each = o, pf[s, EACH, k]
+            if pi[t, NUM, ONLY] >= 0 or not suits(ti[SUITS, o] if o >= 0 else ti[ORGANICALLY, i], t):
+                by, each = variant(pi, mix, ti, tf, i, t, False)
+            elif o < 0 and ti[FIRST, i] >= 0:  # as it is, for which it holds its counters, or better
+                other, worth = variant(pi, mix, ti, tf, i, t, False)
+                if worth > each:
+                    by, each = other, worth
             if each > LEAST:
-                found = _into(pi, pf, mix, ti, mi, mf, found, p, i, each, t)
+                found = into(pi, pf, mix, ti, mi, mf, found, p, i, by, each, t)
         won = 0.0
         if c > 0 and mix[TOTAL, c] > 1:
             won = _ripple(pi, pf, mix, ti, mi, mf, i, s, k, number(-1), 0.0)
@@ -272,7 +317,8 @@ def list_moves(pi: I8, pf: F8, mix: I8, ti: I8, tf: F8, mi: I8, mf: F8) -> tuple
         for kind in range(pi[0, NUM, KINDS]):
             u = mi[M_OUT + s, kind]
             if u >= 0:
-                found = _into(pi, pf, mix, ti, mi, mf, found, places, u, mf[M_FRESH + s, kind], s)
+                by, each = mi[M_OUT + 2 * slots + s, kind], mf[M_FRESH + s, kind]
+                found = into(pi, pf, mix, ti, mi, mf, found, places, u, by, each, s)
     return places, found
 
 

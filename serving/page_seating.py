@@ -6,6 +6,8 @@ What has nothing to be rendered with, or has to be asked about it, is left to `s
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +29,7 @@ from serving.page_state import (
     O_CAPPED,
     O_PIN,
     O_PIN_SLOT,
+    O_ROADBLOCK,
     O_SLOTS,
     O_VALUE,
     S_BIT,
@@ -61,6 +64,8 @@ from serving.seats import (
     VALUE,
     WHOLE,
 )
+from serving.splitting_kernel import part
+from serving.surfaces import BIT
 
 # Rows of `found`, which is what serving.page_solving.solve_each says of each place.
 F_SLOT, F_POSITION, F_CANDIDATE, F_OFFER, F_RULE, F_BY, F_SPARE, F_SPARE_OFFER = range(8)
@@ -69,6 +74,7 @@ F_TAG = 3  # of the parts beside it
 # the sources whose best candidate gets a last place when none got one.
 T_LAYOUT, T_CAPPED, T_LEAST, T_RESERVED = range(4)
 NOTHING, ASK = -2, -3  # instead of a creative: it has none; it has to be asked
+CAMPAIGN_BIT: Final = 1 << BIT["campaign"]
 
 
 @unlocked
@@ -76,21 +82,37 @@ def laid(
     slots: I8, slots_f: F8, terms: I8, shown: F8, options: I8, value: F4, offers: I8, worth: F4, room: I4,
     limits: U1, held: I4, tags: bool, table: I8, rows: I4, score: F4, reasons: I8, picks: NDArray[np.int16],
     naming: U1, keys: NDArray[np.uint64], campaign_keys: NDArray[np.uint32], cvr: F4,
-) -> tuple[I4, I8, F8, bool, int, int, I4]:  # fmt: skip
+    unit: int, salts: NDArray[np.uint64], shares: F8, without: bool,
+) -> tuple[I4, I8, F8, bool, int, int, I4, I4, bool]:  # fmt: skip
     """(8, p) by F_SLOT …; (WHOLE, p) and (PARTS, p) by ROW … and SCORE … of serving.seats; whether the page
     needs nothing from behind; at how many places it has to be asked what is rendered; how many have a
-    stand-in; (n,) the candidates by about what they are worth.
+    stand-in; (n,) the candidates by about what they are worth; (g, 3) campaign, slot and position of what
+    this customer is held out from, where it would have stood; whether this page is the one without.
 
     `slots` … `held`: one page as `serving.page_state.Input`, with `terms` (s, 3 and more) by T_LAYOUT … and
     `shown` (s, k) P(displayed | slot, position) beside its slots; `table` (m,) the offers' places in the
     offer table; `rows` and `score` (n,) of the candidates; `reasons` (r, 2) by `serving.why.reasons`. Of the
     catalogue: `picks` (layouts, N) creatives by serving.live.Live.pick_table, `keys` and `cvr` P(converted |
-    clicked); of the plan: `naming` (O,) whether an offer names its creatives, `campaign_keys`.
+    clicked); of the plan: `naming` (O,) whether an offer names its creatives, `campaign_keys`. `unit`: the
+    customer's key, signed; `salts` and `shares` (C,) by serving.ghosts, empty where nobody is held out.
+
+    What the customer is held out from stands in nowhere. Where it stands on the page, the page is solved
+    again without it: at once if nothing on it has to be asked about (it may turn out to have nothing to
+    show, and would not have been shown), else when `without` is said.
     """
     bounds = np.zeros((2, 4), np.int64)
     bounds[1, 0], bounds[1, 1], bounds[1, 2], bounds[1, 3] = len(options), len(offers), len(room), len(held)
     given = Input(slots, slots_f, options, value, offers, worth, room, limits, held)
-    _, found, told, _, ranked = solve_each(given, bounds, tags)
+    never, any_never = _never(offers, unit, salts, shares)
+    if any_never and without:
+        given = _apart(given, never)
+    first = any_never and not without
+    _, found, told, _, ranked = solve_each(given, bounds, tags and not first, never)
+    ghosts = _ghosts(found, offers, never) if first else np.empty((0, 3), np.int32)
+    if len(ghosts) and not _asks(found, terms, rows, picks, naming, table):
+        given, without = _apart(given, never), True
+    if first and (without or (tags and not len(ghosts))):
+        _, found, told, _, ranked = solve_each(given, bounds, tags, never)
     p = found.shape[1]
     whole, parts = np.empty((WHOLE, p), np.int64), np.empty((PARTS, p), np.float64)
     complete, unsure, spares = True, 0, 0
@@ -124,7 +146,69 @@ def laid(
         complete = complete and bool(pin < 0 or pin == k)
         unsure += 1 if creative <= NOTHING else 0
         spares += 1 if found[F_SPARE, at] >= 0 else 0
-    return found, whole, parts, complete and _filled(terms, options, whole), unsure, spares, ranked
+    complete = complete and _filled(terms, given.options, whole)
+    return found, whole, parts, complete, unsure, spares, ranked, ghosts, without
+
+
+@jit
+def _never(offers: I8, unit: int, salts: NDArray[np.uint64], shares: F8) -> tuple[U1, bool]:
+    """(m,) 1: of a campaign that the unit is held out from; whether there is any. Empty: there is none."""
+    never, found = np.zeros(len(offers) if len(shares) else 0, np.uint8), False
+    for o in range(len(never)):
+        of = offers[o, O_CAMPAIGN]
+        if part(np.uint64(unit) ^ salts[of]) < shares[of]:
+            never[o], found = 1, True
+    return (never if found else never[:0]), found
+
+
+@jit
+def _ghosts(found: I4, offers: I8, never: U1) -> I4:
+    """(g, 3) campaign, slot, position of what stands by an offer that is never shown."""
+    ghosts, many = np.empty((found.shape[1], 3), np.int32), 0
+    for at in range(found.shape[1]):
+        o = found[F_OFFER, at]
+        if o >= 0 and never[o]:
+            ghosts[many, 0] = offers[o, O_CAMPAIGN]
+            ghosts[many, 1], ghosts[many, 2] = found[F_SLOT, at], found[F_POSITION, at]
+            many += 1
+    return ghosts[:many]
+
+
+@jit
+def _asks(found: I4, terms: I8, rows: I4, picks: NDArray[np.int16], naming: U1, table: I8) -> bool:
+    """Whether something on the page has to be asked for what is rendered, or has nothing."""
+    asks = False
+    for at in range(found.shape[1]):
+        o = found[F_OFFER, at]
+        pick = picks[terms[found[F_SLOT, at], T_LAYOUT], rows[found[F_CANDIDATE, at]]]
+        asks = asks or pick <= NOTHING or bool(o >= 0 and naming[table[o]])
+    return asks
+
+
+@jit
+def _apart(given: Input, never: U1) -> Input:
+    """The columns as if the campaigns of some offers did not run: what they alone proposed goes too."""
+    options, offers, worth = given.options.copy(), given.offers.copy(), given.offers_f.copy()
+    alone(options, offers, never)
+    for o in range(len(offers)):
+        if never[o]:
+            offers[o, O_SLOTS] = offers[o, O_ROADBLOCK] = 0
+            offers[o, O_PIN_SLOT] = offers[o, O_PIN] = -1
+            worth[o, O_VALUE] = -np.inf
+    return Input(
+        given.slots, given.slots_f, options, given.value, offers, worth, given.room, given.limits, given.held
+    )
+
+
+@jit
+def alone(options: I8, offers: I8, never: U1) -> None:
+    """Bar from every slot what nothing proposed but campaigns all of whose offers are never shown."""
+    ours = np.zeros(len(options), np.uint8)
+    for o in range(len(offers)):
+        ours[offers[o, O_CANDIDATE]] |= 2 if never[o] else 1
+    for i in range(len(options)):
+        if ours[i] == 2 and options[i, I_ORIGIN] == CAMPAIGN_BIT:
+            options[i, I_MEMBERS] = 0
 
 
 @jit

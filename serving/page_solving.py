@@ -46,8 +46,10 @@ from serving.page_whole import best_page
 
 
 @jit
-def spares(pi: I8, pf: F8, order: I8, mix: I8, ti: I8, tf: F8, item: I4, offer: I4) -> None:
-    """For each capped place the best uncapped stand-in, distinct from all that stands or stands in."""
+def spares(pi: I8, pf: F8, order: I8, mix: I8, ti: I8, tf: F8, never: U1, item: I4, offer: I4) -> None:
+    """For each capped place the best uncapped stand-in, distinct from all that stands or stands in. `never`
+    (m,) 1, or empty: offers that are none.
+    """
     used = np.zeros(pi[0, NUM, ITEMS], np.uint8)
     at = 0
     for s in range(len(pi)):
@@ -56,7 +58,7 @@ def spares(pi: I8, pf: F8, order: I8, mix: I8, ti: I8, tf: F8, item: I4, offer: 
             if ti[ITEM_CAPPED, i] or (o >= 0 and ti[OFFER_CAPPED, o]):
                 each, fixed = pf[s, EACH, k], pi[s, FIXED, k]
                 lift(pi, mix, ti, s, k)
-                item[at], offer[at] = _stand_in(pi, pf, order, mix, ti, tf, s, i, used)
+                item[at], offer[at] = _stand_in(pi, pf, order, mix, ti, tf, never, s, i, used)
                 put(pi, pf, mix, ti, s, k, i, o, each)
                 pi[s, FIXED, k] = fixed
                 if item[at] >= 0:
@@ -66,7 +68,7 @@ def spares(pi: I8, pf: F8, order: I8, mix: I8, ti: I8, tf: F8, item: I4, offer: 
 
 @loops
 def _stand_in(
-    pi: I8, pf: F8, order: I8, mix: I8, ti: I8, tf: F8, s: int, own: int, used: U1
+    pi: I8, pf: F8, order: I8, mix: I8, ti: I8, tf: F8, never: U1, s: int, own: int, used: U1
 ) -> tuple[int, int]:
     """An item and offer that need no reservation; limits of category and kind yield where they must."""
     for turn in range(2):
@@ -79,7 +81,7 @@ def _stand_in(
                 continue
             if not fits(pi, mix, ti, s, i, turn == 0):
                 continue
-            o, each = _uncapped(pi, mix, ti, tf, i, s)
+            o, each = _uncapped(pi, mix, ti, tf, never, i, s)
             worth = shrunk(each, factor(pf, mix, s, ti[CATEGORY, i]))
             if o != NONE and (worth > most or (worth == most and i == own)):
                 best, by, most = i, o, worth
@@ -89,7 +91,7 @@ def _stand_in(
 
 
 @loops
-def _uncapped(pi: I8, mix: I8, ti: I8, tf: F8, i: int, s: int) -> tuple[int, float]:
+def _uncapped(pi: I8, mix: I8, ti: I8, tf: F8, never: U1, i: int, s: int) -> tuple[int, float]:
     """How an item is worth most in a slot without a reservation: offer, -1 or NONE; its worth."""
     best, worth = NONE, -1e300
     if pi[s, NUM, ONLY] < 0 and suits(ti[ORGANICALLY, i], s) and allowed_alone(mix, ti, i):
@@ -97,6 +99,7 @@ def _uncapped(pi: I8, mix: I8, ti: I8, tf: F8, i: int, s: int) -> tuple[int, flo
     o = ti[FIRST, i]
     while o >= 0:
         may = ti[OFFER_CAPPED, o] == 0 and not mix[OFF, o] and suits(ti[SUITS, o], s)
+        may = may and not (len(never) and never[o])
         may = may and (pi[s, NUM, ONLY] < 0 or pi[s, NUM, ONLY] == ti[CAMPAIGN, o])
         if may and tf[WORTH, o] > worth and allowed(mix, ti, o):
             best, worth = o, tf[WORTH, o]
@@ -124,10 +127,11 @@ def _columns(pi: I8, pf: F8, mix: I8, ti: I8, tf: F8, whole: I4, parts: F4, seen
 
 
 @unlocked
-def solve_each(given: Input, bounds: I8, tags: bool) -> tuple[I8, I4, F4, F8, I4]:
+def solve_each(given: Input, bounds: I8, tags: bool, never: U1) -> tuple[I8, I4, F4, F8, I4]:
     """Pages whose columns stand one after another.
 
-    `bounds` (B + 1, 4): where each page's options, offers, counters and held places begin. Out: where each
+    `bounds` (B + 1, 4): where each page's options, offers, counters and held places begin. `never` (m,) 1, or
+    empty: offers that stand in nowhere. Out: where each
     page's places begin (B + 1); (8, p) slot, position, candidate, offer, rule, by, spare candidate, spare
     offer; (4, p) value, base, factor with the rate, tag; the pages' worth (B,); the options of each page, by
     what they can be worth at most.
@@ -153,7 +157,8 @@ def solve_each(given: Input, bounds: I8, tags: bool) -> tuple[I8, I4, F4, F8, I4
                 ranked[bounds[b, 0] : bounds[b + 1, 0]] = order[len(pi)]
                 if tags:
                     rules = rules_on(pi, pf, mix, ti, tf, whole[4, low:high], whole[5, low:high])
-                spares(pi, pf, order, mix, ti, tf, whole[6, low:high], whole[7, low:high])
+                not_these = never[bounds[b, 1] : bounds[b + 1, 1]] if len(never) else never
+                spares(pi, pf, order, mix, ti, tf, not_these, whole[6, low:high], whole[7, low:high])
             else:
                 code, who, noted = rules[run - 1]
                 tag, rule, by = parts[3, low:high], whole[4, low:high], whole[5, low:high]

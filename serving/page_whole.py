@@ -158,6 +158,8 @@ def _elsewhere(pi: I8, pf: F8, mix: I8, ti: I8, s: int) -> float:
                 if pi[t, FIXED, q] == FREE and carried > pf[t, GAIN, q]:
                     won += pf[t, RATE, q] * (carried - pf[t, GAIN, q])
                     carried = pf[t, GAIN, q]
+            if pi[t, NUM, FILLED] < pi[t, NUM, OPEN]:
+                won += pf[t, RATE, pi[t, NUM, FILLED]] * carried
             best = max(best, won)
         every += best
     return every

@@ -21,7 +21,7 @@ from serving.domain import NOTHING, Mask, Proposal, Rows, Scores
 from serving.offering import table_of, terms_of
 from serving.pipeline import Page, Source, Understanding
 from serving.scorers import Blended
-from serving.shortlist import promising, shelf_of, side_by_side
+from serving.shortlist import promising, quoted, shelf_of, side_by_side
 from serving.worth import OfferWorth
 
 if TYPE_CHECKING:
@@ -179,7 +179,9 @@ class CampaignItems(Source):
         self._shelf = shelf_of(table_of(campaigns, table), terms_of(worth), mandatory)
         self._offered = len(table) > 0
         self._looks: dict[int, Scores] = {}  # by the number of the popularity table
-        self._bits: dict[int, NDArray[np.uint64]] = {}  # one by one, of the slots of a page
+        self._asked: dict[int, NDArray[np.int64]] = {}  # a page's slots, by their bits
+        self._ends = np.unique(self._shelf.until)
+        self._quote: tuple[Scores, int, Scores] | None = None  # of which prices, after how many levers' ends
 
     def enabled(self, page: Page) -> bool:
         return page.running is not None and self._offered
@@ -189,8 +191,8 @@ class CampaignItems(Source):
             return NOTHING
         model = NOTHING.score if page.scores is None else page.scores
         page.offers, rows = promising(
-            *(self._shelf, page.running, model, self._of(page), page.prices, page.query.now),
-            *(self._each(page.bits), PER_SLOT),
+            *(self._shelf, page.running, model, self._of(page), self._quoted(page)),
+            *(self._slots(page.bits), PER_SLOT),
         )
         return Proposal(rows, np.zeros(len(rows), np.float32))
 
@@ -202,11 +204,20 @@ class CampaignItems(Source):
             found = self._looks[table] = side_by_side(self._blended.looks(page), self._shelf.row)
         return found
 
-    def _each(self, bits: int) -> NDArray[np.uint64]:
-        found = self._bits.get(bits)
+    def _quoted(self, page: Page) -> Scores:
+        """The same for all pages until the prices change, or a lever ends."""
+        ended = int(self._ends.searchsorted(page.query.now, "right"))
+        kept = self._quote
+        if kept is None or kept[0] is not page.prices or kept[1] != ended:
+            made = quoted(self._shelf, page.prices, page.query.now)
+            kept = self._quote = page.prices, ended, made
+        return kept[2]
+
+    def _slots(self, bits: int) -> NDArray[np.int64]:
+        found = self._asked.get(bits)
         if found is None:
-            if len(self._bits) >= _MASKS_KEPT:
-                self._bits.clear()
-            each = [1 << at for at in range(bits.bit_length()) if bits >> at & 1]
-            found = self._bits[bits] = np.array(each, np.uint64)
+            if len(self._asked) >= _MASKS_KEPT:
+                self._asked.clear()
+            each = [at for at in range(bits.bit_length()) if bits >> at & 1]
+            found = self._asked[bits] = np.array(each, np.int64)
         return found

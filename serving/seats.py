@@ -6,7 +6,7 @@ only one that has to be filled from behind is taken apart into `Chosen` and put 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,25 +14,9 @@ from numpy.typing import NDArray
 
 from features.reservations import RESERVED
 from serving.filling import Chosen
-from serving.placed import Later
 
 OWN_TITLE, NOTHING_TO_SHOW = -1, -2  # instead of the index of a creative
 RESERVES, RULED = 1, 2  # in Grid.whole[CAPPED]: shown only if reserved; there by more than its value
-
-
-class StandIns(Later[Chosen]):
-    """What stands in where the ledger refuses, by index in the page."""
-
-    __slots__ = ("_behind",)
-
-    def __init__(self, make: Callable[[], Mapping[int, Chosen]], behind: Callable[[], list[int]]) -> None:
-        super().__init__(make)
-        self._behind = behind
-
-    @property
-    def campaigns(self) -> list[int]:
-        """Those that may be behind one of them; nothing is made for it."""
-        return self._behind()
 
 
 class Grid(NamedTuple):

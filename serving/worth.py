@@ -205,14 +205,6 @@ def offer_values(
 
 
 @jit
-def offer_value(
-    p: np.float32, terms: NDArray[np.float32], levered: bool, price: NDArray[np.float32]
-) -> tuple[np.float32, np.float32, np.float32]:
-    """(value, base, what the lever adds) of one offer by its own terms (7,), nothing measured."""
-    return priced(p, terms, terms[USED], terms[GAINED], levered, price)
-
-
-@jit
 def priced(
     p: np.float32,
     terms: NDArray[np.float32],
@@ -221,7 +213,7 @@ def priced(
     levered: bool,
     price: NDArray[np.float32],
 ) -> tuple[np.float32, np.float32, np.float32]:
-    """The same by the uses and the gain of a click that are given."""
+    """(value, base, what the lever adds) of one offer by its terms (7,), and the uses and gain of a click."""
     chance = p
     if not 0 <= chance <= 1:  # NaN among them
         chance = np.float32(0) if not chance > 1 else np.float32(1)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from features.compiled import unlocked
 from serving.page import RULE
+from serving.splitting_kernel import part
 
 F8 = NDArray[np.float64]
 F4 = NDArray[np.float32]
@@ -35,6 +36,9 @@ class Runs(NamedTuple):
     member: B1  # (audiences, n)
     earlier: I4  # (n, RANKS)
     limits: F8  # (C, RANKS)
+    unit: U8  # (n,) keys, 0: held out from nothing
+    salts: U8  # (C,) by serving.ghosts
+    shares: F8  # (C,) of customers who are held out
 
 
 class Columns(NamedTuple):
@@ -125,11 +129,16 @@ def _runs(
     member: B1,
     earlier: I4,
     limits: F8,
+    unit: U8,
+    salts: U8,
+    shares: F8,
 ) -> int:
-    """0 no, 1 yes, 2 yes but for its caps."""
+    """0 no, 1 yes, 2 yes but for its caps. For who is held out it does not run."""
     if not opened[hour[j], c] or not here[place[j], c]:
         return 0
     if audience[c] >= 0 and not member[audience[c], j]:
+        return 0
+    if unit[j] and part(unit[j] ^ salts[c]) < shares[c]:
         return 0
     for w in range(limits.shape[1]):
         if earlier[j, w] >= limits[c, w]:
@@ -147,11 +156,15 @@ def _may(j: int, at: int, permitted: U1, spare_ok: B1) -> bool:
 @unlocked
 def _bounded(
     pages: I8, hour: I4, opened: B1, place: I4, here: B1, audience: I4, member: B1, earlier: I4, limits: F8,
-    starts: I8, out: I8,
+    unit: U8, salts: U8, shares: F8, starts: I8, out: I8,
 ) -> None:  # fmt: skip
     for b in range(len(pages)):
         for c in range(len(starts) - 1):
-            if _runs(pages[b], c, hour, opened, place, here, audience, member, earlier, limits) == 1:
+            j = pages[b]
+            runs = _runs(
+                j, c, hour, opened, place, here, audience, member, earlier, limits, unit, salts, shares
+            )
+            if runs == 1:
                 out[b, 0] += starts[c + 1] - starts[c]
                 out[b, 1] += 1
 
@@ -159,12 +172,14 @@ def _bounded(
 @unlocked
 def _counted(
     pages: I8, hour: I4, opened: B1, place: I4, here: B1, audience: I4, member: B1, earlier: I4, limits: F8,
-    starts: I8, column: I4, permitted: U1, spare_ok: B1, weight: F8, out: F8,
+    unit: U8, salts: U8, shares: F8, starts: I8, column: I4, permitted: U1, spare_ok: B1, weight: F8, out: F8,
 ) -> None:  # fmt: skip
     for b in range(len(pages)):
         j = pages[b]
         for c in range(len(starts) - 1):
-            runs = _runs(j, c, hour, opened, place, here, audience, member, earlier, limits)
+            runs = _runs(
+                j, c, hour, opened, place, here, audience, member, earlier, limits, unit, salts, shares
+            )
             if runs == 0:
                 continue
             out[0, c] += weight[j]
@@ -180,7 +195,8 @@ def _counted(
 @unlocked
 def _filled(
     pages: I8, hour: I4, opened: B1, place: I4, here: B1, audience: I4, member: B1, earlier: I4, limits: F8,
-    starts: I8, column: I4, permitted: U1, p: F4, spare_ok: B1, spare_p: F4, offer_row: I4, offer_slots: U8,
+    unit: U8, salts: U8, shares: F8, starts: I8, column: I4, permitted: U1, p: F4, spare_ok: B1,
+    spare_p: F4, offer_row: I4, offer_slots: U8,
     bits: Any, units: bool, option_at: I8, option: I4, option_p: F4, row_of: I4, member_of: U8, gain: F4,
     loss: F4, category_of: I4, group_of_row: I4, most: I4, group_of: I4, group_most: I4, to_option: I8,
     row: I4, members: U8, value: F4, category: I4, option_room: I4, to_offer: I8, candidate: I4, offer: I4,
@@ -207,7 +223,10 @@ def _filled(
             n = _option(n, r, option_p[first_option + at], member_of[r], row, members, value, gain, loss)
             seen[r] = n - 1
         for c in range(len(starts) - 1):
-            if _runs(j, c, hour, opened, place, here, audience, member, earlier, limits) != 1:
+            runs = _runs(
+                j, c, hour, opened, place, here, audience, member, earlier, limits, unit, salts, shares
+            )
+            if runs != 1:
                 continue
             counter = -1
             for o in range(starts[c], starts[c + 1]):

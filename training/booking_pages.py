@@ -1,7 +1,8 @@
 """A plan joined with the replay sample: which campaigns run on each page, and what competes for its places.
 
 The rules are those of a decision: flights by the hour, audiences with live behaviour, the customer's org,
-surfaces, permission. Three things are approximated, and said so:
+surfaces, permission; who is held out from a campaign is not shown it. Three things are approximated, and said
+so:
 
 caps       A campaign is closed to a page of a customer's who had more page views before, in the cap's
            window, than the cap allows at the rate at which the campaign is displayed. Contact rules
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.audience_facts import NO_LOOKUPS, Lookups
+from serving.ghosts import Ghosts, held_out
 from serving.page import Batch, Offers, Options, Slots
 from serving.plan import CompiledPlan, CompiledSlot
 from serving.running import EVERYBODY, OfferTable
@@ -94,6 +96,7 @@ class Joined:
         self.offered: OfferWorth = stocked.worth.bound(campaigns)
         self.limits = no_limits(len(campaigns)) if limits is None else limits
         self._funnel: Funnel | None = None
+        self._ghosts = Ghosts.of(plan.plan, campaigns.ids)
         self._columns = self._catalogue()
         self.row_of_item = self._rows()
         self._of_offers()
@@ -138,10 +141,15 @@ class Joined:
         return made
 
     def eligible(self, campaign: int) -> NDArray[np.bool_]:
-        """(n,) pages on which the campaign runs, caps and permission aside."""
+        """(n,) pages on which the campaign runs, caps and permission aside, for who is not held out."""
         audience = int(self._audience[campaign])
         found: NDArray[np.bool_] = self._open[self._hour, campaign] & self._here[self._place, campaign]
-        return found & self._member[audience] if audience >= 0 else found
+        if audience >= 0:
+            found &= self._member[audience]
+        unit, (salt, share) = self.sample.unit, (self._ghosts.salt, self._ghosts.share)
+        each = np.full(len(unit), campaign)
+        found &= (unit == 0) | ~held_out(np.asarray(unit), salt[each], share[each])
+        return found
 
     def slot_displays(self, slot: int) -> Floats:
         """(n,) displays that a page has in a slot of the plan."""
@@ -245,7 +253,7 @@ class Joined:
         wanted = np.ones(len(self.campaigns), np.bool_) if units is None else units
         return Runs(
             self._hour, self._open & wanted, self._place, self._here, self._audience, self._member,
-            self.sample.earlier, self.limits,
+            self.sample.earlier, self.limits, self.sample.unit, self._ghosts.salt, self._ghosts.share,
         )  # fmt: skip
 
     def _catalogue(self) -> Columns:

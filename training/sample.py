@@ -27,6 +27,7 @@ from features.views import PROFILE
 from serving.audience_columns import Columns, columns_of
 from serving.decide import page_of
 from serving.domain import Query, Rows
+from serving.ghosts import unit_key
 from serving.live import Live
 from serving.pipeline import Page, Pipeline, Trace
 from serving.surfaces import BIT
@@ -165,6 +166,7 @@ class Gatherer:
                 bundle=live.bundle.version, made_at=self._now, since=self._since, until=self._now,
                 population=float(self._population), shapes=tuple(shapes), items=live.keys,
                 bookable=self._rows, at=at, subject=np.asarray(subjects, np.uint64),
+                unit=np.array([unit_key(query) for query in queries], np.uint64),
                 org=np.array(org, np.uint32), owner=np.array([query.owner for query in queries], np.uint32),
                 shape=shape, weight=np.asarray(weight, np.float32), earlier=np.asarray(before, np.int32),
                 segment=segment, taste=taste,

@@ -26,7 +26,7 @@ from features.views import RECENT
 from serving.audience_columns import Columns, Logs
 from serving.audience_facts import NO_LOOKUPS, Lookups
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 RANKS: Final = ("day", "week", "month")
 """Windows of `earlier`: how many page views the customer had before in 24 hours, 7 days and 28 days."""
 
@@ -59,6 +59,7 @@ class Sample:
     bookable: NDArray[np.int32]  # (R,) which of them, ascending
     at: NDArray[np.float64]
     subject: NDArray[np.uint64]
+    unit: NDArray[np.uint64]  # by serving.ghosts.unit_key
     org: NDArray[np.uint32]
     owner: NDArray[np.uint32]
     shape: NDArray[np.int32]
@@ -101,7 +102,19 @@ class Sample:
         place[pages] = np.arange(len(pages))
         held = {number: place[rows] for number, rows in self.memberships.items()}
         plain = (
-            *("at", "subject", "org", "owner", "shape", "earlier", "segment", "taste", "p", "permitted"),
+            *(
+                "at",
+                "subject",
+                "unit",
+                "org",
+                "owner",
+                "shape",
+                "earlier",
+                "segment",
+                "taste",
+                "p",
+                "permitted",
+            ),
             *("known", "listed", "profiling", "logged"),
         )
         return replace(

@@ -15,7 +15,6 @@ from features.views import CONTACT, RECENT
 from serving.best import best_of_kinds
 from serving.fold_in import Room, Solved, folded
 from serving.proposing import beside, lately_published
-from serving.shortlist import best_per_slot
 from serving.standins import Rules, Stand, agreeing
 from serving.tables import Neighbours
 from serving.union import undropped, union
@@ -230,11 +229,3 @@ def test_keys_are_found_as_a_search_over_many_finds_them(seed: int) -> None:
     assert items.rows_of_keys(keys).tolist() == [known.get(key, -1) for key in keys.tolist()]
     many = np.tile(keys, 100)  # beyond what a page asks: by NumPy
     assert items.rows_of_keys(many)[:50].tolist() == items.rows_of_keys(keys).tolist()
-
-
-def test_offers_that_tie_at_the_end_of_a_slots_list_all_stay() -> None:
-    value = np.array([1, 2, 2, 2, 0], np.float32)
-    slots = np.array([1, 1, 1, 2, 2], np.uint64)
-    at, bits = np.arange(5), np.array([1, 2], np.uint64)
-    kept = best_per_slot(value, slots, at, bits, np.empty((2, 1), np.float32))
-    assert at[:kept].tolist() == [1, 2, 3]

@@ -9,6 +9,7 @@ import pytest
 from features.ids import KIND_CODE, LAYOUTS, key64
 from features.views import ITEM_STATS
 from serving.causes import Cause
+from serving.ghosts import Ghosts
 from serving.pace_plan import Prior, territory_of
 from serving.plan import Stock, check_plan, compile_plan
 from serving.priors import Priors
@@ -86,8 +87,9 @@ def sample_of(
         bundle="b", made_at=START, since=START, until=START + 2 * DAY, population=float(n),
         shapes=(Shape("home", slots, whole=True),),
         items=np.array([key64(f"i{i}") for i in range(ITEMS)], np.uint64),
-        bookable=np.arange(bookable, dtype=np.int32), at=at, subject=subject, org=np.zeros(n, np.uint32),
-        owner=np.zeros(n, np.uint32), shape=np.zeros(n, np.int32), weight=np.ones(n, np.float32),
+        bookable=np.arange(bookable, dtype=np.int32), at=at, subject=subject, unit=np.zeros(n, np.uint64),
+        org=np.zeros(n, np.uint32), owner=np.zeros(n, np.uint32), shape=np.zeros(n, np.int32),
+        weight=np.ones(n, np.float32),
         earlier=earlier(subject, at), segment=np.zeros(n, np.uint16), taste=np.zeros((n, 0), np.float32),
         option_at=np.arange(n + 1, dtype=np.int64), option=np.full(n, ITEMS - 1, np.int32),
         option_p=np.full(n, p, np.float32), p=chance, permitted=bits_of(chance > 0),
@@ -347,6 +349,30 @@ def test_the_loops_are_what_they_say_without_the_compiler(monkeypatch):
     assert all(one == pytest.approx(other, rel=1e-6) for one, other in zip(sums, again, strict=True))
     assert all((one == other).all() for one, other in zip(funnel, joined.funnel(), strict=True))
     assert all(callable(one) for one in (_bounded, _counted, _filled, _runs, _fill))
+
+
+def test_who_is_held_out_is_no_customer_of_a_campaign():
+    """What is forecast is what the service can deliver: it never shows them the campaign."""
+    sample = sample_of(2_000, customers=500)
+    units = np.array([key64(f"u:{one}") for one in sample.subject.tolist()], np.uint64)
+    sample = replace(sample, unit=units)
+    plain, held = campaign("all", 1, goals=goal(60), ghost=0), campaign("held", 2, goals=goal(60), ghost=0.05)
+    both = stocked(plain, held)
+    joined = Joined(both, sample, Spread(sample.at, sample.weight.astype(np.float64)))
+    out = Ghosts.of(both.plan.plan, joined.campaigns.ids)
+    theirs = np.array([out.held_out_of(one)[1] for one in units.tolist()])
+    assert 0.02 < theirs.mean() < 0.09
+    assert joined.eligible(0).all() and (joined.eligible(1) == ~theirs).all()
+    assert joined.funnel().running.tolist() == [2_000, float((~theirs).sum())]
+    for part in joined.parts():
+        page = np.repeat(part.pages, np.diff(part.batch.offer_at))
+        shown = np.bincount(page[part.batch.offers.campaign == 1], minlength=2_000) > 0
+        assert (shown == ~theirs).all() and (part.batch.offers.campaign == 0).sum() == 2_000
+    for one, reached in (("all", 2_000), ("held", (~theirs).sum())):
+        alone = booked(stocked(plain if one == "all" else held), sample)
+        assert one_of(alone, one).most == pytest.approx(reached * RATE, rel=0.01)
+    refused = replace(sample, unit=np.zeros(2_000, np.uint64))  # of whom profiling is off, say
+    assert Joined(both, refused, Spread(sample.at, sample.weight.astype(np.float64))).eligible(1).all()
 
 
 def test_a_plan_in_force_may_be_handed_in_decided():

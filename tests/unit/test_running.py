@@ -14,7 +14,6 @@ from serving.decide import decide
 from serving.domain import SlotRequest
 from serving.prices import Prices
 from serving.running import PER_SLOT, OfferTable
-from serving.shortlist import best_per_slot
 from tests.worlds import NOW, customer, market_live, placed, query, sold, stranger, tiny_live, tiny_plan
 
 CAP = {"most": 3, "window": "1d"}
@@ -164,20 +163,3 @@ def test_of_many_offers_the_most_promising_of_each_slot_and_all_notices_are_look
     met = decide(query(live), live).met
     seen = {live.plan.campaigns.ids[c] for c in met.looked_at.tolist()}
     assert len(met.running) == PER_SLOT + 11 and PER_SLOT <= len(seen) <= PER_SLOT + 1 and "c90" in seen
-
-
-def test_the_compiled_choice_of_offers_is_that_of_its_plain_twin():
-    rng = np.random.default_rng(3)
-    for m, keep in ((0, 3), (5, 8), (60, 4), (60, 1)):
-        value = rng.choice(rng.normal(0, 1, 20), m).astype(np.float32)
-        slots = rng.integers(0, 8, m).astype(np.uint64)
-        bits = np.array([1, 2, 4], np.uint64)
-        plain = np.zeros(m, np.bool_)
-        for bit in bits:
-            mine = np.flatnonzero(slots & bit)
-            if len(mine):
-                least = np.sort(value[mine])[::-1][min(keep, len(mine)) - 1]
-                plain[mine[value[mine] >= least]] = True
-        at = np.arange(m)
-        kept = best_per_slot(value, slots, at, bits, np.empty((3, keep), np.float32))
-        assert at[:kept].tolist() == np.flatnonzero(plain).tolist()
