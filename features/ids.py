@@ -53,6 +53,11 @@ def key64(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") or 1
 
 
+def signed64(text: str) -> int:
+    """The same 64 bits as compiled loops take them."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little", signed=True) or 1
+
+
 def key32(text: str) -> int:
     """The 32-bit key of a name; never 0."""
     return int.from_bytes(blake2b(text.encode(), digest_size=4).digest(), "little") or 1
