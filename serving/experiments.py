@@ -184,7 +184,9 @@ class CompiledExperiments:
         """
         if not self.layers or customer.unit is None:
             return ()
-        unit, moment = customer.unit or subject, self._at(now)
+        unit, moment = customer.unit or subject, self._moments[0] if self._moments else None
+        if moment is None or not moment.since <= now < moment.until:
+            moment = self._at(now)
         holdout, out, stands = self.global_holdout, 0, -1.0
         owner = (device or (unit if unit.startswith("v:") else None)) if moment.devices else None
         forced = None
@@ -198,12 +200,12 @@ class CompiledExperiments:
         key, others = signed64(unit), signed64(owner) if owner is not None else 0
         wanted = slots if slots < _TOP else slots - 2 * _TOP
         found = moment.spare.pop() if moment.spare else np.empty(len(moment.names), np.int64)
-        assign, holds = _assigner(), _UNKNOWN
-        asked = key, others, owner is not None, wanted, holdout, out, stands
-        said = assign(*asked, holds, found, *moment.given)
+        assign, owned = _assigner(), owner is not None
+        given = moment.given
+        said = assign(key, others, owned, wanted, holdout, out, stands, _UNKNOWN, found, *given)
         if said == ASK:
             holds = np.ascontiguousarray(self.audiences.evaluate(customer, now, self.lookups))
-            said = assign(*asked, holds, found, *moment.given)
+            said = assign(key, others, owned, wanted, holdout, out, stands, holds, found, *given)
         name = found.tobytes()
         moment.spare.append(found)
         if said == NOBODY:
@@ -219,9 +221,6 @@ class CompiledExperiments:
 
     def _at(self, now: float) -> _Moment:
         """The layers as they are now."""
-        for held in self._moments:
-            if held.since <= now < held.until:
-                return held
         steps = sorted({step for layer in self.layers for one in layer.experiments for step in one.steps})
         at = bisect_right(steps, now)
         since, until = steps[at - 1] if at else -inf, steps[at] if at < len(steps) else inf
