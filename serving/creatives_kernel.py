@@ -131,6 +131,7 @@ def explore(
     parts: NDArray[np.float64],
     ranked: NDArray[np.int32],
     spares: NDArray[np.int32],
+    offered: NDArray[np.int64],
     slots: NDArray[np.float64],
     banned: NDArray[np.bool_],
     bits: int,
@@ -143,8 +144,8 @@ def explore(
 ) -> tuple[int, int, int, int]:
     """What `hold` gives, then what `draw` gives. `salts` (2, at least p): for items, for creatives."""
     held, turned = hold(
-        rows, value, options, score, origin, items, slot_of, candidate, whole, parts, ranked, spares, slots,
-        banned, bits, salts[0], scratch, told,
+        rows, value, options, score, origin, items, slot_of, candidate, whole, parts, ranked, spares, offered,
+        slots, banned, bits, salts[0], scratch, told,
     )  # fmt: skip
     drawn, unknown = draw(slot_of, whole, slots, bits, salts[1], cell, names, choices, turned, told)
     return held, turned, drawn, unknown

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from math import inf
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.customer import Customer
-from features.ids import key64, user_subject, visitor_subject
+from features.ids import signed64, user_subject, visitor_subject
 from features.tags import TagDictionary
 from serving.audience import NO_AUDIENCES, NO_TAGS, CompiledAudiences, compile_audiences
 from serving.audience_facts import NO_LOOKUPS, Lookups
@@ -30,6 +30,9 @@ from serving.plan_text import Plan
 from serving.splitting import parts_of, salt_of
 
 EVERYWHERE: Final = (1 << 64) - 1
+MOST_TOLD: Final = 4_096  # sets of arms that are remembered
+NOBODY, ASK = 1, 2  # answers of serving.assigning_kernel
+_TOP: Final = 1 << 63
 _GLOBAL, _DOMAIN = 0, 1  # places of these salts among those of the plan
 
 
@@ -80,13 +83,6 @@ class _Experiment:
         """POSIX seconds at which `share` may change."""
         return *self.since, self.until
 
-    def running(self, share: float) -> _Running:
-        return _Running(
-            *(self.slots, self.by_device, self.low, self.high, self.at, share, self.audience),
-            tuple(arm.below for arm in self.arms[:-1]),
-            tuple(arm.assigned if arm.live else None for arm in self.arms),
-        )
-
     def share(self, now: float) -> float:
         """The part of its range that is enrolled."""
         if now >= self.until:
@@ -105,26 +101,62 @@ class _Layer:
     experiments: tuple[_Experiment, ...]
 
 
-class _Running(NamedTuple):
-    """An experiment while no ramp makes a step. Limits and arms side by side: of the arms but the last."""
+@dataclass(slots=True, eq=False)
+class _Moment:
+    """The layers from one step of any ramp to the next, as serving.assigning_kernel has them.
 
-    slots: int
-    by_device: bool
-    low: float
-    high: float
-    at: int
-    share: float
-    audience: int
-    limits: tuple[float, ...]
-    arms: tuple[Assigned | None, ...]  # None: switched off
-
-
-class _Moment(NamedTuple):
-    """The layers from one step of any ramp to the next: (at, domain, holdout, who is held out, running)."""
+    `arms`: what its numbers mean; `told`: the answers already given, by what was found.
+    """
 
     since: float
     until: float
-    layers: tuple[tuple[str, int, tuple[float, float] | None, float, Assigned, tuple[_Running, ...]], ...]
+    names: tuple[str, ...]
+    domains: tuple[tuple[float, float] | None, ...]
+    given: tuple[NDArray[Any], ...]  # salts, layers, experiments, touched, arms: of the loop's arguments
+    arms: tuple[Assigned, ...]
+    devices: bool  # whether an experiment divides devices
+    told: dict[bytes, tuple[Assigned, ...]] = field(default_factory=dict)
+    spare: list[NDArray[np.int64]] = field(default_factory=list)  # arrays for what is found
+
+    @classmethod
+    def of(
+        cls, layers: Sequence[_Layer], salts: NDArray[np.uint64], since: float, until: float, now: float
+    ) -> _Moment:
+        rows: list[tuple[float, ...]] = []
+        running: list[tuple[float, ...]] = []
+        touched: list[int] = []
+        arms: list[_Arm] = []
+        for layer in layers:
+            begin = len(running)
+            for one in layer.experiments:
+                if (share := one.share(now)) > 0:
+                    limits = len(arms), len(arms) + len(one.arms)
+                    running.append((one.low, one.high, share, one.at, one.audience, *limits, one.by_device))
+                    touched.append(one.slots if one.slots < _TOP else one.slots - 2 * _TOP)
+                    arms += one.arms
+            rows.append((layer.at, *(layer.domain or (0.0, 2.0)), layer.holdout, begin, len(running)))
+        given = (
+            salts,
+            np.array(rows, np.float64).reshape(-1, 6),
+            np.array(running, np.float64).reshape(-1, 8),
+            np.array(touched, np.int64),
+            np.array([(arm.below, arm.live) for arm in arms], np.float64).reshape(-1, 2),
+        )
+        return cls(
+            *(since, until, tuple([one.name for one in layers]), tuple([one.domain for one in layers])),
+            *(given, tuple([arm.assigned for arm in arms]), any(one[-1] for one in running)),
+        )
+
+    def answer(self, found: bytes, forced: Mapping[str, Assigned] | None) -> tuple[Assigned, ...]:
+        """The arms by layer: what was found, and what a tester has instead."""
+        numbers = np.frombuffer(found, np.int64).tolist()
+        made: list[Assigned] = []
+        for name, number in zip(self.names, numbers, strict=True):
+            if forced is not None and name in forced:
+                made.append(forced[name])
+            elif number:
+                made.append(self.arms[number - 2] if number > 1 else Assigned(name, HOLDOUT))
+        return tuple(made)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,81 +184,49 @@ class CompiledExperiments:
         """
         if not self.layers or customer.unit is None:
             return ()
-        unit = customer.unit or subject
-        parts = self._parts(key64(unit))
-        others: list[float] | None = None  # of the device, where the unit is a user
+        unit, moment = customer.unit or subject, self._moments[0] if self._moments else None
+        if moment is None or not moment.since <= now < moment.until:
+            moment = self._at(now)
+        holdout, out, stands = self.global_holdout, 0, -1.0
+        owner = (device or (unit if unit.startswith("v:") else None)) if moment.devices else None
         forced = None
         if self.testers:
             forced = self.testers.get(subject) or (self.testers.get(device) if device else None)
-        if forced is None and parts[_GLOBAL] < self.global_holdout:
-            return (Assigned(GLOBAL, HOLDOUT),)
-        found: list[Assigned] = []
-        holds: NDArray[np.bool_] | None = None
-        stands = -1.0
         if forced is not None:  # a tester is in the domain of what they ask for, whatever their hash says
-            domains = (layer.domain for layer in self.layers if layer.name in forced)
+            holdout, out = 0.0, sum(1 << at for at, name in enumerate(moment.names) if name in forced)
+            named = zip(moment.names, moment.domains, strict=True)
+            domains = (domain for name, domain in named if name in forced)
             stands = next((domain[0] for domain in domains if domain is not None), stands)
-        for name, place, domain, holdout, held_out, experiments in self._at(now).layers:
-            if forced is not None and name in forced:
-                found.append(forced[name])
-                continue
-            if domain is not None:
-                if stands < 0:
-                    stands = parts[_DOMAIN]
-                if not domain[0] <= stands < domain[1]:
-                    continue
-            if parts[place] >= holdout:
-                found.append(held_out)
-                continue
-            for touched, by_device, low, high, at, share, audience, limits, arms in experiments:
-                if not touched & slots:
-                    continue
-                mine = parts
-                if by_device:
-                    owner = device or (unit if unit.startswith("v:") else None)
-                    if owner is None:
-                        continue
-                    if owner != unit:
-                        others = self._parts(key64(owner)) if others is None else others
-                        mine = others
-                if not low <= mine[place] < high or mine[at] >= share:
-                    continue
-                if audience >= 0:
-                    if holds is None:
-                        holds = self.audiences.evaluate(customer, now, self.lookups)
-                    if not holds[audience]:
-                        continue
-                arm = arms[bisect_right(limits, mine[at + 1])]
-                if arm is not None:
-                    found.append(arm)
-                break
-        return tuple(found)
+        key, others = signed64(unit), signed64(owner) if owner is not None else 0
+        wanted = slots if slots < _TOP else slots - 2 * _TOP
+        found = moment.spare.pop() if moment.spare else np.empty(len(moment.names), np.int64)
+        assign, owned = _assigner(), owner is not None
+        given = moment.given
+        said = assign(key, others, owned, wanted, holdout, out, stands, _UNKNOWN, found, *given)
+        if said == ASK:
+            holds = np.ascontiguousarray(self.audiences.evaluate(customer, now, self.lookups))
+            said = assign(key, others, owned, wanted, holdout, out, stands, holds, found, *given)
+        name = found.tobytes()
+        moment.spare.append(found)
+        if said == NOBODY:
+            return _HELD_OUT
+        if forced is not None:
+            return moment.answer(name, forced)
+        told = moment.told.get(name)
+        if told is None:
+            if len(moment.told) >= MOST_TOLD:
+                moment.told.clear()
+            told = moment.told[name] = moment.answer(name, None)
+        return told
 
     def _at(self, now: float) -> _Moment:
         """The layers as they are now."""
-        for held in self._moments:
-            if held.since <= now < held.until:
-                return held
         steps = sorted({step for layer in self.layers for one in layer.experiments for step in one.steps})
         at = bisect_right(steps, now)
-        layers = tuple(
-            (
-                *(layer.name, layer.at, layer.domain, layer.holdout, Assigned(layer.name, HOLDOUT)),
-                tuple(one.running(share) for one in layer.experiments if (share := one.share(now)) > 0),
-            )
-            for layer in self.layers
-        )
         since, until = steps[at - 1] if at else -inf, steps[at] if at < len(steps) else inf
-        moment = _Moment(since, until, layers)
+        moment = _Moment.of(self.layers, self.salts, since, until, now)
         self._moments[:] = [moment]
         return moment
-
-    def _parts(self, key: int) -> list[float]:
-        """Where a unit falls for each of the salts, all at once: one by one they would cost four times it."""
-        parts = np.empty(len(self.salts))
-        _splitter()(key - (1 << 64) if key >> 63 else key, self.salts, parts)
-        told: list[float] = parts.tolist()
-        return told
 
     def many(self, keys: NDArray[np.uint64], now: float, layer: str) -> NDArray[np.int16]:
         """(n,) the arm of many units (key64) in a layer: its number in `names(layer)`, −1 none, −2 holdout.
@@ -262,15 +262,17 @@ class CompiledExperiments:
         return tuple(arm.assigned.name for one in chosen.experiments for arm in one.arms)
 
 
+_HELD_OUT: Final = (Assigned(GLOBAL, HOLDOUT),)
+_UNKNOWN: Final = np.empty(0, np.bool_)
 NO_EXPERIMENTS: Final = CompiledExperiments()
 
 
 @cache
-def _splitter() -> Callable[[int, NDArray[np.uint64], NDArray[np.float64]], None]:
+def _assigner() -> Callable[..., int]:
     """The compiler is loaded by the first page, not by whoever compiles a plan."""
-    from serving.splitting_kernel import split
+    from serving.assigning_kernel import assign
 
-    return split
+    return assign
 
 
 def compile_experiments(

@@ -16,13 +16,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from hashlib import blake2b
 from typing import Final, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.bandit import cell_of
+from features.ids import bytes64
+from serving.bandit import CELLS, cell_of
 from serving.bandit_draws import choice_of, pick
 from serving.creative_choices import CreativeAsked, CreativeChoice
 from serving.creatives_kernel import explore
@@ -79,10 +79,8 @@ class Held(Sequence[Lottery]):
 
     __slots__ = ("_held", "_made")
 
-    def __init__(self, held: int) -> None:
-        """How many."""
-        self._held = held
-        self._made: tuple[Lottery, ...] | None = None
+    _held: int  # how many
+    _made: tuple[Lottery, ...] | None
 
     @abstractmethod
     def _make(self) -> tuple[Lottery, ...]: ...
@@ -129,7 +127,7 @@ class Lotteries(Held):
         """How many; `told` by place as `hold` fills it; `whole`: of serving.seats.Grid, the page without
         lotteries; `rows` are the candidates', `keys` the catalogue's.
         """
-        super().__init__(held)
+        self._held, self._made = held, None
         self._told, self._whole, self._rows, self._keys = told, whole, rows, keys
 
     @property
@@ -160,13 +158,13 @@ class Draws(Held):
 
     __slots__ = ("_choices", "_told")
 
-    def __init__(self, told: NDArray[np.float64], choices: Sequence[CreativeChoice]) -> None:
-        """`told` (4, n) by DRAW_PLACE …; `choices` by their number."""
-        super().__init__(told.shape[1])
+    def __init__(self, held: int, told: NDArray[np.float64], choices: Sequence[CreativeChoice]) -> None:
+        """How many; `told` as `draw` fills it; `choices` by their number."""
+        self._held, self._made = held, None
         self._told, self._choices = told, choices
 
     def _make(self) -> tuple[Lottery, ...]:
-        made = self._told.T.astype(int).tolist()
+        made = self._told[DRAW_PLACE:, : self._held].T.astype(int).tolist()
         return tuple([self._of(place, self._choices[choice], drawn) for place, _, choice, drawn in made])
 
     @staticmethod
@@ -194,13 +192,15 @@ def explored(
     scratch = _kept if len(rows) <= _width else _wider(len(rows))
     salts = _SALTS if places <= _SALTED else _salts(places)
     told = np.empty((TOLD, places))
-    standing, cell, choices = _NO_SPARES, cell_of(segment), live.choices.kept
+    standing, choices = _NO_SPARES, live.choices.kept
+    cell = segment if 0 <= segment < CELLS else cell_of(segment)
     if seats.spares:
         standing = np.array([spare.row for spare in seats.spares.values()], np.int32)
     while True:
         held, turned, drawn, unknown = explore(
             rows, market.value, market.options, candidates.score, candidates.origin, items,
-            *grid, standing, slots, banned, bits, salts, scratch, told, cell, choices.names, choices.rows,
+            *grid, standing, market.offers, slots, banned, bits, salts, scratch, told,
+            cell, choices.names, choices.rows,
         )  # fmt: skip
         if held >= 0:
             break
@@ -215,7 +215,7 @@ def explored(
     if unknown:
         draws = _drawn(query, live, seats, told[DRAW_PLACE:, :drawn], choices.made, cell, bits, salts[1])
     elif drawn:
-        draws = Draws(told[DRAW_PLACE:, :drawn], choices.made)
+        draws = Draws(drawn, told, choices.made)
         at, creatives = told[DRAW_PLACE : DRAW_CREATIVE + 1, :drawn].tolist()
         for place, creative in zip(at, creatives, strict=True):
             seats.creative[int(place)] = int(creative)
@@ -349,5 +349,4 @@ def _wider(candidates: int) -> NDArray[np.int32]:
 
 def bits_of(query: Query) -> int:
     """The 64 random bits of a decision, signed: the same in every replay."""
-    digest = blake2b(f"{query.subject}\0{query.decision_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
+    return int.from_bytes(bytes64(f"{query.subject}\0{query.decision_id}"), "big", signed=True)

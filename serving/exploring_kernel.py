@@ -4,8 +4,8 @@ Places come in page order; each takes the two best candidates left of its winner
 hold freely, so what one place takes is nobody else's. Ties go to the lower row. The draw is by 53 bits of a
 hash of the decision's bits and the place, the one that divides units of experiments.
 
-The allocation has ranked the candidates already. Lists by kind made in its order are all but sorted, and a
-place asks of their first few only what its slot may hold.
+The allocation has ranked the candidates already. Lists by kind made in its order are all but sorted, and are
+made no further than places ask: they ask of the first few only what the slot may hold.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.compiled import loops
-from serving.page_state import I_CAPPED, I_KIND, I_ROOM
+from serving.page_state import I_CAPPED, I_KIND, I_ROOM, O_CANDIDATE
 from serving.seats import BASE, CAMPAIGN, CAPPED, RESERVES, ROW, RULED, VALUE
 from serving.splitting_kernel import part as part_of
 
@@ -42,7 +42,10 @@ TOLD: Final = 17
 
 LISTS: Final = 256  # one for each kind
 _UNASKED: Final = -1  # the end of a list that no place asks for
-# Rows of scratch: whether a candidate is nobody's runner-up; of lists; from there on lists by value, then by
+_MORE: Final = -2  # instead of a candidate
+_TAKEN, _OFFERED = 1, 2  # of a candidate: it is nobody's runner-up; a campaign has it
+CHUNK: Final = 24  # candidates listed at once
+# Rows of scratch: of candidates by _TAKEN …; of lists; from there on lists by value, then by
 # hope.
 _GONE, _END, _HEAD, _HOPEFUL, _LISTED = range(5)
 SCRATCH: Final = _LISTED + 2 * LISTS
@@ -62,6 +65,7 @@ def hold(
     parts: NDArray[np.float64],
     ranked: NDArray[np.int32],
     spares: NDArray[np.int32],
+    offered: NDArray[np.int64],
     slots: NDArray[np.float64],
     banned: NDArray[np.bool_],
     bits: int,
@@ -73,22 +77,23 @@ def hold(
     runner-up it is to be asked first whether it can be rendered.
 
     `rows` … `origin` are the n candidates', rows ascending; `items` (rows,) LOTTERY_ITEM of the whole
-    catalogue. `slot_of` … `ranked`: serving.seats.Grid, of p places; `spares`: rows that stand by. `slots`
-    (s, SHOWN + k) by BIT … (the number of the bit; RESERVED_WHOLE: whatever stands there needs a
-    reservation, drawn or not). `banned` (s, n): what a slot may not hold; (0, 0): nothing. `bits`: 64 random
-    bits, signed. `scratch`: (SCRATCH, at least n and LISTS).
+    catalogue. `slot_of` … `ranked`: serving.seats.Grid, of p places; `spares`: rows that stand by; `offered`:
+    the market's offers. `slots` (s, SHOWN + k) by BIT … (the number of the bit; RESERVED_WHOLE: whatever
+    stands there needs a reservation, drawn or not). `banned` (s, n): what a slot may not hold; (0, 0):
+    nothing. `bits`: 64 random bits, signed. `scratch`: (SCRATCH, at least n and LISTS).
 
     Fills `told` (TOLD, p) by FIRST …
     """
     gone, end, head, hopeful = scratch[_GONE], scratch[_END], scratch[_HEAD], scratch[_HOPEFUL]
     listed, hoped = scratch[_LISTED : _LISTED + LISTS], scratch[_LISTED + LISTS :]
     lists = _asked_for(items, slot_of, whole, slots, end)
-    _place(rows, candidate, spares, gone)
-    _by_kind(value, options, ranked, gone, lists, listed, end)
-    news = 0.0
+    _place(rows, candidate, spares, offered, gone)
+    news, n = 0.0, len(ranked)
+    pulled, bound = 0, np.float32(np.inf)
     for slot in range(len(slots)):
         news += slots[slot, NEW]
     if news > 0:
+        pulled, bound = _pull(value, options, ranked, gone, lists, listed, end, 0, n)
         _by_hope(rows, value, items, lists, listed, end, hoped)
     held, turned, asked, position, before = 0, 0, False, 0, -1
     for at in range(len(slot_of)):
@@ -105,17 +110,34 @@ def hold(
         explore, new, budget = slots[slot, EXPLORE], slots[slot, NEW], slots[slot, BUDGET]
         bit, layout = np.uint64(slots[slot, BIT]), int(slots[slot, LAYOUT])
         kind = int(items[whole[ROW, at]].kind)
-        one, after = _next(listed[kind], head[kind], end[kind], gone, rows, items, bit, layout, banned, slot)
+        one, after = _next(
+            listed[kind], head[kind], end[kind], bound, value, gone, rows, items, bit, layout, banned, slot
+        )
+        while one == _MORE:
+            pulled, bound = _pull(value, options, ranked, gone, lists, listed, end, pulled, pulled + CHUNK)
+            one, after = _next(
+                listed[kind], after, end[kind], bound, value, gone, rows, items, bit, layout, banned, slot
+            )
         if one < 0:
             continue
-        gone[one] = 1
+        gone[one] |= _TAKEN
         if new > 0:  # the second: what may be the best after all
             two, beyond = _next(
-                hoped[kind], hopeful[kind], end[kind], gone, rows, items, bit, layout, banned, slot
-            )
+                hoped[kind], hopeful[kind], end[kind], bound, value, gone, rows, items, bit, layout, banned,
+                slot,
+            )  # fmt: skip
         else:
-            two, beyond = _next(listed[kind], after, end[kind], gone, rows, items, bit, layout, banned, slot)
-        gone[one] = 0
+            two, beyond = _MORE, after
+            while two == _MORE:
+                two, beyond = _next(
+                    listed[kind], beyond, end[kind], bound, value, gone, rows, items, bit, layout, banned,
+                    slot,
+                )  # fmt: skip
+                if two == _MORE:
+                    pulled, bound = _pull(
+                        value, options, ranked, gone, lists, listed, end, pulled, pulled + CHUNK
+                    )
+        gone[one] &= ~_TAKEN
         best, second = one, two
         total, count = value[one], 1  # of 32 bits, as the values are: logged chances depend on it
         if two >= 0:
@@ -142,12 +164,12 @@ def hold(
                 one, two, each, other, count = two, -1, other, 0.0, 1
         if each < LEAST:  # no lottery: both are left for other places
             continue
-        gone[one] = 1
+        gone[one] |= _TAKEN
         if two >= 0:
-            gone[two] = 1
-        if gone[best]:
+            gone[two] |= _TAKEN
+        if gone[best] & _TAKEN:
             head[kind] = after
-            if second < 0 or gone[second]:
+            if second < 0 or gone[second] & _TAKEN:
                 if new > 0:
                     hopeful[kind] = beyond
                 else:
@@ -178,6 +200,8 @@ def _next(
     listed: NDArray[np.int32],
     begun: int,
     end: int,
+    bound: np.float32,
+    value: NDArray[np.float32],
     gone: NDArray[np.int32],
     rows: NDArray[np.int32],
     items: NDArray[Any],
@@ -186,16 +210,19 @@ def _next(
     banned: NDArray[np.bool_],
     slot: int,
 ) -> tuple[int, int]:
-    """The first of a list that is left and that the slot may hold, −1 none; and where to go on."""
+    """The first of a list that is left and that the slot may hold, −1 none, _MORE where more is to be listed
+    first; and where to go on. What is not listed yet is worth `bound` at most; −inf: all is."""
     for j in range(begun, end):
         i = listed[j]
+        if not value[i] > bound:
+            return _MORE, j
         item = items[rows[i]]
-        if gone[i] or (item.members >> bit) & np.uint64(1) == 0 or item.picks[layout] == NOTHING:
+        if gone[i] & _TAKEN or (item.members >> bit) & np.uint64(1) == 0 or item.picks[layout] == NOTHING:
             continue
         if len(banned) and banned[slot, i]:
             continue
         return i, j + 1
-    return -1, end
+    return (-1 if bound == -np.inf else _MORE), end
 
 
 @loops
@@ -256,22 +283,25 @@ def _place(
     rows: NDArray[np.int32],
     candidate: NDArray[np.int32],
     spares: NDArray[np.int32],
+    offered: NDArray[np.int64],
     gone: NDArray[np.int32],
 ) -> None:
-    """Mark in `gone` the candidates that are on the page or stand by."""
+    """Mark in `gone` the candidates that are on the page or stand by, and those that campaigns have."""
     n = len(rows)
     gone[:n] = 0
+    for o in range(len(offered)):
+        gone[offered[o, O_CANDIDATE]] = _OFFERED
     for at in range(len(candidate)):
         if candidate[at] >= 0:
-            gone[candidate[at]] = 1
+            gone[candidate[at]] |= _TAKEN
     for row in spares:
         i = np.searchsorted(rows, row)
         if i < n and rows[i] == row:
-            gone[i] = 1
+            gone[i] |= _TAKEN
 
 
 @loops
-def _by_kind(
+def _pull(
     value: NDArray[np.float32],
     options: NDArray[np.int64],
     ranked: NDArray[np.int32],
@@ -279,15 +309,23 @@ def _by_kind(
     lists: int,
     listed: NDArray[np.int32],
     end: NDArray[np.int32],
-) -> None:
-    """The candidates of each kind asked for into `listed[kind, :end]`, by descending value, then by row: but
-    what a limit counts, is worth nothing or is `gone`.
+    begin: int,
+    until: int,
+) -> tuple[int, np.float32]:
+    """The candidates from `begin` of `ranked` on into the lists of kinds asked for, by descending value, then
+    by row: but what a limit counts, is worth nothing or is taken. Up to where, and what those behind can be
+    worth at most.
 
-    `ranked` is in that order but for what a campaign makes worth more than its value: few places to go back.
+    `ranked` is in that order but for what a campaign makes worth more than its value: few places to go back,
+    and what no campaign has bounds all behind it.
     """
-    for i in ranked:
+    bound, until = np.float32(np.inf), min(until, len(ranked))
+    for at in range(begin, until):
+        i = ranked[at]
+        if not gone[i] & _OFFERED and np.isfinite(value[i]):
+            bound = value[i]
         kind = options[i, I_KIND]
-        if kind >= lists or end[kind] == _UNASKED or gone[i] or not value[i] > 0:
+        if kind >= lists or end[kind] == _UNASKED or gone[i] & _TAKEN or not value[i] > 0:
             continue
         if options[i, I_CAPPED] != 0 or options[i, I_ROOM] >= 0 or options[i, I_ROOM + 1] >= 0:
             continue
@@ -300,6 +338,9 @@ def _by_kind(
             listed[kind, q] = listed[kind, q - 1]
             q -= 1
         listed[kind, q] = i
+    if until == len(ranked):
+        bound = np.float32(-np.inf)
+    return until, bound
 
 
 @loops

@@ -1,9 +1,8 @@
-"""Where one unit falls for every salt of a plan at once: `serving.splitting.part_of`, bit for bit."""
+"""Where a unit falls for a salt, in compiled code: `serving.splitting.part_of`, bit for bit."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from features.compiled import loops
 
@@ -15,10 +14,3 @@ def part(x: np.uint64) -> float:
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     x = x ^ (x >> np.uint64(31))
     return float(x >> np.uint64(11)) * 2.0**-53
-
-
-@loops
-def split(key: int, salts: NDArray[np.uint64], parts: NDArray[np.float64]) -> None:
-    """Fills `parts` (n,) for `salts` (n,). `key`: the 64 bits, signed."""
-    for at in range(len(salts)):
-        parts[at] = part(np.uint64(key) ^ salts[at])

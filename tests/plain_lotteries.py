@@ -10,7 +10,7 @@ import numpy as np
 
 from serving.exploring_kernel import ASK, HOPE, LEAST, NOTHING, SHOWN
 from serving.live import LOTTERY_ITEM
-from serving.page_state import I_CAPPED, I_KIND, I_ROOM
+from serving.page_state import I_CAPPED, I_KIND, I_ROOM, O_CANDIDATE
 from serving.seats import BASE, CAMPAIGN, CAPPED, RESERVES, ROW, RULED, VALUE
 from serving.splitting import part_of
 
@@ -67,11 +67,19 @@ def random_page(rng: np.random.Generator, rows: int = 80, places: int = 9) -> di
         "parts": parts,
         "ranked": np.argsort(-np.maximum(value, most), kind="stable").astype(np.int32),
         "spares": rng.choice(rows, 3).astype(np.int32),
+        "offered": offered_of(value, most),
         "slots": slots,
         "banned": (rng.random((S, N)) < 0.1) if rng.random() < 0.7 else np.empty((0, 0), np.bool_),
         "bits": int(rng.integers(-(2**63), 2**63)),
         "salts": rng.integers(0, 2**63, places).astype(np.uint64),
     }
+
+
+def offered_of(value: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """The market's offers: of what campaigns make worth more than its value."""
+    offered = np.zeros((int((most > value).sum()), O_CANDIDATE + 1), np.int64)
+    offered[:, O_CANDIDATE] = np.flatnonzero(most > value)
+    return offered
 
 
 def plain_hold(**given: Any) -> Held:

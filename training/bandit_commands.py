@@ -1,4 +1,5 @@
-"""`fenliu bandit status`: what the bandit knows of creatives, and how often it shows each."""
+"""`fenliu bandit status`: what the bandit knows of creatives, of arms of adaptive experiments and of new
+items, and how often it shows each."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table as Printed
+from scipy.special import gammaincc
 
 from features.ids import key32, key64
 from serving.backing import backed
@@ -17,6 +19,7 @@ from serving.bandit import Learned
 from serving.bandit_draws import group_of
 from serving.bandit_shelf import BanditShelf
 from serving.bundle import Bundle
+from serving.newcomers import PRIOR, Newcomers
 from serving.plan import Plan
 from serving.redis_control import RedisControl
 from serving.settings import Settings
@@ -38,8 +41,9 @@ def status(args: argparse.Namespace, settings: Settings) -> int:
     release = desk.governance.refresh().release
     plan = None if release is None else desk.governance.shelf.fetch(release.plan)
     told = document(learned, desk.bundle, plan, args.item)
+    new = newcomers(learned, desk.bundle, args.item)
     if args.json:
-        print(json.dumps({"version": version, "items": told}, ensure_ascii=False))
+        print(json.dumps({"version": version, "items": told, "new": new}, ensure_ascii=False))
         return 0
     old = time.time() - learned.until
     table = Printed(title=f"bandit {version}, of pages until {old:,.0f} s ago")
@@ -53,8 +57,56 @@ def status(args: argparse.Namespace, settings: Settings) -> int:
                     f"{arm['clicks']:,.0f}", f"{arm['mean']:.4f} ± {arm['deviation']:.4f}",
                     f"{arm['share']:.1%}",
                 )  # fmt: skip
-    wide_console().print(table)
+    console = wide_console()
+    console.print(table)
+    if new:
+        console.print(_table_of(new[: args.most], learned.bundle))
     return 0
+
+
+def _table_of(new: list[dict[str, Any]], bundle: str) -> Printed:
+    table = Printed(title=f"new items, by what bundle {bundle} predicts of them")
+    for column in ("item", "clicks predicted", "clicks", "times as many", "chance of more", "share"):
+        table.add_column(column, justify="left" if column == "item" else "right")
+    for one in new:
+        table.add_row(
+            one["item"], f"{one['predicted']:,.1f}", f"{one['clicks']:,.0f}",
+            f"{one['mean']:.2f} ± {one['deviation']:.2f}", f"{one['better']:.0%}", f"{one['share']:.1%}",
+        )  # fmt: skip
+    return table
+
+
+def newcomers(learned: Learned, bundle: Bundle | None, only: str | None = None) -> list[dict[str, Any]]:
+    """Items that few clicks have taught the bundle, by what they were shown for: clicks predicted where they
+    were displayed and clicks met, the factor on what is predicted (`mean`, `deviation` of its posterior),
+    `better`: the chance that it is above 1, `share` of the clicks predicted of new items. Nothing where the
+    bundle is another one: its word was about other predictions.
+    """
+    if bundle is None or not learned.fresh or learned.bundle != bundle.version:
+        return []
+    known = Newcomers.of(bundle.stats["clicks"], len(bundle.stats))
+    keys = np.fromiter(learned.fresh, np.uint64, len(learned.fresh))
+    rows = bundle.items.rows_of_keys(keys)
+    total = sum(predicted for predicted, _ in learned.fresh.values())
+    found: list[dict[str, Any]] = []
+    for (key, (predicted, met)), row in zip(learned.fresh.items(), rows.tolist(), strict=True):
+        name = bundle.compiled.ids[row] if row >= 0 else f"{key:016x}"  # put since: the bundle has no name
+        if only is not None and only != name and key != key64(only):
+            continue
+        prior = float(known.shape[row]) if row >= 0 else PRIOR
+        shape, rate = prior + met, prior + predicted
+        found.append(
+            {
+                "item": name,
+                "predicted": predicted,
+                "clicks": met,
+                "mean": shape / rate,
+                "deviation": shape**0.5 / rate,
+                "better": float(gammaincc(shape, rate)),
+                "share": predicted / total if total else 0.0,
+            }
+        )
+    return sorted(found, key=lambda one: (-one["predicted"], one["item"]))
 
 
 def _live(settings: Settings) -> str | None:

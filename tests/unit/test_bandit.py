@@ -36,6 +36,7 @@ from serving.control import MemoryControl
 from serving.decide import decide
 from serving.kept import learned_of
 from serving.live import Live
+from serving.newcomers import PRIOR
 from serving.observe import Metrics
 from tests.shell import run, running
 from tests.worlds import (
@@ -50,6 +51,7 @@ from tests.worlds import (
     tiny_live,
     tiny_plan,
 )
+from training.bandit_commands import newcomers
 
 ARMS = ("cr0", "cr1", "cr2")
 KEYS = tuple(key32(name) for name in ARMS)
@@ -393,3 +395,21 @@ def test_operators_see_arms_posterior_and_share(tmp_path, monkeypatch, capsys) -
     assert best["clicks"] == 400 and best["mean"] == pytest.approx(0.2, rel=0.05) and best["share"] > 0.9
     assert main(["bandit", "status", "--version", version, "--segments"]) == 0
     assert "±" in capsys.readouterr().out
+
+
+def test_operators_see_what_is_told_of_new_items() -> None:
+    bundle = tiny_bundle()
+    bundle.stats["clicks"][:] = 0
+    ids = bundle.compiled.ids
+    told = {key64(ids[0]): (10.0, 16.0), key64(ids[1]): (30.0, 6.0), key64("gone"): (5.0, 1.0)}
+    one = Learned(bundle=bundle.version, fresh=told)
+    less, more, put = newcomers(one, bundle)
+    assert [less["item"], more["item"]] == [ids[1], ids[0]] and more["clicks"] == 16
+    assert put["item"] == f"{key64('gone'):016x}" and put["mean"] == (PRIOR + 1) / (PRIOR + 5)
+    assert more["mean"] == pytest.approx((PRIOR + 16) / (PRIOR + 10)) and more["share"] == 10 / 45
+    assert more["better"] > 0.9 > 0.1 > less["better"] and less["deviation"] < more["deviation"]
+    live = tiny_live(bundle).taught(one)
+    assert live.newcomers.mean is not None
+    assert live.newcomers.mean[0] == pytest.approx(more["mean"], rel=1e-6)
+    assert [one["item"] for one in newcomers(one, bundle, ids[0])] == [ids[0]]
+    assert newcomers(replace(one, bundle="another"), bundle) == [] == newcomers(one, None)

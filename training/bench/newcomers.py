@@ -21,7 +21,7 @@ from serving.live import LOTTERY_ITEM
 from serving.newcomer_pages import Watched, counted
 from serving.newcomers import KNOWN, Newcomers
 from serving.newcomers_kernel import correct
-from serving.page_state import I_CAPPED, I_ROOM
+from serving.page_state import I_CAPPED, I_ROOM, O_CANDIDATE
 from serving.seats import BASE, CAMPAIGN, ROW, SCORE, VALUE
 from serving.splitting import salt_of
 from training.bench.tally import Tally
@@ -102,7 +102,7 @@ def _page(word: np.ndarray, told: Newcomers, share: float) -> list[Any]:
     return [
         np.arange(len(p), dtype=np.int32), p, options, p, np.zeros(len(p), np.uint32), items,
         np.zeros(PLACES, np.int32), top.astype(np.int32), whole, parts, order.astype(np.int32),
-        np.zeros(0, np.int32), slots, np.empty((0, 0), np.bool_),
+        np.zeros(0, np.int32), np.zeros((0, O_CANDIDATE + 1), np.int64), slots, np.empty((0, 0), np.bool_),
     ]  # fmt: skip
 
 
