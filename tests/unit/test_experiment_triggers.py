@@ -23,7 +23,12 @@ from training.log_rows import decode, served_table
 from training.replay import differing
 
 AUDIENCES = {"stars": {"field": "star_level", "at_least": 6}}
-OFFERS = (sold(0, "i4"), sold(1, "i2", audience="stars", tier="mandatory"), sold(2, "i4", state="paused"), sold(3, "i2"))
+OFFERS = (
+    sold(0, "i4"),
+    sold(1, "i2", audience="stars", tier="mandatory"),
+    sold(2, "i4", state="paused"),
+    sold(3, "i2"),
+)
 CHANGES: dict[str, dict[str, Any]] = {
     "paused": {"paused": ["c1"]},
     "levers": {"levers": {"c1": 3.0}},
