@@ -275,14 +275,17 @@ def idle(
     """
     if eligible is None:
         return ()
-    return tuple(
-        [
-            one.layer
-            for one in arms
-            if (theirs := changed.get(one.name.partition("/")[0])) is not None
-            and not any(eligible[campaign] for campaign in theirs)
-        ]
-    )
+    found: list[str] = []
+    for one in arms:
+        theirs = changed.get(one.name.partition("/")[0])
+        if theirs is None:
+            continue
+        for campaign in theirs:  # a loop, for it is asked of every page
+            if eligible[campaign]:
+                break
+        else:
+            found.append(one.layer)
+    return tuple(found)
 
 
 @cache
