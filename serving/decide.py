@@ -31,7 +31,7 @@ from serving.domain import (
     Rows,
     SlotRequest,
 )
-from serving.experiments import Assigned
+from serving.experiments import Assigned, idle
 from serving.exploring import Lotteries, explored
 from serving.live import Live
 from serving.market import Market
@@ -78,6 +78,7 @@ def deciding(
     """`decide`, stage by stage, for `serving.stepping.side_by_side`: the same page, whoever is beside it."""
     trace = trace if trace is not None else Trace()
     query, mine, arms, arm_draws = _under_arms(query, live)
+    changed = live.experiments.campaigns
     if mine is not live:
         cached, live = _moved(cached, live, mine), mine
     yield
@@ -126,6 +127,7 @@ def deciding(
         arm_draws=arm_draws,
         learned=live.learned.version or None,
         ghosts=ghosts,
+        idle=idle(arms, changed, page.eligible) if changed and arms else (),
     )
     trace.note("assemble", len(ranked), start)
     return decision

@@ -250,6 +250,7 @@ class Decision:
     arm_draws: tuple[ArmDraw, ...] = ()  # of adaptive experiments
     learned: str | None = None  # version of the bandit
     ghosts: tuple[Ghost, ...] = ()  # what campaigns held out from this customer would have got
+    idle: tuple[str, ...] = ()  # layers whose arms could make no difference to this page
 
     @property
     def valid_until(self) -> float:

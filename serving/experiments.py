@@ -172,6 +172,8 @@ class CompiledExperiments:
     audiences: CompiledAudiences = NO_AUDIENCES
     lookups: Lookups = NO_LOOKUPS
     adaptive: Mapping[str, Adaptive] = field(default_factory=dict)  # by the name of the experiment
+    campaigns: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of experiments whose arms change nothing but campaigns: these, by their place among the plan's."""
     salts: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(2, np.uint64))  # by _GLOBAL …
     _moments: list[_Moment] = field(default_factory=list, repr=False)  # the latest asked for, remembered
 
@@ -267,6 +269,27 @@ _UNKNOWN: Final = np.empty(0, np.bool_)
 NO_EXPERIMENTS: Final = CompiledExperiments()
 
 
+def idle(
+    arms: Iterable[Assigned], changed: Mapping[str, tuple[int, ...]], eligible: NDArray[np.bool_] | None
+) -> tuple[str, ...]:
+    """Layers whose experiment changes campaigns of which none could be on the page, in whichever arm: there
+    its arms are alike. `changed`: by experiment; `eligible` (C,), None where it is not known.
+    """
+    if eligible is None:
+        return ()
+    found: list[str] = []
+    for one in arms:
+        theirs = changed.get(one.name.partition("/")[0])
+        if theirs is None:
+            continue
+        for campaign in theirs:  # a loop, for it is asked of every page
+            if eligible[campaign]:
+                break
+        else:
+            found.append(one.layer)
+    return tuple(found)
+
+
 @cache
 def _assigner() -> Callable[..., int]:
     """The compiler is loaded by the first page, not by whoever compiles a plan."""
@@ -322,6 +345,12 @@ def compile_experiments(
             for layer, compiled_layer in zip(text.layers, layers, strict=True)
             for one, made in zip(_running(layer), compiled_layer.experiments, strict=True)
             if one.adaptive
+        },
+        {
+            one.name: places
+            for layer in text.layers
+            for one in _running(layer)
+            if (places := _campaigns_only(plan, one)) is not None
         },
         np.array(salts, np.uint64),
     )
@@ -383,6 +412,22 @@ def _touched(changes: object, slot_bits: Mapping[str, int], campaign_slots: Mapp
         else:
             return EVERYWHERE
     return bits
+
+
+def campaigns_changed(one: Experiment) -> frozenset[str] | None:
+    """Ids of the campaigns that its arms change; None where they change anything else, or nothing at all."""
+    changes = [each for arm in one.arms for each in parameters(arm.changes)]
+    if not changes or any(what not in ("levers", "creatives", "paused") for what, *_ in changes):
+        return None
+    return frozenset([of for _, of in changes])
+
+
+def _campaigns_only(plan: Plan, one: Experiment) -> tuple[int, ...] | None:
+    names = campaigns_changed(one)
+    if names is None:
+        return None
+    live = [campaign.id for campaign in plan.campaigns if campaign.state == "live"]
+    return tuple([at for at, name in enumerate(live) if name in names])
 
 
 def _closure(rules: Mapping[str, Rule], names: Iterable[str]) -> list[str]:

@@ -206,7 +206,9 @@ class GuardCounts:
             return 0
         for layer, name in arms.items():
             experiment, _, arm = name.partition("/")
-            if name == HOLDOUT or experiment not in watched or layer in row.get("forced", ()):
+            if name == HOLDOUT or experiment not in watched:
+                continue
+            if layer in row.get("forced", ()) or layer in row.get("idle", ()):
                 continue
             if experiment in adaptive:
                 page = _of_page(row) if page is None else page

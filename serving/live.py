@@ -258,8 +258,7 @@ def build_live(
         tops=stock.tops,
     )
     offered, price = worth.bound(campaigns), prices.columns(campaigns)
-    held = stopped.campaigns | tuning.paused
-    killed = np.array([name in held for name in campaigns.ids], np.bool_)
+    killed = np.array([name in stopped.campaigns for name in campaigns.ids], np.bool_)
     live = Live(
         bundle=bundle,
         plan=compiled,

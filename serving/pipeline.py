@@ -90,6 +90,7 @@ class Page:
     prices: Scores = field(default_factory=_no_prices)  # (campaigns, 3) CNY per display, click, conversion
     measured: PerClick | None = None  # what a click adds for this customer, where it was measured
     running: Mask | None = None  # (campaigns,) those that may be on this page
+    eligible: Mask | None = None  # the same if no arm of an experiment paused any
     spent: list[int] = field(default_factory=list)  # campaigns that would run, were their quotas not spent
     offers: Index = field(default_factory=_no_offers)  # in the offer table, those looked at closely
 

@@ -93,7 +93,7 @@ class _Place(NamedTuple):
 
 
 class Running(Understanding):
-    """Sets `page.running`, (C,) bool. When it fails, no campaign runs on the page."""
+    """Sets `page.running` and `page.eligible`, (C,) bool. When it fails, no campaign runs on the page."""
 
     def __init__(
         self,
@@ -103,12 +103,14 @@ class Running(Understanding):
         lineages: Mapping[int, tuple[int, ...]],
         called: Callable[[str], tuple[str, ...]],
         stopped: Mask,
+        paused: Mask,
     ) -> None:
         """`lineages`: key32 of an org -> of it and all above it; `called`: a surface's names in campaigns;
-        `stopped` (C,): killed campaigns.
+        `stopped` (C,): killed campaigns; `paused` (C,): those that an experiment's arm does not show.
         """
         self._campaigns, self._audiences, self._lookups = campaigns, audiences, lookups
         self._lineages, self._called, self._going = lineages, called, ~stopped
+        self._shown = ~paused if paused.any() else None
         self._audience = campaigns.audience
         self._everybody = campaigns.audience == EVERYBODY
         self._asks = bool((~self._everybody).any())
@@ -137,8 +139,10 @@ class Running(Understanding):
             for c in self._with_quota:
                 if running[c] and not query.spent.isdisjoint(self._quotas[c]):
                     running[c] = False
-                    page.spent.append(c)
-        page.running = running
+                    if self._shown is None or self._shown[c]:
+                        page.spent.append(c)
+        page.eligible = running
+        page.running = running if self._shown is None else running & self._shown
 
     def _might(self, page: Page) -> Mask:
         """Those that run for whoever is in their audience: the same for all pages of a surface and org, until

@@ -91,6 +91,7 @@ def record(
         "degraded": list(decision.degraded),
         "arms": {one.layer: one.name for one in decision.arms},
         "forced": [one.layer for one in decision.arms if one.forced],
+        "idle": list(decision.idle),
         "decided": _decided(decision, live, columns),
         "ghosts": [one[1:] for one in decision.ghosts],  # campaign key, slot, position
         "lifts": live.ghosts.any and query.profiling and query.customer.unit is not None,  # could be a ghost

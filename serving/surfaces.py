@@ -113,7 +113,7 @@ def pipelines(
     """The pipeline of each rung over the rows in effect; `ranked`: all rows, most popular first; `measured`:
     what the bundle knows of uplift.
 
-    `stopped` (campaigns,): those that a kill switch, or an experiment's arm, holds.
+    `stopped` (campaigns,): those that a kill switch holds.
     """
     bundle, campaigns = items.bundle, plan.campaigns
     shown = np.flatnonzero(plan.members != 0).astype(np.int32)  # rows that stand somewhere without a campaign
@@ -139,7 +139,8 @@ def pipelines(
     sources["external"] = External(items.rows_of_keys)
     blended = Blended(bundle.blend, bundle.popular, kinds)
     lookups = lookups_of(items.rows_of_keys, columns)
-    running = Running(campaigns, plan.audiences, lookups, plan.lineages, plan.called, stopped)
+    paused = np.array([name in tuning.paused for name in campaigns.ids], np.bool_)
+    running = Running(campaigns, plan.audiences, lookups, plan.lineages, plan.called, stopped, paused)
     sources["campaign"] = CampaignItems(campaigns, offers, blended, worth, mandatory=False)
     notices = CampaignItems(campaigns, offers, blended, worth, mandatory=True)
     hydrators: tuple[Hydrator, ...] = (Affinity(bundle.model), Fatigue(items.rows_of_keys))

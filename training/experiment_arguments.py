@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ EXPERIMENT_EXAMPLES: Final = """\
   fenliu experiment plan shorter-feed --effect 0.02
   fenliu experiment plan --mean 0.31 --deviation 1.4 --effect 0.02 --daily 200000 --correlation 0.6
   fenliu experiment lift c12
+  fenliu experiment holdout ranking        what its experiments did together, to who is not held out
   fenliu experiment watch                  every guardrail of every running arm, as evidence stands
   fenliu experiment watch --every 5 --act  by hand what the service does by itself
   fenliu experiment off shorter-feed short --reason "dismissals up"
@@ -67,7 +69,7 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
 
     def verb(name: str, about: str, function: str) -> argparse.ArgumentParser:
         one = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
-        module = "ahead" if function == "plan_ahead" else "commands"
+        module = {"plan_ahead": "ahead", "holdout": "holdouts"}.get(function, "commands")
         one.set_defaults(run=by_settings(f"training.experiment.{module}", function))
         return one
 
@@ -83,6 +85,13 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
     one = with_plan(verb("lift", "what a campaign made customers do, by its ghost placements", "lift"))
     _add_reading(one)
     one.add_argument("campaign", metavar="CAMPAIGN")
+    about = "what a layer's experiments, or all, did together: against who is held out from them"
+    one = with_plan(verb("holdout", about, "holdout"))
+    one.add_argument("layer", nargs="?", metavar="LAYER", help="(all: the global holdout)")
+    one.add_argument(
+        "--since", type=datetime.fromisoformat, metavar="DATE", help="UTC (the first experiment's start)"
+    )
+    _add_reading(one, before=False)
     for name, about in (
         ("off", "propose the plan with an arm switched off: nobody else moves"),
         ("promote", "propose the plan with an arm's changes in it, and the experiment ended"),
@@ -115,11 +124,12 @@ def _add_report(one: argparse.ArgumentParser) -> None:
     _add_reading(one)
 
 
-def _add_reading(one: argparse.ArgumentParser) -> None:
+def _add_reading(one: argparse.ArgumentParser, *, before: bool = True) -> None:
     one.add_argument("--metrics", type=_names, metavar="A,B", help="besides the criterion and the guardrails")
-    one.add_argument(
-        "--pre-days", type=int, default=14, help="days before the start that adjust (14; 0 none)"
-    )
+    if before:
+        one.add_argument(
+            "--pre-days", type=int, default=14, help="days before the start that adjust (14; 0 none)"
+        )
     one.add_argument("--days", type=int, help="planned length (until the plan's end; 14, lift 28)")
     one.add_argument("--memory", type=float, default=2.0, help="GB that the database may take (2)")
     one.add_argument("--out", type=Path, metavar="DIR", help="where the report goes (below $FENLIU_HOME)")

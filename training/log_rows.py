@@ -38,7 +38,17 @@ _TABLE_OF: Final = dict.fromkeys(WHAT, "events") | {
     "input": "inputs",
 }
 _SERVED_KEPT: Final = frozenset(
-    (*SERVED_COLUMNS.names, "forced", "decided", "context", "sizes", "place_slot", "degraded", "arm_draws")
+    (
+        *SERVED_COLUMNS.names,
+        "forced",
+        "decided",
+        "context",
+        "sizes",
+        "place_slot",
+        "degraded",
+        "arm_draws",
+        "idle",
+    )
 )
 _LATEST: Final = 250_000_000_000.0  # the year 9892: dates end soon after
 
@@ -244,20 +254,22 @@ def input_table(rows: list[Row]) -> pa.Table:
 
 
 def _arms(row: Row) -> list[str] | None:
-    """Those that count: a tester's are left out."""
+    """Those that count: a tester's are left out, and those that could make no difference to the page."""
     if "unit" not in row:
         return None
-    forced = row.get("forced", ())
-    return [name for layer, name in row["arms"].items() if layer not in forced]
+    out = (*row.get("forced", ()), *row.get("idle", ()))
+    return [name for layer, name in row["arms"].items() if layer not in out]
 
 
 def _draws(row: Row) -> tuple[list[str], list[float]] | tuple[None, None]:
     """EXPERIMENT/ARM of every arm that an adaptive experiment could have drawn, and its chance."""
     if not (draws := row.get("arm_draws")):
         return None, None
+    counted = {name.partition("/")[0] for name in _arms(row) or ()}
     found = [
         (f"{experiment}/{arm}", chance)
         for experiment, arms, chances, _ in draws
+        if experiment in counted
         for arm, chance in zip(arms, chances, strict=True)
     ]
     return [name for name, _ in found], [chance for _, chance in found]

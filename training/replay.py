@@ -160,6 +160,8 @@ def differing(record: Record, decision: Decision, live: Live) -> list[str]:
     if "draws" in record:  # records from before there was a bandit drew nothing
         made["draws"] = lotteries_of(decision.draws)
         made["arm_draws"] = [list(one) for one in decision.arm_draws]
+    if "idle" in record:
+        made["idle"] = list(decision.idle)
     wrong = [name for name, value in made.items() if _plain(record[name]) != _plain(value)]
     shell = {*EFFORTS, *BY_SHELL}
     said = [name for name in record["degraded"] if name in decision.degraded or name not in shell]

@@ -60,6 +60,9 @@ def test_what_all_turns_would_have_done_is_covered() -> None:
         assert found is not None
         low, high = found.relative_interval(1.96)
         held += low <= 0.3 <= high
+        for z in (2.0, 4.0, 8.0):  # a customer is in both arms, and yet both intervals say the same
+            (least, most), (lower, upper) = found.absolute.interval(z), found.relative_interval(z)
+            assert (least > 0, most < 0) == (lower > 0, upper < 0)
         values.append((found.control.value, found.treatment.value))
     assert held / 300 > 0.91
     assert np.mean(values, axis=0) == pytest.approx([2.0, 2.6], rel=0.03)  # over eager and other customers

@@ -15,6 +15,7 @@ from typing import Any, Final
 from serving.arm_plans import rates_of
 from serving.arm_switch import find_arm
 from serving.experiment import Arm, Changes, Experiment
+from serving.experiments import campaigns_changed
 from serving.plan_text import SlotSpec
 from training.usage import UsageError
 
@@ -50,6 +51,11 @@ def told_of(one: Experiment) -> tuple[str, ...]:
     found.append(f"From {one.ramp[0].at:%Y-%m-%d} to {until}; a unit is a {one.unit}")
     steps = ", ".join(f"{step.enrolled:.0%} from {step.at:%Y-%m-%d %H:%M}" for step in one.ramp)
     found.append(f"Enrolled: {steps}, of {one.range[0]:g} … {one.range[1]:g} of the layer")
+    if (campaigns := campaigns_changed(one)) is not None:
+        found.append(
+            f"Counted: from a unit's first page on which {' or '.join(sorted(campaigns))} could have been"
+            " shown, in whichever arm; on others the arms are alike"
+        )
     if one.audience is not None:
         found.append(f"Audience: {one.audience}")
     for arm in one.arms:

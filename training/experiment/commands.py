@@ -109,7 +109,7 @@ def report(args: argparse.Namespace, settings: Settings) -> int:
         asked = Asked(one.name, tuple(question.weights), until=_end(one), matures=ends * DAY_S)
         with counting(console, f"days of {args.name}") as tick:
             told = answer_drawn(base, files, asked, question, tick)
-        return _reported(args, settings, one, [told], console)
+        return reported(args, settings.home / "experiments" / one.name, [told], console)
     found = []
     for arms, until in _looks(base, files, one):
         weights = {arm.name: arm.weight for arm in arms}
@@ -129,20 +129,18 @@ def report(args: argparse.Namespace, settings: Settings) -> int:
             among=len(one.arms) - 1, off_at=off_at, about=(*told_of(one), *_closing(one, ends)),
         )  # fmt: skip
         found.append(answer(question, seen))
-    return _reported(args, settings, one, found, console)
+    return reported(args, settings.home / "experiments" / one.name, found, console)
 
 
-def _reported(
-    args: argparse.Namespace, settings: Settings, one: Experiment, found: Sequence[Answer], console: Console
-) -> int:
-    """Exit status 1 where nothing can be decided by it, or a guardrail is broken."""
-    page = write(found[0], args.out or settings.home / "experiments" / one.name, found[1:])
+def reported(args: argparse.Namespace, folder: Path, found: Sequence[Answer], console: Console) -> int:
+    """Written and told. Exit status 1 where nothing can be decided by it, or a guardrail is broken."""
+    page = write(found[0], args.out or folder, found[1:])
     if args.json:
         print(json.dumps(document(found[0], found[1:]), ensure_ascii=False))
     else:
         for each in found:
             _told(console, each)
-        _where(console, page)
+        console.print(f"report: {page}", highlight=False, soft_wrap=True)
     return 1 if any(each.mismatch.found or each.breached for each in found) else 0
 
 
@@ -205,13 +203,7 @@ def lift(args: argparse.Namespace, settings: Settings) -> int:
     planned = planned_days(None, None, args.days, usual=OF_LIFT)
     asked = Question(one.id, weights, metrics[0], metrics, {}, planned)
     found = answer(asked, seen)
-    page = write(found, args.out or settings.home / "lift" / one.id)
-    if args.json:
-        print(json.dumps(found.document(), ensure_ascii=False))
-    else:
-        _told(console, found)
-        _where(console, page)
-    return 1 if found.mismatch.found else 0
+    return reported(args, settings.home / "lift" / one.id, [found], console)
 
 
 def off(args: argparse.Namespace, settings: Settings) -> int:
@@ -297,7 +289,3 @@ def _told(console: Console, found: Answer) -> None:
     console.print(table)
     for cause in found.mismatch.causes:
         console.print(f"mismatch: {cause}", highlight=False)
-
-
-def _where(console: Console, page: Path) -> None:
-    console.print(f"report: {page}", highlight=False, soft_wrap=True)

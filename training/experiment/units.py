@@ -45,7 +45,7 @@ class Asked:
     ghosts and of the others, and `experiment` is its name. `by_device`: units are devices. `until`: POSIX
     seconds; what happened later is as if it had not, but for what comes of it within `matures` seconds:
     conversions, outcomes and complaints of whom it had met. With `since` there is one arm, whose pages are
-    everybody's from then on.
+    everybody's from then on; two if `sided`, by the table `sides` (unit, side).
     """
 
     experiment: str
@@ -55,6 +55,7 @@ class Asked:
     until: float = inf
     matures: float = 0.0
     since: float | None = None
+    sided: bool = False
 
     @property
     def ends(self) -> float:
@@ -97,7 +98,9 @@ def meet(base: duckdb.DuckDBPyConnection, files: Sequence[str], asked: Asked) ->
     if asked.campaign is not None:
         which, values = _GHOST, {"key": asked.campaign}
     if asked.since is not None:
-        which, values = 'CASE WHEN "at" >= $since THEN 0 END', {"since": asked.since}
+        side = "side" if asked.sided else "0"
+        which, values = f'CASE WHEN "at" >= $since THEN {side} END', {"since": asked.since}
+    joined = " JOIN sides USING (unit)" if asked.sided else ""
     owner = _DEVICE if asked.by_device else "unit"
     base.execute(
         f"""CREATE OR REPLACE TEMP TABLE seen AS
@@ -105,7 +108,7 @@ def meet(base: duckdb.DuckDBPyConnection, files: Sequence[str], asked: Asked) ->
                count(*) FILTER (effort <> 'full') AS lower
         FROM (SELECT {owner} AS unit, subject, "at", effort, coalesce(channel, 'not known') AS channel,
                      {which} AS arm
-              FROM {rows_of(base, files)} WHERE arms IS NOT NULL AND "at" <= $until)
+              FROM {rows_of(base, files)}{joined} WHERE arms IS NOT NULL AND "at" <= $until)
         WHERE arm IS NOT NULL GROUP BY unit, subject, arm""",  # noqa: S608
         {**values, "files": files, "until": asked.until},
     )
