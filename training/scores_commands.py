@@ -78,6 +78,8 @@ def ask(args: argparse.Namespace, desk: Any, console: Any) -> int:
     check_name(args.model)
     if not 0 < args.days <= 3650:
         raise UsageError(f"--days {args.days:g}: more than 0 and at most 3650")
+    if args.file is not None and not args.file.is_file():
+        raise UsageError(f"{args.file}: there is no such file")
     scores = _scores(desk)
     last = scores.index(args.model).get("onnx") if args.file is None else None
     said = {"fields": _parted(args.fields), "items": _parted(args.items)}

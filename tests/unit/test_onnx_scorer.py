@@ -163,6 +163,8 @@ def test_the_command_asks_again_what_it_has_kept(
         run(str(file), "--fields", "x,y")
     assert run(str(file), "--consent", "marketing") == 0
     file.unlink()
+    with pytest.raises(UsageError, match="no such file"):
+        run(str(file))
     assert run() == 0
     index = scores.index("m")
     assert index["live"] == 2 and [one["consents"] for one in index["versions"]] == [["marketing"]] * 2

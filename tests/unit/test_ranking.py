@@ -12,11 +12,11 @@ import pytest
 
 from features.ids import KINDS
 from features.ranking import FEATURES, Facts, clock_of
-from features.ranking_kernel import CLICK_GAIN, HOURS
+from features.ranking_kernel import CLICK_GAIN, HOURS, calibrate
 from features.views import CONSENTS
 from serving.bundle import BundleError, load, save
 from serving.decide import decide
-from serving.ranker import Answer, Ranker
+from serving.ranker import Answer, ByKind, Ranker
 from serving.ranking import MOST, Signals, chosen_of, levelled
 from serving.reasons import LIFT_TEXTS, Lift
 from serving.wire import explained_slots
@@ -235,3 +235,29 @@ def test_tables_that_are_not_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="slots"):
         replace(ranker, slots=ranker.slots[:-1])
     assert isinstance(ranker.facts, Facts) and isinstance(ranker, Ranker) and isinstance(ranker.click, Answer)
+
+
+def test_a_page_in_one_call_says_what_the_steps_say_bit_for_bit() -> None:
+    ranker, rows = tiny_ranker(PLAIN), np.arange(5, 35, dtype=np.int32)
+    did = recent_entries(("i3", "clicked", 60.0), ("i9", "acted", 3 * DAY))
+    known = np.stack(list(matrix_of(customer(recent=did), rows).values()))
+    kinds = np.ascontiguousarray(PLAIN.compiled.table["kind"])
+    click, first = ranker.click, np.arange(len(KINDS) + 1) % len(ranker.slots)
+    every = np.arange(len(first))
+    table = ByKind(
+        click.place[first, 0], click.floor[first, 0], click.slope[first, every], click.level[first, every],
+        click.bend[first],
+    )  # fmt: skip
+    kind = kinds[rows].astype(np.int64)
+    steps = click.raw(known, table.place[kind], table.floor[kind])
+    calibrate(steps, kind, table.slope, table.level, table.bend)
+    assert click.by_kind(known, rows, kinds, table, 0).tobytes() == steps.tobytes()
+
+
+def test_entries_may_lie_anywhere_in_memory() -> None:
+    did = recent_entries(*((f"i{n}", "clicked", 60.0 * n) for n in range(9, 0, -1)))
+    shifted = np.frombuffer(b"x" + did.tobytes(), did.dtype, offset=1)
+    assert not shifted.view(np.uint64).flags.aligned
+    one, other = matrix_of(customer(recent=did), [3, 4]), matrix_of(customer(recent=shifted), [3, 4])
+    assert all(one[name].tobytes() == other[name].tobytes() for name in FEATURES)
+    assert one["own_interest"].max() > 0
