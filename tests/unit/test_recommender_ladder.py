@@ -92,7 +92,7 @@ def test_a_page_costs_what_the_processor_took_from_answer_to_answer() -> None:
 
     async def story() -> float:
         async with running() as shell:
-            shell.service.recommender._processor = lambda: next(spent)
+            shell.service.recommender._processor, shell.service.recommender._spent = lambda: next(spent), 0.0
             for n in range(200):
                 await shell.page(f"u{n % 3}")
             return shell.service.recommender._ladder._whole
