@@ -165,15 +165,21 @@ def _count(pi: I8, mix: I8, ti: I8, s: int, i: int, o: int, by: int) -> None:
     if c > 0:
         mix[s, c] += by
         mix[TOTAL, c] += by
+    lend(mix, ti, i, o, -by)
+
+
+@loops
+def lend(mix: I8, ti: I8, i: int, o: int, by: int) -> None:
+    """Give the counters of item i by offer o so much more room."""
     if o >= 0:
         for j in range(USES, USES + 8):
             if ti[j, o] < 0:
                 break
-            mix[ROOM, ti[j, o]] -= by
+            mix[ROOM, ti[j, o]] += by
     else:
         for j in range(2):
             if ti[ITEM_ROOM + j, i] >= 0:
-                mix[ROOM, ti[ITEM_ROOM + j, i]] -= by
+                mix[ROOM, ti[ITEM_ROOM + j, i]] += by
 
 
 @loops

@@ -14,6 +14,7 @@ import numpy as np
 from features.compiled import jit, loops
 from serving.page_fill import (
     factor,
+    lend,
     shrunk,
     variant,
 )
@@ -77,6 +78,7 @@ M_BANNED, M_FIRST, M_KIND, M_CATEGORY, M_STANDS, M_HOLDS, M_OUT = 8, 9, 10, 11, 
 # M_FRESH + 2S: what a category's placements in all slots lose by one more of it, and then win by one less.
 M_WON, M_BEST, M_RATE, M_GAIN, M_DOWN, M_UP, M_FRESH = 0, 1, 2, 3, 4, 5, 6
 LOOK: Final = 16
+FEW: Final = 24  # pages on which no more places than this may change are searched to the end
 DEEP: Final = 8  # slots that one round of moves may pass
 
 
@@ -86,7 +88,7 @@ def scratch(pi: I8, mix: I8) -> tuple[I8, F8, I8, F8]:
     places, kinds = 0, pi[0, NUM, KINDS]
     for s in range(len(pi)):
         places += pi[s, NUM, OPEN]
-    width = max(places * (places + 1 + kinds), mix.shape[1])
+    width = max(places * (places + 2 + kinds), mix.shape[1])
     ki, kf = np.empty((len(pi), 3, pi.shape[2]), np.int64), np.empty((len(pi), pi.shape[2]), np.float64)
     mi = np.empty((M_OUT + 3 * len(pi), width), np.int64)
     return ki, kf, mi, np.empty((M_FRESH + 2 * len(pi) + 2, width), np.float64)
@@ -202,7 +204,7 @@ def _list_places(pi: I8, pf: F8, ti: I8, mi: I8, mf: F8) -> int:
                 mf[M_UP, places] = mf[M_UP, places - 1] + step * gain
             places += 1
         k = pi[s, NUM, FILLED]
-        if k < pi[s, NUM, OPEN] and (k > 0 or pf[s, PRICE, INTERRUPTION] <= 0):  # nothing stands there yet
+        if k < pi[s, NUM, OPEN] and places - mi[M_FIRST, s] == k:  # a pin stays where it is
             mi[M_SLOT, places], mi[M_AT, places], mi[M_STANDS, places] = s, k, -1
             mi[M_KIND, places] = mi[M_CATEGORY, places] = -1
             mf[M_RATE, places], mf[M_GAIN, places] = pf[s, RATE, k], 0.0
@@ -261,6 +263,7 @@ def into(
             while better > low and mf[M_GAIN, better - 1] < worth:
                 better -= 1
         won = ripple - mf[M_RATE, q] * mf[M_GAIN, q]
+        won -= pf[t, PRICE, INTERRUPTION] if pi[t, NUM, FILLED] == 0 else 0.0
         if stable:
             k, j = mi[M_AT, q], mi[M_STANDS, q]
             won += mf[M_RATE, q] * worth
@@ -300,12 +303,16 @@ def list_moves(pi: I8, pf: F8, mix: I8, ti: I8, tf: F8, mi: I8, mf: F8) -> tuple
             if not (others >> t) & 1 or mi[M_FIRST, t] == mi[M_FIRST, t + 1]:
                 continue
             by, each = o, pf[s, EACH, k]
+            if places <= FEW:
+                lend(mix, ti, i, o, number(1))
             if pi[t, NUM, ONLY] >= 0 or not suits(ti[SUITS, o] if o >= 0 else ti[ORGANICALLY, i], t):
                 by, each = variant(pi, mix, ti, tf, i, t, False)
-            elif o < 0 and ti[FIRST, i] >= 0:  # as it is, for which it holds its counters, or better
+            elif ti[FIRST, i] >= 0 and (o < 0 or places <= FEW):
                 other, worth = variant(pi, mix, ti, tf, i, t, False)
                 if worth > each:
                     by, each = other, worth
+            if places <= FEW:
+                lend(mix, ti, i, o, number(-1))
             if each > LEAST:
                 found = into(pi, pf, mix, ti, mi, mf, found, p, i, by, each, t)
         won = 0.0
@@ -313,6 +320,24 @@ def list_moves(pi: I8, pf: F8, mix: I8, ti: I8, tf: F8, mi: I8, mf: F8) -> tuple
             won = _ripple(pi, pf, mix, ti, mi, mf, i, s, k, number(-1), 0.0)
         mi[M_SOURCE, found], mi[M_TARGET, found], mi[M_ITEM, found], mf[M_WON, found] = p, places, i, won
         found += 1
+    empty = False
+    for p in range(places):
+        empty = empty or mi[M_STANDS, p] < 0
+    for s in range(slots if empty else 0):  # a place may be left empty if another one is filled
+        last = mi[M_FIRST, s + 1] - 1
+        if mi[M_FIRST, s + 1] - mi[M_FIRST, s] < pi[s, NUM, FILLED]:  # a pin stays where it is
+            continue
+        for q in range(mi[M_FIRST, s], mi[M_FIRST, s + 1]):
+            if mi[M_STANDS, q] >= 0:
+                won = mf[M_UP, last] - mf[M_UP, q] - mf[M_RATE, q] * mf[M_GAIN, q]
+                won += pf[s, PRICE, INTERRUPTION] if pi[s, NUM, FILLED] == 1 else 0.0
+                mi[M_SOURCE, found], mi[M_TARGET, found], mi[M_ITEM, found], mf[M_WON, found] = (
+                    places,
+                    q,
+                    -1,
+                    won,
+                )
+                found += 1
     for s in range(slots):
         for kind in range(pi[0, NUM, KINDS]):
             u = mi[M_OUT + s, kind]

@@ -17,6 +17,7 @@ from serving.page_fill import (
     factor,
     find,
     fits,
+    lend,
     lift,
     only_spent,
     page_worth,
@@ -26,9 +27,11 @@ from serving.page_fill import (
     variant,
 )
 from serving.page_moves import (
+    FEW,
     M_AT,
     M_BANNED,
     M_BY,
+    M_CATEGORY,
     M_FIRST,
     M_FRESH,
     M_GAIN,
@@ -92,8 +95,7 @@ TRIES: Final = 24
 TURNS: Final = 2
 EVERY: Final = -1  # bits of all slots
 SURE: Final = 1e-9  # CNY; a smaller gain is rounding
-SMALL: Final = 3e-4  # of the page: a smaller gain is not looked for …
-FEW: Final = 24  # … where more places than this may change
+SMALL: Final = 3e-4  # of the page: a smaller gain is not looked for, but on pages of FEW places
 PASSES: Final = 4  # of a counter that are tried, the most promising first
 
 
@@ -170,7 +172,7 @@ def _turn_round(
         if p < places and not suits(touched, mi[M_SLOT, p]):
             touched |= 1 << mi[M_SLOT, p]
             _keep(pi, pf, ki, kf, mi[M_SLOT, p])
-            slack += _breaches(pi, mix, ti, mi[M_SLOT, p])
+            slack += _breaches(pi, mix, ti, mi[M_SLOT, p]) if places <= FEW else 0
     for e in range(length):
         p = mi[M_SOURCE, mi[M_PATH, e]]
         if p < places and mi[M_STANDS, p] >= 0:
@@ -178,22 +180,22 @@ def _turn_round(
     done = length > 0
     for e in range(length):
         q, i = mi[M_TARGET, mi[M_PATH, e]], mi[M_ITEM, mi[M_PATH, e]]
-        if q < places and done:
+        if q < places and i >= 0 and done:
             s, by = mi[M_SLOT, q], mi[M_BY, mi[M_PATH, e]]
-            done = mix[WHERE, i] < 0 and _seat(pi, pf, mix, ti, tf, s, mi[M_AT, q], i, by)
+            done = mix[WHERE, i] < 0 and _seat(pi, pf, mix, ti, tf, s, mi[M_AT, q], i, by, places > FEW)
     for e in range(length if done else 0):
         q, i = mi[M_TARGET, mi[M_PATH, e]], mi[M_ITEM, mi[M_PATH, e]]
-        if q < places:
+        if q < places and i >= 0:
             _better(pi, pf, mix, ti, tf, mi[M_SLOT, q], mi[M_AT, q], i)
-    for s in range(len(pi) if done else 0):
+    for s in range(len(pi) if done and places <= FEW else 0):
         slack -= _breaches(pi, mix, ti, s) if suits(touched, s) else 0
     return _settle(pi, pf, mix, ti, ki, kf, touched, done and slack >= 0, worth)
 
 
 @loops
-def _seat(pi: I8, pf: F8, mix: I8, ti: I8, tf: F8, s: int, k: int, i: int, by: int) -> bool:
-    """Place an item by the offer that a move counts on, else by the best that is left; preferences aside."""
-    if not fits(pi, mix, ti, s, i, False):
+def _seat(pi: I8, pf: F8, mix: I8, ti: I8, tf: F8, s: int, k: int, i: int, by: int, strict: bool) -> bool:
+    """Place an item by the offer that a move counts on, else by the best that is left."""
+    if not fits(pi, mix, ti, s, i, strict):
         return False
     o, each = by, LEAST
     if pi[s, NUM, ONLY] >= 0 or not (allowed(mix, ti, o) if o >= 0 else allowed_alone(mix, ti, i)):
@@ -239,9 +241,14 @@ def _breaches(pi: I8, mix: I8, ti: I8, s: int) -> int:
 @loops
 def _ban(mi: I8, mf: F8, length: int, places: int, found: int) -> int:
     """Do not try the first move of a round into a slot again: the slot's bit. The other moves stay listed."""
+    if places <= FEW:  # this move alone: in another round it may win yet
+        mf[M_WON, mi[M_PATH, 0]] = LEAST
+        e = mi[M_PATH, 0]
+        if mi[M_SOURCE, e] < places or mi[M_TARGET, e] >= places:
+            return 0
     for at in range(length):
         e = mi[M_PATH, at]
-        if mi[M_TARGET, e] < places:
+        if mi[M_TARGET, e] < places and mi[M_ITEM, e] >= 0:
             s, i = mi[M_SLOT, mi[M_TARGET, e]], mi[M_ITEM, e]
             mi[M_BANNED, i] |= np.int64(1) << np.int64(s)
             for move in range(found):
@@ -322,6 +329,52 @@ def _holder(pi: I8, pf: F8, ti: I8, counter: int) -> tuple[int, int]:
             if uses and (slot < 0 or adds < least):
                 slot, at, least = t, q, adds
     return slot, at
+
+
+@loops
+def _exchange(
+    pi: I8,
+    pf: F8,
+    mix: I8,
+    ti: I8,
+    tf: F8,
+    ki: I8,
+    kf: F8,
+    mi: I8,
+    mf: F8,
+    places: int,
+    found: int,
+    worth: float,
+) -> float:
+    """Let two items of a category in two slots change places: the new worth, or the old one. All others of
+    the category lose by the one what they win by the other, which moves judged one by one do not see.
+    """
+    mi[M_PATH, 0], mi[M_PATH, 1] = found, found + 1
+    for p in range(places):
+        c = mi[M_CATEGORY, p]
+        for q in range(p + 1, places if c > 0 else 0):
+            s, t = mi[M_SLOT, p], mi[M_SLOT, q]
+            if mi[M_CATEGORY, q] != c or s == t or pi[s, NUM, ONLY] >= 0 or pi[t, NUM, ONLY] >= 0:
+                continue
+            i, j, k, at = mi[M_STANDS, p], mi[M_STANDS, q], mi[M_AT, p], mi[M_AT, q]
+            lend(mix, ti, i, pi[s, OFFER, k], number(1))
+            lend(mix, ti, j, pi[t, OFFER, at], number(1))
+            mi[M_BY, found], there = variant(pi, mix, ti, tf, i, t, False)
+            mi[M_BY, found + 1], here = variant(pi, mix, ti, tf, j, s, False)
+            lend(mix, ti, i, pi[s, OFFER, k], number(-1))
+            lend(mix, ti, j, pi[t, OFFER, at], number(-1))
+            if pf[s, EACH, k] <= 0 or pf[t, EACH, at] <= 0 or there <= 0 or here <= 0:
+                continue
+            won = mf[M_RATE, p] * mf[M_GAIN, p] * (here / pf[s, EACH, k] - 1)
+            won += mf[M_RATE, q] * mf[M_GAIN, q] * (there / pf[t, EACH, at] - 1)
+            if won <= SURE:
+                continue
+            mi[M_SOURCE, found], mi[M_TARGET, found], mi[M_ITEM, found] = p, q, i
+            mi[M_SOURCE, found + 1], mi[M_TARGET, found + 1], mi[M_ITEM, found + 1] = q, p, j
+            new = _turn_round(pi, pf, mix, ti, tf, ki, kf, mi, 2, places, worth)
+            if new > worth:
+                return new
+    return worth
 
 
 @loops
@@ -484,6 +537,8 @@ def improve(pi: I8, pf: F8, order: I8, mix: I8, ti: I8, tf: F8, ki: I8, kf: F8, 
             if length == 0:
                 new = worth
                 if places <= FEW:
+                    new = _exchange(pi, pf, mix, ti, tf, ki, kf, mi, mf, places, found, worth)
+                if places <= FEW and new <= worth:
                     new = _pass_on(pi, pf, order, mix, ti, tf, ki, kf, mi, mf, places, found, worth, least)
                 if new > worth:
                     listed, stale, worth = False, EVERY, new
@@ -495,6 +550,8 @@ def improve(pi: I8, pf: F8, order: I8, mix: I8, ti: I8, tf: F8, ki: I8, kf: F8, 
             new = _turn_round(pi, pf, mix, ti, tf, ki, kf, mi, length, places, worth)
             if new > worth:
                 listed, stale = False, _passed(mi, length, places)
+                if places <= FEW:
+                    mi[M_BANNED, : pi[0, NUM, ITEMS]], stale = 0, EVERY
             else:  # a limit or a counter stood in the way, or an estimate was too kind
                 stale |= _ban(mi, mf, length, places, found)
             worth = new

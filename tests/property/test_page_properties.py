@@ -178,10 +178,10 @@ def batch_of(several):
 
 
 @given(problems(plain=True), st.integers(0, 4), st.floats(1.01, 4))
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=1_000, deadline=None, derandomize=True)
 def test_a_raised_lever_does_not_lower_the_campaigns_value(problem, campaign, factor):
-    """In displays times value, as before the lever. Fixed examples: a search is not the optimum, and random
-    pages break this now and then; it is no guarantee."""
+    """In displays times value, as before the lever. Fixed examples: the optimum obeys, a search does not
+    always find it, and one random page in 4,000 breaks this; it is no guarantee."""
     mine = problem.offers.campaign == campaign
     raised = np.where(mine, problem.offers.value * np.float32(factor), problem.offers.value).astype(
         np.float32
