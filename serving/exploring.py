@@ -30,8 +30,7 @@ from serving.domain import EXPLORING, Candidates, Lottery, Query
 from serving.exploring_kernel import (
     ASK,
     CHANCE,
-    DRAW_CREATIVE,
-    DRAW_PLACE,
+    DRAW_SEAT,
     FIRST,
     NOTHING,
     OTHER,
@@ -164,8 +163,8 @@ class Draws(Held):
         self._told, self._choices = told, choices
 
     def _make(self) -> tuple[Lottery, ...]:
-        made = self._told[DRAW_PLACE:, : self._held].T.astype(int).tolist()
-        return tuple([self._of(place, self._choices[choice], drawn) for place, _, choice, drawn in made])
+        made, places = self._told[DRAW_SEAT:, : self._held].T.astype(int).tolist(), self._told.shape[1]
+        return tuple([self._of(seat % places, self._choices[choice], drawn) for seat, choice, drawn in made])
 
     @staticmethod
     def _of(place: int, found: CreativeChoice, drawn: int) -> Lottery:
@@ -210,15 +209,15 @@ def explored(
             held = -held
             break
     if turned:
-        _turn(query, live, seats, told[PLACE:DRAW_PLACE, :turned].T.tolist(), english)
+        _turn(query, live, seats, told[PLACE:DRAW_SEAT, :turned].T.tolist(), english)
     draws: Sequence[Lottery] = ()
     if unknown:
-        draws = _drawn(query, live, seats, told[DRAW_PLACE:, :drawn], choices.made, cell, bits, salts[1])
+        draws = _drawn(query, live, seats, told[DRAW_SEAT:, :drawn], choices.made, cell, bits, salts[1])
     elif drawn:
         draws = Draws(drawn, told, choices.made)
-        at, creatives = told[DRAW_PLACE : DRAW_CREATIVE + 1, :drawn].tolist()
-        for place, creative in zip(at, creatives, strict=True):
-            seats.creative[int(place)] = int(creative)
+        for seat in told[DRAW_SEAT, :drawn].tolist():
+            creative, place = divmod(int(seat), places)
+            seats.creative[place] = creative
     return Lotteries(held, told, grid.whole, rows, live.keys) if held else None, draws
 
 
@@ -234,7 +233,8 @@ def _drawn(
 ) -> tuple[Lottery, ...]:
     """The creatives' lotteries of a page where something is not remembered: that is asked for."""
     draws = []
-    for place, creative, number, drawn in told.T.astype(int).tolist():
+    for seat, number, drawn in told.T.astype(int).tolist():
+        creative, place = divmod(seat, len(seats.row))
         if number >= 0:
             found = choices[number]
         else:
