@@ -267,9 +267,13 @@ def explores(live: Live) -> bool:
 
 
 def base_of(live: Live) -> Callable[[int], float]:
-    """The rate of clicks by an item's key that the bundle knows of."""
+    """What the bundle knows beforehand: clicks a display by an item's key, and clicks a page of what an
+    adaptive experiment is asked on."""
+    pages = _a_page(live)
 
     def base(key: int) -> float:
+        if key in pages:
+            return pages[key]
         row = int(live.items.rows_of_keys(np.array([key], np.uint64))[0])
         stats = live.bundle.stats
         if not 0 <= row < len(stats):
@@ -280,6 +284,28 @@ def base_of(live: Live) -> Callable[[int], float]:
         return min((clicks + WARM_UP * USUAL) / (shown + WARM_UP), 0.9)
 
     return base
+
+
+def _a_page(live: Live) -> dict[int, float]:
+    """By adaptive experiment: clicks a display of all items, times the displays that a page expects, of the
+    surfaces whose slots its arms change."""
+    adaptive, stats = live.experiments.adaptive, live.bundle.stats
+    if not adaptive:
+        return {}
+    shown, clicks = (float(np.nansum(np.maximum(stats[name], 0))) for name in ("displays", "clicks"))
+    rate = (clicks + WARM_UP * USUAL) / (shown + WARM_UP)
+    found = {}
+    for layer in live.experiments.layers:
+        for one in layer.experiments:
+            name = one.arms[0].assigned.name.partition("/")[0]
+            pages = [
+                sum(sum(slot.shown) for slot in slots)
+                for slots in live.plan.surfaces.values()
+                if any(slot.bit & one.slots for slot in slots)
+            ]
+            if name in adaptive and pages:
+                found[group_of(name)] = rate * sum(pages) / len(pages)
+    return found
 
 
 def _page_of(row: Row, watched: Watched | None) -> _Page:

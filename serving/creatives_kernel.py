@@ -16,8 +16,7 @@ from features.compiled import loops
 from serving.exploring_kernel import (
     BIT,
     DRAW_CHOICE,
-    DRAW_CREATIVE,
-    DRAW_PLACE,
+    DRAW_SEAT,
     DRAW_TURN,
     EXPLORE,
     NOW_CREATIVE,
@@ -81,7 +80,7 @@ def draw(
 
     `slot_of`, `whole`: of serving.seats.Grid; `slots` by serving.exploring_kernel.BIT …; `salts` (p,) of the
     places; `cell`: of the customer; `names` as `place_of` has them, `choices` (m, 1 + 2·MOST) by MANY. On
-    `turned` places a runner-up stands, as `told` says by PLACE …; fills it by DRAW_PLACE …
+    `turned` places a runner-up stands, as `told` says by PLACE …; fills it by DRAW_SEAT …
     """
     drawn = unknown = following = 0
     for at in range(len(slot_of)):
@@ -111,7 +110,7 @@ def draw(
             now = np.int64(choices[choice, 1 + which])
         else:
             unknown += 1
-        told[DRAW_PLACE, drawn], told[DRAW_CREATIVE, drawn] = at, now
+        told[DRAW_SEAT, drawn] = now * len(slot_of) + at
         told[DRAW_CHOICE, drawn], told[DRAW_TURN, drawn] = choice, which
         drawn += 1
     return drawn, unknown

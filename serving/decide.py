@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from serving.allocation import Allocation
 from serving.bandit_draws import drawn_arms
 from serving.domain import (
-    EXPLORING,
     ArmDraw,
     Candidates,
     Decision,
@@ -193,7 +192,7 @@ def _placements(
     page: Page, live: Live, seats: Seats, drawn: Lotteries | None
 ) -> tuple[Placements, Mapping[int, Placement]]:
     """The page, and the stand-ins of its capped places by index: made when one is needed, as few are."""
-    placements = Placements(_columns(page, live, seats, drawn.propensity if drawn is not None else None))
+    placements = Placements(_columns(page, live, seats, drawn))
     if not isinstance(seats.spares, Later) and not seats.spares:
         return placements, {}
     return placements, Later(partial(_standing, page, live, seats))
@@ -208,7 +207,7 @@ def _standing(page: Page, live: Live, seats: Seats) -> dict[int, Placement]:
     return dict(zip(at, Placements(_columns(page, live, standing)).made, strict=True))
 
 
-def _columns(page: Page, live: Live, seats: Seats, propensity: list[float] | None = None) -> Columns:
+def _columns(page: Page, live: Live, seats: Seats, drawn: Lotteries | None = None) -> Columns:
     """Column by column: forty objects of twenty fields, one by one, would cost as much as ranking."""
     row, creative_key = seats.row, [0] * len(seats.row)
     if max(seats.creative, default=-1) >= 0:
@@ -216,10 +215,9 @@ def _columns(page: Page, live: Live, seats: Seats, propensity: list[float] | Non
             if creative >= 0:
                 creative_key[index] = live.texts[row[index]].creative_key(creative)
     key, reason, campaign_key, shown, units = _told(page, live, seats)
-    if propensity is not None:
-        for index, flags in enumerate(seats.flags):
-            if flags & EXPLORING:  # a runner-up was drawn
-                key[index], reason[index] = int(live.keys[row[index]]), _reason(seats.origin[index], page)
+    if drawn is not None:
+        for index in drawn.turned:
+            key[index], reason[index] = int(live.keys[row[index]]), _reason(seats.origin[index], page)
     return Columns(
         slot=seats.slot,
         position=seats.position,
@@ -231,7 +229,7 @@ def _columns(page: Page, live: Live, seats: Seats, propensity: list[float] | Non
         creative=seats.creative,
         creative_key=creative_key,
         flags=seats.flags,
-        propensity=[1.0] * len(row) if propensity is None else propensity,
+        propensity=[1.0] * len(row) if drawn is None else drawn.propensity,
         campaign=seats.campaign,
         campaign_key=campaign_key,
         value=seats.value,

@@ -30,8 +30,7 @@ from serving.domain import EXPLORING, Candidates, Lottery, Query
 from serving.exploring_kernel import (
     ASK,
     CHANCE,
-    DRAW_CREATIVE,
-    DRAW_PLACE,
+    DRAW_SEAT,
     FIRST,
     NOTHING,
     OTHER,
@@ -114,7 +113,7 @@ class Held(Sequence[Lottery]):
 class Lotteries(Held):
     """Those of items on a page, as arrays."""
 
-    __slots__ = ("_keys", "_rows", "_told", "_whole")
+    __slots__ = ("_keys", "_rows", "_told", "_whole", "turned")
 
     def __init__(
         self,
@@ -123,10 +122,12 @@ class Lotteries(Held):
         whole: NDArray[np.int64],
         rows: NDArray[np.int32],
         keys: NDArray[np.uint64],
+        turned: Sequence[int],
     ) -> None:
         """How many; `told` by place as `hold` fills it; `whole`: of serving.seats.Grid, the page without
-        lotteries; `rows` are the candidates', `keys` the catalogue's.
+        lotteries; `rows` are the candidates', `keys` the catalogue's; at `turned` a runner-up was drawn.
         """
+        self.turned = turned
         self._held, self._made = held, None
         self._told, self._whole, self._rows, self._keys = told, whole, rows, keys
 
@@ -164,8 +165,8 @@ class Draws(Held):
         self._told, self._choices = told, choices
 
     def _make(self) -> tuple[Lottery, ...]:
-        made = self._told[DRAW_PLACE:, : self._held].T.astype(int).tolist()
-        return tuple([self._of(place, self._choices[choice], drawn) for place, _, choice, drawn in made])
+        made, places = self._told[DRAW_SEAT:, : self._held].T.astype(int).tolist(), self._told.shape[1]
+        return tuple([self._of(seat % places, self._choices[choice], drawn) for seat, choice, drawn in made])
 
     @staticmethod
     def _of(place: int, found: CreativeChoice, drawn: int) -> Lottery:
@@ -209,17 +210,18 @@ def explored(
         if _may_stand(query, live, rows, grid, told, items["picks"], banned, english):
             held = -held
             break
+    places_turned: Sequence[int] = ()
     if turned:
-        _turn(query, live, seats, told[PLACE:DRAW_PLACE, :turned].T.tolist(), english)
+        places_turned = _turn(query, live, seats, told[PLACE:DRAW_SEAT, :turned].T.tolist(), english)
     draws: Sequence[Lottery] = ()
     if unknown:
-        draws = _drawn(query, live, seats, told[DRAW_PLACE:, :drawn], choices.made, cell, bits, salts[1])
+        draws = _drawn(query, live, seats, told[DRAW_SEAT:, :drawn], choices.made, cell, bits, salts[1])
     elif drawn:
         draws = Draws(drawn, told, choices.made)
-        at, creatives = told[DRAW_PLACE : DRAW_CREATIVE + 1, :drawn].tolist()
-        for place, creative in zip(at, creatives, strict=True):
-            seats.creative[int(place)] = int(creative)
-    return Lotteries(held, told, grid.whole, rows, live.keys) if held else None, draws
+        for seat in told[DRAW_SEAT, :drawn].tolist():
+            creative, place = divmod(int(seat), places)
+            seats.creative[place] = creative
+    return Lotteries(held, told, grid.whole, rows, live.keys, places_turned) if held else None, draws
 
 
 def _drawn(
@@ -234,7 +236,8 @@ def _drawn(
 ) -> tuple[Lottery, ...]:
     """The creatives' lotteries of a page where something is not remembered: that is asked for."""
     draws = []
-    for place, creative, number, drawn in told.T.astype(int).tolist():
+    for seat, number, drawn in told.T.astype(int).tolist():
+        creative, place = divmod(seat, len(seats.row))
         if number >= 0:
             found = choices[number]
         else:
@@ -324,8 +327,8 @@ def _may_stand(
     return good
 
 
-def _turn(query: Query, live: Live, seats: Seats, drawn: list[list[float]], english: bool) -> None:
-    """Seat the runners-up that were drawn: of each what the kernel tells by PLACE …"""
+def _turn(query: Query, live: Live, seats: Seats, drawn: list[list[float]], english: bool) -> list[int]:
+    """Seat the runners-up that were drawn, of each what the kernel tells by PLACE …; and where."""
     for place, row, origin, creative, score, value, tag in drawn:
         at, now, picked = int(place), int(row), int(creative)
         if picked < OWN_TITLE:
@@ -337,6 +340,7 @@ def _turn(query: Query, live: Live, seats: Seats, drawn: list[list[float]], engl
         seats.value[at] = seats.base[at] = value
         seats.tag[at], seats.rule[at] = tag, _RULE
         seats.flags[at] |= EXPLORING
+    return [int(one[0]) for one in drawn]
 
 
 def _wider(candidates: int) -> NDArray[np.int32]:

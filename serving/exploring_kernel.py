@@ -33,12 +33,13 @@ LEAST: Final = 1e-3  # a chance below this is not worth a lottery: its weight wo
 BIT, EXPLORE, NEW, BUDGET, LAYOUT, RESERVED_WHOLE, SHOWN = range(7)
 # Of a place: its runners-up among the candidates, −1 none; which was drawn; the chance of the first and of
 # the second, 0 without a lottery; that of what stands there. Then of the drawn places, one after another: the
-# place, and what now stands there. Then of places where a creative is drawn, one after another: the place,
-# the creative, its choice (serving.creatives_kernel; −1 unknown), and which of it.
+# place, and what now stands there. Then of places where a creative is drawn, one after another: the creative
+# and the place as one number (the first times the places, and the second), its choice
+# (serving.creatives_kernel; −1 unknown), and which of it.
 FIRST, SECOND, TURN, CHANCE, OTHER, PROPENSITY = range(6)
 PLACE, NOW_ROW, NOW_ORIGIN, NOW_CREATIVE, NOW_SCORE, NOW_VALUE, NOW_TAG = range(6, 13)
-DRAW_PLACE, DRAW_CREATIVE, DRAW_CHOICE, DRAW_TURN = range(13, 17)
-TOLD: Final = 17
+DRAW_SEAT, DRAW_CHOICE, DRAW_TURN = range(13, 16)
+TOLD: Final = 16
 
 LISTS: Final = 256  # one for each kind
 _UNASKED: Final = -1  # the end of a list that no place asks for

@@ -320,6 +320,18 @@ class TestArms:
                 assert again.arms == page.arms
         assert set(counts) == {"plain", "up", "without"} and min(counts.values()) > 25
 
+    def test_the_bundle_warms_arms_by_clicks_a_page(self) -> None:
+        bundle = tiny_bundle()
+        bundle.stats["displays"][:], bundle.stats["clicks"][:] = 1_000, 200
+        plan = tiny_plan(experiments=LEVERS, campaigns=[sold(1, "i2", values={"click": 2.0})])
+        live = tiny_live(bundle, plan)
+        base = base_of(live)(group_of("push"))
+        page = sum(sum(slot.shown) for slot in live.plan.surfaces["home"])
+        assert base == pytest.approx(0.2 * page, rel=1e-3) and base > 1
+        cold, warm = (table_of(Seen.none(("a", "b")), rate, seed=1) for rate in (0.05, base))
+        assert warm.mean.max() == pytest.approx(base) and warm.deviation.max() > 10 * cold.deviation.max()
+        assert base_of(live)(int(live.keys[0])) == pytest.approx(0.2, rel=0.1)
+
     def test_the_segment_that_likes_an_arm_gets_it(self) -> None:
         live, told = adaptive_live(), Seen.none(("plain", "up", "without"))
         told.shown[:, [2, 3]] = 4_000

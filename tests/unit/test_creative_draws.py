@@ -55,8 +55,8 @@ def items(most: int = 3, **timed: Any) -> list[Any]:
     return made
 
 
-def live_of(made: list[Any], *campaigns: Any, explore: float = 0.3, **plan: Any) -> Live:
-    slots = [{**one, "explore": explore, "explore_budget": 0.5} for one in SLOTS]
+def live_of(made: list[Any], *campaigns: Any, explore: float = 0.3, budget: float = 0.5, **plan: Any) -> Live:
+    slots = [{**one, "explore": explore, "explore_budget": budget} for one in SLOTS]
     live = tiny_live(tiny_bundle(items=made), tiny_plan(slots=slots, campaigns=list(campaigns), **plan))
     rng, groups = np.random.default_rng(4), {}
     for row in range(0, len(live), 2):

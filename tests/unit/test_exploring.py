@@ -15,7 +15,7 @@ from serving.domain import EXPLORING
 from serving.exploring import RUNNERS, bits_of
 from serving.exploring_kernel import (
     CHANCE,
-    DRAW_PLACE,
+    DRAW_SEAT,
     FIRST,
     LISTS,
     OTHER,
@@ -106,7 +106,7 @@ def test_the_loop_is_the_plain_one():
         for row, same in ((CHANCE, plain.chances), (OTHER, plain.others), (PROPENSITY, plain.propensity)):
             np.testing.assert_allclose(told[row], same, rtol=1e-12)
         assert lotteries == sum(one > 0 for one in plain.chances)
-        drawn_ones = list(map(tuple, told[PLACE:DRAW_PLACE, :turned].T.tolist()))
+        drawn_ones = list(map(tuple, told[PLACE:DRAW_SEAT, :turned].T.tolist()))
         assert drawn_ones == plain.drawn and turned == sum(one > 0 for one in plain.turns)
         drawn_of_all += plain.turns
     assert {0, 1, 2} == set(drawn_of_all)

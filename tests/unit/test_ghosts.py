@@ -75,6 +75,21 @@ def test_the_page_is_the_one_without_the_campaign_and_the_log_has_the_one_with_i
     assert seen > 10
 
 
+def test_lotteries_change_neither_who_is_shown_a_campaign_nor_who_would_have_been(held: Any) -> None:
+    """Ghosts are noted before exploration, the shown after it: no place of a campaign is in a lottery of
+    items, whatever explores, and nothing that is drawn comes with a campaign."""
+    _, plain = held
+    slots = [{**slot, "explore": 0.5, "explore_new": 0.5} for slot in SLOTS]
+    live = market_live(*PLAIN, experiments=GHOSTS, slots=slots)
+    turned = 0
+    for before, page in zip(plain, pages(live), strict=True):
+        assert page.ghosts == before.ghosts
+        where, now = ([(at, one.campaign) for at, one in enumerate(of.placements)] for of in (before, page))
+        assert where == now
+        turned += sum(one.drawn > 0 for one in page.lotteries)
+    assert turned > 400
+
+
 def test_a_campaigns_own_share_counts_and_nobody_is_held_out_without_profiling() -> None:
     live = market_live(
         sold(1, "i2", values={"click": 50.0}, ghost=0.05), sold(2, "i8", values={"click": 40.0})

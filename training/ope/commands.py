@@ -48,7 +48,7 @@ def ope(args: argparse.Namespace, settings: Settings) -> int:
         show(console, title, verdict)
         if drawn := rest.get("creatives_drawn"):
             console.print(
-                f"creatives drawn on {drawn:,} places are taken as they were: only items are evaluated",
+                f"creatives drawn on {drawn:,} places are in the weights; the model knows items alone",
                 highlight=False,
             )
     path = write(verdict, seen, args.out or settings.home / "ope")

@@ -1,12 +1,14 @@
 """The product's own pages as a log: what another plan or bundle would have put where a lottery was held.
 
 A page is decided again by `decide` under the candidate, from the logged inputs. A round is a place where a
-lottery was held: its chances are logged, and the candidate's are its own lottery's, or 1 for what it places
-without one. A place that the candidate leaves empty earns nothing. What a reservation refused was never a
-lottery's, so it is in no round; what the candidate has in that place would have been refused too.
+lottery was held, of items or of the creatives that one is shown by: its chances are logged, and the
+candidate's are its own lotteries', or 1 for what it places without one. The chance of what was shown is that
+of the item, times that of the creative of this item. A place that the candidate leaves empty earns nothing.
+What a reservation refused was never a lottery's, so it is in no round; what the candidate has in that place
+would have been refused too. Places that the candidate has beyond those that were logged are not counted.
 
-Only items are evaluated: which creative an item was shown by (`draws`) is taken as it was, and places that
-the candidate has beyond those that were logged are not counted.
+The model of rewards knows items alone, so the doubly robust form is right by its weights where creatives
+make a difference, and the direct method is not.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from serving.live import Live
 from serving.reserving import settle
 from training.lake import Lake
 from training.ope.candidate import Views
+from training.ope.creatives import CERTAIN, Creatives, Drawn, logged_creatives
 from training.ope.estimators import Codes, Floats, Logged, Slates, onwards
 from training.ope.rewards import fitted
 from training.replay import Record, ReplayError, decided_first, records
@@ -44,19 +47,31 @@ class Round:
     logged: Mapping[int, float]  # the lottery's chances, before it was drawn
     target: Mapping[int, float]
     reward: float
+    creative: Drawn = CERTAIN
+
+    @property
+    def probability(self) -> float:
+        """The logged one of what was shown."""
+        return self.logged[self.shown] * self.creative.probability
 
     @property
     def chance(self) -> float:
-        return self.target.get(self.shown, 0.0)
+        return self.target.get(self.shown, 0.0) * self.creative.chance
 
     @property
-    def bound(self) -> float:
-        """Of the weight, whatever had been drawn."""
-        return max(self.target.get(key, 0.0) / chance for key, chance in self.logged.items())
+    def bound(self) -> float | None:
+        """Of the weight, whatever had been drawn; None: not known, for the log has the creatives' chances of
+        one item alone."""
+        if len(self.logged) > 1 and not self.creative.same:
+            return None
+        ratio = max(self.target.get(key, 0.0) / chance for key, chance in self.logged.items())
+        return ratio * self.creative.bound
 
     @property
     def supported(self) -> float:
-        return self.nothing + sum(self.target.get(key, 0.0) for key in self.logged)
+        """Of items that were not shown, creatives are taken to be."""
+        items = sum(self.target.get(key, 0.0) for key in self.logged)
+        return self.nothing + items - self.target.get(self.shown, 0.0) * (1 - self.creative.supported)
 
     @property
     def nothing(self) -> float:
@@ -83,7 +98,7 @@ class Replayed:
     left_out: int  # pages that the candidate cannot decide
     why: Mapping[str, int]  # left out, by reason
     same: float  # part of the rounds' places where both put the same item most often
-    draws: int = 0  # places of these pages whose creative was drawn by the bandit: not evaluated
+    draws: int = 0  # places of these pages whose creative was drawn by the bandit
 
 
 def rewards(lake: Lake, since: float, until: float, *, value: bool = False) -> Clicks:
@@ -130,7 +145,8 @@ def rounds_of(
     why: Counter[str] = Counter()
     pages = same = draws = 0
     for record in logged:
-        if not record["lotteries"]:
+        drawn_at = {one[0] for one in record.get("draws") or ()}
+        if not record["lotteries"] and not drawn_at:
             continue
         if pages == most:
             break
@@ -142,25 +158,22 @@ def rounds_of(
             continue
         if watch is not None:
             watch(record, decision, live)
-        target, slots = chances(decision), _places(record)
-        for place, keys, probabilities, drawn in record["lotteries"]:
-            slot, position = slots[place]
-            theirs = target.get((slot, position), {})
-            at = (record["subject"], record["id"], key32(slot), position)
-            rounds.append(
-                Round(
-                    pages, slot, position, keys[drawn], dict(zip(keys, probabilities, strict=True)), theirs,
-                    earned.get(at, 0.0),
-                )
-            )  # fmt: skip
-            same += bool(theirs) and max(theirs, key=lambda key: theirs[key]) == keys[0]
-        held = {place for place, *_ in record["lotteries"]}
-        for place, key in enumerate(np.frombuffer(record["items"], "<u8").tolist()):
+        target, slots, items = chances(decision), _places(record), np.frombuffer(record["items"], "<u8")
+        mine, shown_by = Creatives(decision, live), logged_creatives(record)
+        held = {place: (keys, probabilities) for place, keys, probabilities, _ in record["lotteries"]}
+        for place, key in enumerate(items.tolist()):
             theirs = target.get(slots[place], {})
-            chance = theirs.get(key, 0.0)
-            if place not in held and chance != 1.0:
+            drawn = Drawn(*shown_by[place], mine.of(*slots[place], key) if key in theirs else {})
+            if place in held or place in drawn_at:
+                keys, probabilities = held.get(place, ((key,), (1.0,)))
+                at = (record["subject"], record["id"], key32(slots[place][0]), slots[place][1])
+                logged_chances = dict(zip(keys, probabilities, strict=True))
+                reward = earned.get(at, 0.0)
+                rounds.append(Round(pages, *slots[place], key, logged_chances, theirs, reward, drawn))
+                same += bool(theirs) and max(theirs, key=lambda key: theirs[key]) == keys[0]
+            elif (chance := theirs.get(key, 0.0) * drawn.chance) != 1.0:
                 fixed.append(Fixed(pages, *slots[place], chance, float(not theirs)))
-        draws += len(record.get("draws", ()))
+        draws += len(drawn_at)
         units.append(str(record.get("unit") or record["subject"]))
         pages += 1
         if progress is not None:
@@ -214,14 +227,15 @@ def _places(record: Record) -> list[Place]:
 def as_logged(found: Replayed, rng: np.random.Generator) -> Logged:
     """Rounds as columns, with a model of rewards by place and item that knows other customers only."""
     q, v = _modelled(found, rng)
+    bounds = [bound for one in found.rounds if (bound := one.bound) is not None]
     return Logged(
         _column(found, lambda one: one.reward),
-        _column(found, lambda one: one.logged[one.shown]),
+        _column(found, lambda one: one.probability),
         _column(found, lambda one: one.chance),
         q,
         v,
         _column(found, lambda one: one.supported),
-        _column(found, lambda one: one.bound),
+        np.array(bounds, np.float64) if len(bounds) == len(found.rounds) else None,
         units_of(found)[[one.page for one in found.rounds]],
         _column(found, lambda one: one.nothing),
     )
@@ -242,7 +256,7 @@ def as_slates(found: Replayed, rng: np.random.Generator) -> tuple[Slates, ...]:
     q, v = _modelled(found, rng)
     columns = (
         (_column(found, lambda one: one.reward), 0.0),
-        (_column(found, lambda one: one.logged[one.shown]), 1.0),
+        (_column(found, lambda one: one.probability), 1.0),
         (_column(found, lambda one: one.chance), 1.0),
         (q, 0.0),
         (v, 0.0),
