@@ -74,7 +74,7 @@ def test_ratios_are_each_arms_own_and_their_error_that_of_many_samples():
 
 
 def test_a_ratios_difference_is_as_large_as_it_seems_for_few_units_too():
-    """Eighty units in the smaller arm, few of them with most displays: z of nothing has no deviation above 1. By
+    """Eighty units in the smaller arm, few of them with most displays: z of nothing deviates by 1 at most. By
     each arm's own ratio and denominator it has 1.13.
     """
     rng, common, own = np.random.default_rng(9), [], []
