@@ -179,7 +179,7 @@ class Watched:
         (own, own_error), (usual, error) = arm.rate(rate), control.rate(rate)
         sign = 1.0 if guard.harm == "higher" else -1.0
         factor = 1.0 + sign * guard.tolerance
-        spread = own_error + factor**2 * error
+        spread = _together(own_error, arm.units, factor**2 * error, control.units)
         events = float(arm.met[AT[rate.top]] + control.met[AT[rate.top]])
         none = Look(name, usual, own, float("nan"), float("nan"), guard.tolerance, arm.units)
         if min(arm.units, control.units) < LEAST_UNITS or events < LEAST_EVENTS or not spread > 0:
@@ -201,6 +201,15 @@ class Watched:
         if first and metric == MOST:
             return self.alpha * OF_MOST
         return self.alpha * (1 - OF_MOST) / (tests - 1)
+
+
+def _together(error: float, units: float, other: float, others: float) -> float:
+    """The variance of the difference of two means of so many units, from each one's own; or, where that is
+    more, as if units of both were alike: an arm of a tenth of the units has seldom met the few that have
+    nearly all the value, and believes itself exact.
+    """
+    alike = (error * units**2 + other * others**2) / (units + others)  # of a unit
+    return max(error + other, alike * (1 / units + 1 / others))
 
 
 def guards_of(declared: Sequence[Guardrail]) -> tuple[Guardrail, ...]:

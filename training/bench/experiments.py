@@ -115,7 +115,7 @@ def _peeking(tally: Tally, rng: np.random.Generator, table: Table, runs: int, sh
     n = len(table.first)
     tally.put("aa_units", n, "", f"met in {DAYS} days, one look a day, {runs:,} re-randomisations")
     tally.put("aa_share", share, "", "of them treated")
-    for planned, some, name in ((DAYS, runs, ""), (DAYS // 2, runs // 2, "_longer")):
+    for planned, some, name in ((DAYS, runs, ""), (DAYS // 2, runs, "_longer")):
         false = dict.fromkeys(EVERY, 0)
         with counting(wide_console(), f"A/A, planned for {planned} days") as tick:
             held = _treated(rng, some, n, share)

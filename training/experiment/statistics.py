@@ -4,8 +4,9 @@ A unit is what was assigned, and the only thing that is independent: every varia
 (clicks per display) is of sums over units. Two of them are compared by their linear form at the ratio of both
 arms together, whose sums are what the ratios differ by: exactly as large as it seems where nothing differs,
 also for few units. Each arm's own ratio (the delta method: Deng, Knoblich and Lu 2018) follows the units that
-weigh most in it, and so is too near to them. Relative intervals are Fieller's (1954), which leave out zero
-exactly where the difference's own does.
+weigh most in it, and so is too near to them. For the same reason units of no arm are taken to be less spread
+out than those of both. Relative intervals are Fieller's (1954), which leave out zero exactly where the
+difference's own does.
 
 CUPED (Deng, Xu, Kohavi and Walker 2013) takes θ·(x − mean x) off, with x the same metric before the
 experiment: no bias, and a variance smaller by the square of their correlation.
@@ -105,15 +106,11 @@ class Difference:
         return float(2 * stats.norm.sf(abs(self.z)))
 
 
-def mean_of(arm: Moments) -> Estimate:
-    """The mean of the first column."""
-    return Estimate(float(arm.mean[0]), float(arm.covariance[0, 0]) / max(arm.n, 1))
-
-
 def difference(control: Moments, treatment: Moments, *, ratio: bool = False) -> Difference:
     """Unadjusted: of the first column, or of the first over the second."""
     arms, scale = _linear(control, treatment) if ratio else ((control, treatment), 1.0)
-    return _compared(arms, (mean_of(arms[0]), mean_of(arms[1])), scale)
+    spreads = [float(one.covariance[0, 0]) for one in arms]
+    return _compared(arms, [float(one.mean[0]) for one in arms], spreads, scale)
 
 
 def adjusted(control: Moments, treatment: Moments, *, ratio: bool = False) -> Difference:
@@ -128,13 +125,14 @@ def adjusted(control: Moments, treatment: Moments, *, ratio: bool = False) -> Di
     arms, scale = _linear(control, treatment) if ratio else ((control, treatment), 1.0)
     theta = np.linalg.lstsq(*_before(_pooled(arms)), rcond=1e-10)[0]
     centre = (arms[0].n * arms[0].mean[1:] + arms[1].n * arms[1].mean[1:]) / (arms[0].n + arms[1].n)
-    made = []
+    means, spreads = [], []
     for one in arms:
         shift = float(theta @ (one.mean[1:] - centre))
         inner, cross = _before(one.covariance)
         spread = one.covariance[0, 0] - 2 * theta @ cross + theta @ inner @ theta
-        made.append(Estimate(float(one.mean[0]) - shift, max(float(spread), 0.0) / one.n))
-    found = _compared(arms, (made[0], made[1]), scale)
+        means.append(float(one.mean[0]) - shift)
+        spreads.append(max(float(spread), 0.0))
+    found = _compared(arms, means, spreads, scale)
     was = plain.absolute.variance
     return replace(found, reduction=1 - found.absolute.variance / was if was > 0 else 0.0)
 
@@ -174,9 +172,17 @@ def _before(covariance: Floats) -> tuple[Floats, Floats]:
 
 
 def _compared(
-    arms: tuple[Moments, Moments], estimates: tuple[Estimate, Estimate], scale: float
+    arms: tuple[Moments, Moments], means: Sequence[float], spreads: Sequence[float], scale: float
 ) -> Difference:
-    control, treatment = estimates
+    """`spreads`: the variance of a unit, by arm. Where both arms' units together are more spread out than
+    that says, theirs is taken: a tenth of the units has seldom met the few that matter most, and believes
+    itself exact.
+    """
+    sizes = [max(one.n, 1) for one in arms]
+    each = [spread / n for spread, n in zip(spreads, sizes, strict=True)]
+    pooled = sum(spread * n for spread, n in zip(spreads, sizes, strict=True)) / sum(sizes)
+    alike = [pooled / n for n in sizes]
+    control, treatment = map(Estimate, means, alike if sum(alike) > sum(each) else each)
     absolute = Estimate(treatment.value - control.value, treatment.variance + control.variance)
     n = arms[0].n * arms[1].n / max(arms[0].n + arms[1].n, 1)
     return Difference(control, treatment, absolute, (n * scale) ** 2 * absolute.variance)
