@@ -49,7 +49,7 @@ from serving.page_state import (
 )
 from serving.pipeline import Page
 from serving.placed import Later
-from serving.seats import CREATIVE, NOTHING_TO_SHOW, OWN_TITLE, PINNED_AT, TAG, Grid, Seats
+from serving.seats import CREATIVE, NOTHING_TO_SHOW, OWN_TITLE, PINNED_AT, TAG, Behind, Grid, Seats
 from serving.stability import held_places
 from serving.standins import Rules, Stand, agreeing
 from serving.surfaces import RECIPES
@@ -91,23 +91,28 @@ class Allocation:
         return seats if complete else self._filled(seats)[0]
 
     def _from_behind(self) -> Seats:
-        """A page on which nothing was proposed: the same for all who may be shown the same, for a second."""
-        market, query = self.market, self._page.query
+        """A page on which nothing was proposed: for a second the same for all who may be shown the same."""
+        market, query, live = self.market, self._page.query, self._live
         if market.shut or query.anchor_row is not None or any(asked.exclude for asked in query.slots):
             return self._filled(Seats.of(()))[0]
         key = (self._effort, market.slots, self._counts, market.slot_capped, self._english, int(self._now))
-        open_to_all = self._effort == "fallback"  # other rungs look further, at what some may not be shown
-        seats = self._live.behind.get(key) if open_to_all else None
-        if seats is None:
-            seats, by_seconds = self._filled(Seats.of(()))
-            if open_to_all and by_seconds:
-                if len(self._live.behind) >= MOST_SHAPES:
-                    self._live.behind.clear()
-                self._live.behind[key] = seats
-        return seats._replace(creative=seats.creative.copy(), row=seats.row.copy())
+        known = live.behind.get(key)
+        if known is None or not self._may_have(known):
+            seats, behind = self._filled(Seats.of(()))
+            known = Behind(seats, *behind.permitted)
+            if behind.by_seconds:
+                if len(live.behind) >= MOST_SHAPES:
+                    live.behind.clear()
+                live.behind[key] = known
+        return known.seats._replace(creative=known.seats.creative.copy(), row=known.seats.row.copy())
 
-    def _filled(self, seats: Seats) -> tuple[Seats, bool]:
-        """What the market left short filled from behind; whether it is so all through this second."""
+    def _may_have(self, known: Behind) -> bool:
+        """Whether permission says of this customer what it said of whoever the page was made for."""
+        drops = self._live.pipelines[self._effort].permit(self._page, known.rows)
+        return np.array_equal(drops, known.drops)
+
+    def _filled(self, seats: Seats) -> tuple[Seats, BackFill]:
+        """What the market left short filled from behind."""
         page, live, effort = self._page, self._live, self._effort
         slots = [self._filling(index, asked) for index, asked in enumerate(page.query.slots)]
         making = Making(slots)
@@ -119,7 +124,7 @@ class Allocation:
         members = self._options[:, I_MEMBERS].view(np.uint64)
         behind = BackFill(page, live, effort, self.candidates, self.market, members, making)
         behind.fill()
-        return Seats.of([seated(slot.chosen) for slot in slots]), behind.by_seconds
+        return Seats.of([seated(slot.chosen) for slot in slots]), behind
 
     # --- what competes
 

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.domain import BACKFILLED, Candidates, Effort, Rows
+from serving.domain import BACKFILLED, Candidates, Drops, Effort, Rows
 from serving.filling import Chosen, Filling, Making, is_free
 from serving.live import Live
 from serving.market import Market
@@ -21,6 +21,8 @@ from serving.pipeline import Page, best_first
 from serving.surfaces import ALL, BIT
 
 CHUNK: Final = 64  # rows of a back-fill that are permitted together
+_NO_ROWS: Final[Rows] = np.empty(0, np.int32)
+_NO_DROPS: Final[Drops] = np.empty(0, np.uint32)
 
 
 class BackFill:
@@ -42,6 +44,7 @@ class BackFill:
         self._now = page.query.now
         self._english = page.query.context.locale.startswith("en")
         self._looked: list[int] = []  # rows of which it was asked what would be rendered
+        self._asked: list[tuple[Rows, Drops]] = []  # rows beyond the candidates, and what drops them here
         self._met = int(np.bitwise_or.reduce(candidates.origin))  # sources that proposed anything
 
     def fill(self) -> None:
@@ -91,7 +94,9 @@ class BackFill:
         ruled = self._live.stalls.ruled
         for start in range(0, len(rows), CHUNK):
             chunk = rows[start : start + CHUNK]
-            for row in chunk[pipeline.permit(self._page, chunk) == 0].tolist():
+            drops = pipeline.permit(self._page, chunk)
+            self._asked.append((chunk, drops))
+            for row in chunk[drops == 0].tolist():
                 creative = self._creative(slot, row)
                 if creative is not None and not ruled(row) and not self._shut(row):
                     yield Chosen(row, 0.0, 1 << origin, creative, BACKFILLED)
@@ -112,6 +117,16 @@ class BackFill:
     def by_seconds(self) -> bool:
         """Whether all through this second the same items have the same to show."""
         return all(self._live.texts[row].by_seconds for row in self._looked)
+
+    @property
+    def permitted(self) -> tuple[Rows, Drops]:
+        """Everything beyond the candidates of which it was asked whether this customer may be shown it, and
+        the answers: who is given the same ones gets the same page from behind.
+        """
+        if not self._asked:
+            return _NO_ROWS, _NO_DROPS
+        rows, drops = zip(*self._asked, strict=True)
+        return np.concatenate(rows), np.concatenate(drops)
 
     def _reserve(self, slot: Filling) -> None:
         """Give the last free place to the best of a reserved source, where none of its candidates got one."""

@@ -31,7 +31,7 @@ from serving.pipeline import Pipeline
 from serving.plan import CompiledPlan, Plan, PlanError, Stock, compile_plan
 from serving.prices import NO_PRICES, PriceColumns, Prices
 from serving.running import OfferTable
-from serving.seats import Seats
+from serving.seats import Behind
 from serving.surfaces import pipelines
 from serving.texts import Texts
 from serving.worth import Worth, price_table
@@ -97,7 +97,7 @@ class Live:
     )
     lottery_slots: dict[object, NDArray[np.float64] | None] = field(default_factory=dict, repr=False)
     shapes: dict[tuple[object, ...], Shape] = field(default_factory=dict, repr=False)
-    behind: dict[tuple[object, ...], Seats] = field(default_factory=dict, repr=False)  # of one second
+    behind: dict[tuple[object, ...], Behind] = field(default_factory=dict, repr=False)  # of one second
 
     def priced(self, prices: Prices) -> Live:
         """The same view by other prices; nothing is built anew."""

@@ -95,3 +95,13 @@ class Seats(NamedTuple):
 ROW, ORIGIN, CAMPAIGN, NAMED, CAPPED, SLOT, POSITION, CREATIVE, FLAGS, RULE, BY, PINNED_AT = range(12)
 REASON, KEY, CAMPAIGN_KEY, WHOLE = range(12, 16)
 SCORE, VALUE, BASE, TAG, SHOWN, DISPLAYS, CLICKS, CONVERTS, PARTS = range(9)
+
+
+class Behind(NamedTuple):
+    """A page on which nothing was proposed, and what it rests on: rows that were asked for, and what drops
+    each.
+    """
+
+    seats: Seats
+    rows: NDArray[np.int32]
+    drops: NDArray[np.uint32]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from features.ids import KIND_CODE
+from features.views import withheld
 from serving.control import Kill
 from serving.decide import decide
 from serving.texts import CreativeText, ItemText
-from tests.worlds import NOW, customer, market_live, query, sold, tiny_live
+from tests.worlds import NOW, customer, query, tiny_live
 
 
 def fallback(live, **asked):
@@ -60,11 +63,21 @@ def test_a_view_with_something_stopped_has_pages_of_its_own():
     assert first.key[0] not in fallback(stopped).key
 
 
-@pytest.mark.parametrize("effort", ["popular", "cached"])
-def test_other_rungs_look_at_more_than_what_is_open_to_all(effort):
-    live = market_live(sold(1, "i2"))
-    decide(query(live, customer()), live, effort)
-    assert not live.behind
+@pytest.mark.parametrize("effort", ["fallback", "popular", "cached"])
+def test_who_may_be_shown_less_gets_a_page_of_their_own(effort):
+    live = tiny_live()
+
+    def decided(blocked):
+        who = customer(blocked=blocked)
+        return decide(query(live, who), live, effort, np.empty(0, np.int32)).placements.columns
+
+    whole = decided(0)
+    kinds = [live.kind_of[row] for row in whole.row]
+    product = KIND_CODE["product"]
+    assert product in kinds
+    for _ in range(2):
+        assert product not in [live.kind_of[row] for row in decided(withheld("product")).row]
+        assert decided(0) == whole
 
 
 def test_dates_within_a_second_are_known():
