@@ -192,11 +192,15 @@ class Allocation:
         needed from behind."""
         for _ in range(MOST_TURNS):
             seats, bare, complete = self._solved()
+            apart = self._without or not self.ghosts  # whether these are for this customer to see
             for slot, candidate in bare:
                 self._refuse(self._page.query.slots[slot].spec.bit, np.array([candidate]))
-            if not bare and (self._without or not self.ghosts):
+            if not bare and apart:
                 break
             self._without = self._without or not bare
+        if not apart:  # the turns are spent: nobody is shown what they are held out from all the same
+            self._without = True
+            seats, bare, complete = self._solved()
         return seats, complete and not bare
 
     def _hold_out(self) -> None:

@@ -68,7 +68,8 @@ def tallied(
         marks[placed[i]] |= PLACED
         sums[_PLACEMENTS, placed[i]] += 1.0
         for unit in range(3):
-            sums[_UNITS + unit, placed[i]] += units[i, unit]
+            if np.isfinite(units[i, unit]):  # or the sum would stay what no meter takes
+                sums[_UNITS + unit, placed[i]] += units[i, unit]
     for c in range(len(marks)):
         if marks[c]:
             _fate(sums, marks[c], masks[c], best[c], c)

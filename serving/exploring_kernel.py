@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.compiled import loops
-from serving.page_state import I_CAPPED, I_KIND, I_ROOM, O_CANDIDATE
+from serving.page_state import I_CAPPED, I_KIND, I_MEMBERS, I_ROOM, O_CANDIDATE
 from serving.seats import BASE, CAMPAIGN, CAPPED, RESERVES, ROW, RULED, VALUE
 from serving.splitting_kernel import part as part_of
 
@@ -329,6 +329,8 @@ def _pull(
         if kind >= lists or end[kind] == _UNASKED or gone[i] & _TAKEN or not value[i] > 0:
             continue
         if options[i, I_CAPPED] != 0 or options[i, I_ROOM] >= 0 or options[i, I_ROOM + 1] >= 0:
+            continue
+        if not options[i, I_MEMBERS]:  # only a campaign proposed it that this customer is held out from
             continue
         q = end[kind]
         end[kind] += 1

@@ -325,9 +325,9 @@ class Recommender:
         last = self._last.get((asked.who.subject, asked.surface)) if query.profiling else None
         tried: list[Effort] = []
 
-        def begin(before: int) -> tuple[Effort, Steps[Decision]]:
+        def begin() -> tuple[Effort, Steps[Decision]]:
             """Of the rung whose turn it is, chosen when the page's turn comes."""
-            effort = below(tried[-1], cached=last is not None) if tried else self._rung(asked, last, before)
+            effort = below(tried[-1], cached=last is not None) if tried else self._rung(asked, last)
             if effort is None:
                 raise _NoRung
             tried.append(effort)
@@ -352,11 +352,10 @@ class Recommender:
             failed, decision = tuple(tried[:-1]), made.decision
             return replace(decision, degraded=(*decision.degraded, *failed)) if failed else decision
 
-    def _rung(self, asked: Asked, last: bytes | None, before: int) -> Effort:
-        """`before`: pages that are decided beside this one, and come first."""
+    def _rung(self, asked: Asked, last: bytes | None) -> Effort:
+        """Who is decided beside others is ready when all of them are."""
         left_s = asked.due - self._monotonic() - ANSWER_S
-        waiting = max(1, self._waiting - before)
-        return self._ladder.choose(left_s, self.load, cached=last is not None, waiting=waiting)
+        return self._ladder.choose(left_s, self.load, cached=last is not None, waiting=self._waiting)
 
     async def _granted(self, asked: Asked, decision: Decision, attempt: int) -> Decision:
         """The page as quotas and caps allow it. A decision and attempt reserve once, however often tried."""

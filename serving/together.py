@@ -22,8 +22,8 @@ class Decided(NamedTuple):
     seconds: float  # that it took, a fair share where others were beside it
 
 
-Begin = Callable[[int], tuple[Effort, Steps[Decision]]]
-"""Called when the page's turn comes, with how many before it in this turn; chooses the rung."""
+Begin = Callable[[], tuple[Effort, Steps[Decision]]]
+"""Called when the page's turn comes; chooses the rung."""
 Begun = list[tuple[Steps[Decision], asyncio.Future[Decided]]]
 
 
@@ -38,7 +38,7 @@ class Together:
         """Raises what the page's stages raise. `alone`: there is nobody whom it could be decided beside."""
         if alone:
             began = self._monotonic()
-            decision = whole(begin(0)[1])
+            decision = whole(begin()[1])
             return Decided(decision, self._monotonic() - began)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Decided] = loop.create_future()
@@ -63,12 +63,12 @@ class Together:
     def _begun(self) -> dict[Effort, Begun]:
         """The next ones that somebody still waits for, by rung."""
         begun: dict[Effort, Begun] = {}
-        for before in range(min(MOST, len(self._waiting))):
+        for _ in range(min(MOST, len(self._waiting))):
             begin, future = self._waiting.popleft()
             if future.done():
                 continue
             try:
-                effort, steps = begin(before)
+                effort, steps = begin()
             except Exception as problem:
                 future.set_exception(problem)
             else:

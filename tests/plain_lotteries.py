@@ -10,7 +10,7 @@ import numpy as np
 
 from serving.exploring_kernel import ASK, HOPE, LEAST, NOTHING, SHOWN
 from serving.live import LOTTERY_ITEM
-from serving.page_state import I_CAPPED, I_KIND, I_ROOM, O_CANDIDATE
+from serving.page_state import I_CAPPED, I_KIND, I_MEMBERS, I_ROOM, O_CANDIDATE
 from serving.seats import BASE, CAMPAIGN, CAPPED, RESERVES, ROW, RULED, VALUE
 from serving.splitting import part_of
 
@@ -46,6 +46,7 @@ def random_page(rng: np.random.Generator, rows: int = 80, places: int = 9) -> di
     items["picks"][:, :S] = np.where(rng.random((rows, S)) < 0.1, NOTHING, -1)
     options = np.zeros((N, I_CAPPED + 1), np.int64)
     options[:, I_CAPPED], options[:, I_KIND] = rng.random(N) < 0.1, items["kind"][found]
+    options[:, I_MEMBERS] = rng.random(N) < 0.95  # 0: only what the customer is held out from proposed it
     options[:, I_ROOM : I_ROOM + 2] = np.where(rng.random((N, 2)) < 0.1, 1, -1)
     whole, parts = np.zeros((5, places + 2), np.int64), rng.uniform(0.5, 2, (3, places + 2))
     on_page = rng.choice(rows, places, replace=False)  # some of them from behind: no candidates
@@ -92,6 +93,7 @@ def plain_hold(**given: Any) -> Held:
         for at, row in enumerate(rows)
         if value[at] > 0
         and not options[at, I_CAPPED]
+        and options[at, I_MEMBERS]
         and (options[at, I_ROOM : I_ROOM + 2] < 0).all()
         and row not in taken
     ]

@@ -9,15 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+import serving.decide as deciding
 from features.customer import Blobs
 from features.ids import key32, key64
+from serving import allocation
 from serving.decide import decide, page_of
+from serving.exploring import explored
 from serving.ghosts import held_out
+from serving.live import Live
 from serving.plan import PlanError, check_plan, load_plan
 from serving.served import record
 from serving.splitting import salt_of
+from serving.surfaces import BIT
 from serving.wire import RecommendAsk
-from tests.worlds import SLOTS, customer, market_live, placed, query, sold, tiny_live
+from tests.worlds import SLOTS, customer, market_live, placed, query, sold, tiny_bundle, tiny_live, tiny_plan
 from training import trace
 
 PLAN = Path(__file__).parents[2] / "k8s" / "plan.yaml"
@@ -88,6 +93,75 @@ def test_lotteries_change_neither_who_is_shown_a_campaign_nor_who_would_have_bee
         assert where == now
         turned += sum(one.drawn > 0 for one in page.lotteries)
     assert turned > 400
+
+
+def test_nobody_is_shown_what_they_are_held_out_from_however_often_a_page_is_solved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every item of a slot has a creative that may not be shown: more turns are wanted than there are."""
+    one = sold(2, "i9", "home.feed", values={"click": 40.0})
+    live = market_live(one, experiments={"ghosts": 0.05})
+    asked = [query(live, subject=f"u:u{n}", decision_id=f"d{n}") for n in range(400)]
+    held = [one for one in asked if live.ghosts.held(one.subject).any()]
+    assert len(held) > 10
+    creative, banner = Live.creative, live.plan.slots["home.banner"]
+    shut = {row for row in range(len(live)) if int(live.plan.members[row]) & banner.bit}
+
+    def dead(self: Any, row: int, layout: int, *rest: Any) -> int | None:
+        return None if row in shut and layout == banner.layout_code else creative(self, row, layout, *rest)
+
+    monkeypatch.setattr(Live, "creative", dead)
+    for most in (1, 2, 12):
+        monkeypatch.setattr(allocation, "MOST_TURNS", most)
+        bare = market_live(one, experiments={"ghosts": 0.05})
+        for asking in held:
+            decision = decide(asking, bare)
+            assert not placed(decision, bare, "c2") and decision.ghosts
+
+
+def test_what_only_held_out_campaigns_proposed_is_no_runner_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of items that nobody has clicked, which lotteries would rather try than others."""
+    slots = [{**slot, "explore": 0.5, "explore_new": 0.5} for slot in SLOTS]
+    bundle, plan = tiny_bundle(900), tiny_plan(slots=slots)
+    feed = plan_slot(plan, bundle, "home.feed")
+    sells = [
+        {
+            "id": f"c{k}",
+            "items": feed[k::6][:40],
+            "slots": ["home.feed"],
+            "values": {"click": 40.0},
+            "ghost": 0.05,
+        }
+        for k in range(6)
+    ]
+    fresh = np.isin(bundle.items.keys, [key64(item) for one in sells for item in one["items"]])
+    bundle.stats["clicks"][:], bundle.stats["displays"][:] = (
+        np.where(fresh, 0, 1_000),
+        np.where(fresh, 0, 20_000),
+    )
+    live = tiny_live(bundle, tiny_plan(campaigns=sells, slots=slots))
+    alone: list[set[int]] = []  # keys of candidates that only campaigns proposed
+
+    def watched(asked: Any, live: Any, ranked: Any, *rest: Any) -> Any:
+        mine = ranked.origin == 1 << BIT["campaign"]
+        held = live.ghosts.held(asked.subject)
+        others = live.offers.row[~held[live.offers.campaign]]
+        alone.append(set(live.keys[ranked.rows[mine & ~np.isin(ranked.rows, others)]].tolist()))
+        return explored(asked, live, ranked, *rest)
+
+    monkeypatch.setattr(deciding, "explored", watched)
+    pages = [decide(query(live, subject=f"u:u{n}"), live) for n in range(300)]
+    met = [(page, ours) for page, ours in zip(pages, alone, strict=True) if page.ghosts and ours]
+    assert len(met) > 5
+    for page, ours in met:
+        assert not ours & {key for one in page.lotteries for key in one.keys}
+
+
+def plan_slot(plan: Any, bundle: Any, name: str) -> list[str]:
+    """Ids of the items that a slot may hold without a campaign."""
+    live = tiny_live(bundle, plan)
+    rows = np.flatnonzero(live.plan.members & np.uint64(live.plan.slots[name].bit))
+    return [live.texts[row].id for row in rows.tolist()]
 
 
 def test_a_campaigns_own_share_counts_and_nobody_is_held_out_without_profiling() -> None:

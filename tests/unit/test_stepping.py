@@ -64,21 +64,21 @@ def test_a_page_is_the_same_whoever_is_beside_it(effort):
 
 def test_what_waits_in_one_turn_is_decided_together_at_most_so_many_at_once():
     live, asked = pages()
-    told: list[int] = []
+    told: list[str] = []
+
+    def watched(one):
+        told.append(one.decision_id)
+        return (yield from deciding(one, live))
 
     def begin(one):
-        def turn(before):
-            told.append(before)
-            return "full", deciding(one, live)
-
-        return turn
+        return lambda: ("full", watched(one))
 
     async def story():
         together = Together(lambda: NOW)
         return await asyncio.gather(*(together.decided(begin(one), alone=False) for one in asked[: MOST + 3]))
 
     found = asyncio.run(story())
-    assert told == [*range(MOST), *range(3)]
+    assert told == [one.decision_id for one in asked[: MOST + 3]]
     plain = [decide(one, live).placements.columns for one in asked[: MOST + 3]]
     assert [one.decision.placements.columns for one in found] == plain
 
@@ -87,14 +87,14 @@ def test_who_went_away_is_not_decided_and_who_fails_fails_alone():
     live, asked = pages()
     begun: list[int] = []
 
-    def good(before):
-        begun.append(before)
+    def good():
+        begun.append(len(begun))
         return "full", deciding(asked[0], live)
 
-    def broken(before):
+    def broken():
         return "full", at_once(lambda: 1 / 0)()
 
-    def late(before):
+    def late():
         raise RuntimeError("it did not begin")
 
     async def story():
@@ -121,7 +121,7 @@ def test_what_a_rung_costs_is_not_charged_to_another():
             now[0] += seconds
             return decide(asked[0], live, effort)
 
-        return lambda before: (effort, at_once(decided)())
+        return lambda: (effort, at_once(decided)())
 
     async def story():
         together = Together(lambda: now[0])
@@ -137,7 +137,7 @@ def test_a_page_that_nobody_is_beside_is_decided_where_it_stands():
     async def story():
         clock = iter((1.0, 1.5))
         together = Together(lambda: next(clock))
-        return await together.decided(lambda before: ("full", deciding(asked[before], live)), alone=True)
+        return await together.decided(lambda: ("full", deciding(asked[0], live)), alone=True)
 
     made = asyncio.run(story())
     assert made.seconds == 0.5 and made.decision.placements == decide(asked[0], live).placements
