@@ -89,8 +89,9 @@ class Sums(NamedTuple):
 
     @property
     def units(self) -> float:
-        """How many; of weighted ones, as many as would say as much."""
-        return float(self.first[0]) ** 2 / float(self.second[0, 0])
+        """How many; of weighted ones, as many as would say as much; 0 before the first."""
+        squares = float(self.second[0, 0])
+        return float(self.first[0]) ** 2 / squares if squares > 0 else 0.0
 
     def rate(self, rate: Rate) -> tuple[float, float]:
         """The ratio of the sums, and its variance over units. (nan, nan) where the bottom is nothing."""
@@ -179,10 +180,12 @@ class Watched:
         (own, own_error), (usual, error) = arm.rate(rate), control.rate(rate)
         sign = 1.0 if guard.harm == "higher" else -1.0
         factor = 1.0 + sign * guard.tolerance
-        spread = _together(own_error, arm.units, factor**2 * error, control.units)
         events = float(arm.met[AT[rate.top]] + control.met[AT[rate.top]])
         none = Look(name, usual, own, float("nan"), float("nan"), guard.tolerance, arm.units)
-        if min(arm.units, control.units) < LEAST_UNITS or events < LEAST_EVENTS or not spread > 0:
+        if min(arm.units, control.units) < LEAST_UNITS or events < LEAST_EVENTS:
+            return none
+        spread = _together(own_error, arm.units, factor**2 * error, control.units)
+        if not spread > 0:
             return none
         information = max(1.0 / spread, self._seen.get(name, 0.0))
         self._seen[name] = information

@@ -309,3 +309,13 @@ class TestDrawnFailures:
         assert any(
             one.metric == "fill" and one.breached for one in Watched(guards_of(()), ALPHA).look(*plain)
         )
+
+
+def test_an_arm_that_nobody_has_met_yet_says_nothing():
+    rng = np.random.default_rng(3)
+    nobody, some = Sums.of(np.zeros((0, len(COLUMNS)))), units(rng, 5_000, 0.1)
+    watched = Watched(guards_of(()), ALPHA)
+    for arm, control in ((nobody, nobody), (some, nobody), (nobody, some)):
+        looks = watched.look(arm, control)
+        assert looks and not any(one.breached for one in looks)
+    assert nobody.units == 0.0

@@ -21,7 +21,7 @@ from serving.live import LOTTERY_ITEM
 from serving.newcomer_pages import Watched, counted
 from serving.newcomers import KNOWN, Newcomers
 from serving.newcomers_kernel import correct
-from serving.page_state import I_CAPPED, I_ROOM, O_CANDIDATE
+from serving.page_state import I_CAPPED, I_MEMBERS, I_ROOM, O_CANDIDATE
 from serving.seats import BASE, CAMPAIGN, ROW, SCORE, VALUE
 from serving.splitting import salt_of
 from training.bench.tally import Tally
@@ -98,7 +98,7 @@ def _page(word: np.ndarray, told: Newcomers, share: float) -> list[Any]:
     slots = np.ones((1, SHOWN + PLACES))
     slots[0, :SHOWN] = 0, FLOOR, share, 1, 0, 0
     options = np.zeros((len(p), I_CAPPED + 1), np.int64)
-    options[:, I_ROOM : I_ROOM + 2] = -1
+    options[:, I_MEMBERS], options[:, I_ROOM : I_ROOM + 2] = 1, -1
     return [
         np.arange(len(p), dtype=np.int32), p, options, p, np.zeros(len(p), np.uint32), items,
         np.zeros(PLACES, np.int32), top.astype(np.int32), whole, parts, order.astype(np.int32),
