@@ -3,7 +3,7 @@
 After Tang, Agarwal, O'Brien and Meyer, "Overlapping Experiment Infrastructure" (KDD 2010). A layer owns part
 of what a plan sets; a unit is in at most one experiment of a layer, and layers divide units independently. A
 domain is a fixed part of the units with layers of its own. Text only: checked as a whole in
-`serving.experiment_checks`, compiled in `serving.experiments`.
+`serving.experiment_checks`, compiled in `serving.experiment_compiling`.
 """
 
 from __future__ import annotations

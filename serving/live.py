@@ -18,7 +18,8 @@ from serving.bandit import NOTHING_LEARNED, Learned
 from serving.bundle import Bundle
 from serving.creative_choices import CreativeChoices
 from serving.domain import Decision, Drops, Effort, Rows
-from serving.experiments import NO_EXPERIMENTS, CompiledExperiments, compile_experiments
+from serving.experiment_compiling import compile_experiments
+from serving.experiments import NO_EXPERIMENTS, CompiledExperiments
 from serving.filters import rules_of
 from serving.ghosts import NO_GHOSTS, Ghosts
 from serving.items import Entry, Items, content_digest, items_in_effect

@@ -7,8 +7,8 @@ The objective is the sum over places of
 
 less `interruption` of each slot that is not empty and `switching` of each changed place of a stable slot.
 The factors shrink gains only: what is negative stays so. Mandatory offers are placed first and house offers
-last, whatever they are worth. The loops: page_state, page_fill (greedy),
-page_moves and page_search (improvement), page_whole, page_tags; `solve` is their only door.
+last, whatever they are worth. The loops: page_state, page_fill (greedy), page_moves, page_steps,
+page_counters and page_search (improvement), page_whole, page_tags; `solve` is their only door.
 """
 
 from __future__ import annotations

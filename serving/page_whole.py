@@ -21,7 +21,7 @@ from serving.page_fill import (
     tidy,
 )
 from serving.page_moves import scratch
-from serving.page_search import SURE, improve, stand
+from serving.page_search import improve
 from serving.page_state import (
     BAND,
     BEFORE,
@@ -65,6 +65,7 @@ from serving.page_state import (
     prepare,
     suits,
 )
+from serving.page_steps import SURE, stand
 
 LIKELY: Final = 1.5  # a pop-up that is worth more than so many times its items elsewhere stays open
 

@@ -25,6 +25,8 @@ MODULES = (
     "page_packing",
     "page_fill",
     "page_moves",
+    "page_steps",
+    "page_counters",
     "page_search",
     "page_whole",
     "page_tags",

@@ -10,7 +10,7 @@ import pytest
 
 import serving.experiments as experiments
 from features.ids import key64, signed64
-from serving.experiments import compile_experiments
+from serving.experiment_compiling import compile_experiments
 from tests.plain_assignment import plain_assigned
 from tests.worlds import NOW, customer, tiny_plan
 

@@ -12,7 +12,7 @@ import pytest
 from features.customer import NOTHING, decode_customer
 from features.ids import keys64
 from fenliu import main
-from serving.experiments import compile_experiments
+from serving.experiment_compiling import compile_experiments
 from serving.plan import load_plan
 from tests.unit.test_experiment_report import DAY, PLAN, START, write
 from training.experiment.holdouts import NEITHER, sides_of

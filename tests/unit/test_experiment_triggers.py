@@ -12,7 +12,8 @@ from features.events import served_to_log
 from features.log import Entry
 from serving.decide import decide
 from serving.experiment import Experiment
-from serving.experiments import campaigns_changed, idle
+from serving.experiment_compiling import campaigns_changed
+from serving.experiments import idle
 from serving.guard_counts import GuardCounts
 from serving.served import record
 from serving.wire import RecommendAsk

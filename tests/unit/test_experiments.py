@@ -14,7 +14,8 @@ from features.customer import Blobs
 from features.ids import KINDS, key64, keys64
 from serving.arm_plans import combined
 from serving.decide import decide
-from serving.experiments import Assigned, compile_experiments
+from serving.experiment_compiling import compile_experiments
+from serving.experiments import Assigned
 from serving.guard_statistics import RATES
 from serving.joining import with_device
 from serving.metric_names import BETTER

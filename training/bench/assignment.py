@@ -21,7 +21,8 @@ from rich.console import Console
 
 from features.customer import NOTHING, decode_customer
 from features.ids import keys64
-from serving.experiments import CompiledExperiments, compile_experiments
+from serving.experiment_compiling import compile_experiments
+from serving.experiments import CompiledExperiments
 from serving.plan import Plan, check_plan
 from training.bench.harness import Result
 from training.bench.tally import Tally

@@ -23,7 +23,7 @@ from scipy import stats
 
 from serving.decide import decide
 from serving.domain import Lottery, Query
-from serving.experiments import compile_experiments
+from serving.experiment_compiling import compile_experiments
 from serving.exploring import explored
 from serving.live import Live, build_live
 from training.bench.assignment import cost, plan_of

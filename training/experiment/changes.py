@@ -15,7 +15,7 @@ from typing import Any, Final
 from serving.arm_plans import rates_of
 from serving.arm_switch import find_arm
 from serving.experiment import Arm, Changes, Experiment
-from serving.experiments import campaigns_changed
+from serving.experiment_compiling import campaigns_changed
 from serving.plan_text import SlotSpec
 from training.usage import UsageError
 

@@ -12,7 +12,7 @@ first page in the experiment counts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from math import isfinite
@@ -175,19 +175,7 @@ def collect(
     made.segments["first day"] = np.array(inside)[first_day]  # type: ignore[index]
     known = np.zeros(n) + sum(before.values())
     made.segments["known before"] = np.where(known > 0, "active before", "new")  # type: ignore[index]
-    return Collected(
-        made.arms,
-        tuple(days),
-        novelty,
-        starts,
-        first_day,
-        totals,
-        before,
-        found.crossed,
-        found.degraded,
-        exposed,
-        made.segments,
-    )
+    return replace(made, days=tuple(days))
 
 
 class _Source(NamedTuple):

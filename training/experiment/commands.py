@@ -20,7 +20,7 @@ from features.ids import key32, user_subject, visitor_subject
 from serving.arm_switch import switched_off
 from serving.backing import backed
 from serving.experiment import Arm, Experiment, Layer
-from serving.experiments import compile_experiments
+from serving.experiment_compiling import compile_experiments
 from serving.ghosts import share_of
 from serving.guard_statistics import guards_of
 from serving.plan import Plan, load_plan

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.ids import keys64
-from serving.experiments import CompiledExperiments, compile_experiments
+from serving.experiment_compiling import compile_experiments
+from serving.experiments import CompiledExperiments
 from serving.plan import Plan
 from serving.settings import Settings
 from serving.splitting import parts_of
